@@ -1,0 +1,82 @@
+/* ldcorn: the whole program. Options, the configuration, run.
+   cc examples/main.c -o ldcorn && ./ldcorn examples/groups.ini */
+#define LDCORN_IMPLEMENTATION
+#include "../ldcorn.h"
+
+static const char usage[] =
+    "usage: ldcorn [-o [group.]key=value ...] FILE      run the groups of FILE (or -c FILE)\n"
+    "       ldcorn [-o key=value ...] -- CMD ...        run one group without a file\n"
+    "       ldcorn -t FILE                              check FILE, programs and directories\n"
+    "       ldcorn -T FILE                              print the effective configuration\n"
+    "       ldcorn -v | -h                              version, this text\n";
+
+/* The demo's workers: what examples/groups.ini calls `function = hello` and `function = slow`. */
+static void hello(ldcorn_call *call, void *user) {
+    char text[160];
+    const ldcorn_worker_info *who = (const ldcorn_worker_info *)user;
+    int n = snprintf(text, sizeof text, "hello from %s.%d, pid %ld\n", who->group, who->index,
+                     (long)getpid());
+    ldcorn_reply(call, 200, NULL, text, (size_t)n);
+}
+
+static void slow(ldcorn_call *call, void *user) {
+    struct timespec second = {1, 0};
+    if (strcmp(call->method, "HEAD") != 0) nanosleep(&second, NULL); /* blocks its whole process */
+    hello(call, user);
+}
+
+static int run_hello(int fd, const ldcorn_worker_info *who, void *user) {
+    (void)user;
+    return ldcorn_serve(fd, hello, (void *)(uintptr_t)who);
+}
+
+static int run_slow(int fd, const ldcorn_worker_info *who, void *user) {
+    (void)user;
+    return ldcorn_serve(fd, slow, (void *)(uintptr_t)who);
+}
+
+static const ldcorn_function_desc functions[] = {{"hello", run_hello, NULL}, {"slow", run_slow, NULL}};
+
+static int fail(const char *text, int status) {
+    fputs(text, stderr);
+    return status;
+}
+
+int main(int argc, char **argv) {
+    static ldcorn_error error, warnings;
+    const char **set = (const char **)calloc((size_t)argc + 1, sizeof *set);
+    ldcorn_desc desc = {0};
+    ldcorn *l;
+    int option, sets = 0, mode = 'c', status;
+    if (set == NULL) return fail("ldcorn: out of memory\n", 1);
+    desc.set = set;
+    desc.functions = functions;
+    desc.function_count = 2;
+    while ((option = getopt(argc, argv, "+c:t:T:o:vh")) != -1) {
+        if (option == 'v') return printf("ldcorn %s\n", ldcorn_version()) < 0;
+        if (option == 'h') return fputs(usage, stdout) < 0;
+        if (option == '?') return fail(usage, 2);
+        if (option == 'o') set[sets++] = optarg;
+        else mode = option, desc.file = optarg;
+    }
+    if (optind < argc && strcmp(argv[optind - 1], "--") == 0) {
+        desc.command = (const char *const *)(argv + optind);
+    } else if (optind + 1 == argc && desc.file == NULL) {
+        desc.file = argv[optind];
+    } else if (optind < argc) {
+        return fail(usage, 2);
+    }
+    if (desc.file == NULL && desc.command == NULL) return fail(usage, 2);
+    if (mode == 'T') return ldcorn_dump(&desc, 1, &error) ? fail(error.text, error.status) : 0;
+    if (mode == 't') {
+        status = ldcorn_check(&desc, &error, &warnings) ? error.status : 0;
+        fputs(warnings.text, stderr);
+        return status ? fail(error.text, status) : printf("%s: ok\n", desc.file) < 0;
+    }
+    l = ldcorn_open(&desc, &error);
+    if (l == NULL) return fail(error.text, error.status);
+    status = ldcorn_run(l);
+    ldcorn_close(l);
+    free(set);
+    return status;
+}

@@ -1,0 +1,8881 @@
+/* ldcorn.h - v0.1.0 - an HTTP/1.1 front door that owns its workers, in one file
+
+   Each group of paths gets its own worker processes, its own queue and an exact limit of
+   requests inside one worker. What crashes is restarted, what is new is swapped in with no
+   request lost. libc and POSIX only.
+
+   Do this in ONE C file to create the implementation:
+
+       #define LDCORN_IMPLEMENTATION
+       #include "ldcorn.h"
+
+   and include it without the define wherever else the declarations are wanted. Define it before
+   the first system header where you can: the file then asks for what Linux has beyond POSIX.
+   examples/main.c is the whole program:  cc examples/main.c -o ldcorn && ./ldcorn groups.ini
+
+   @guide =====================================================================================
+
+   1. What it is for
+     One application has fast endpoints and slow ones: inference, reports, websockets, state in
+     memory. Workers that take requests in turn let one blocking endpoint freeze all of them.
+     ldcorn routes by path prefix to a *group*, queues first come first served per group, and
+     never lets more than `max_req_per_worker` requests into one worker, so that a full group is
+     full alone.
+
+   2. Use
+     As a program: a file of groups (README has the reference of every key).
+
+         listen = 0.0.0.0:8000
+         app = main:app
+         [web]
+         routes = *
+         workers = 4
+         [ml]
+         routes = /predict /embed
+         workers = 2
+         max_req_per_worker = 1
+
+     As a library: fill ldcorn_desc (zero is the good default everywhere), then
+
+         ldcorn_error error;
+         ldcorn *l = ldcorn_open(&desc, &error);
+         if (l == NULL) { fputs(error.text, stderr); return error.status; }
+         int failed = ldcorn_run(l);       or ldcorn_step() / ldcorn_collect() in your own loop
+         ldcorn_close(l);
+
+     A group's workers are a command line (`cmd`), servers that somebody else runs (`upstream`),
+     or a C function of yours (`function`) that runs in a forked child; ldcorn_serve() is a small
+     server for such a function.
+
+   3. A request's way, each step in the section that its name promises
+         accept (@client) -> head parsed (@http) -> routed (@route) -> slot free? else queue
+         (@group) -> connection reused or opened (@up) -> request sent, answer's head parsed,
+         body relayed (@relay) -> slot given back, next in the queue started (@group)
+         -> logged, counted (@log) -> keep-alive or close (@client)
+     One process, one thread, one poll() loop (@loop, @turn): nothing to synchronise, which is
+     why limits are exact, order is strict and a reload is one switch of a pointer.
+
+   4. Objects (@types, all structs and state tables together)
+     ldcorn holds everything. ldc_conf is one immutable parsed configuration. ldc_group is found
+     by name and lives across reloads: queue, counters, workers. ldc_worker is a process or an
+     address, its slots, and its own copy of what it was started with. ldc_up is one connection
+     to a worker. ldc_client is one accepted connection; it holds at most one ldc_exchange, the
+     request in flight with its two flows. ldc_flow moves bytes one way. The state says who owns
+     the exchange; the flow says which bytes remain.
+     An exchange outlives its client when the client leaves while a worker works on it: closing
+     does not stop a worker, so the slot stays taken until the worker has answered. Such an
+     orphan belongs to the worker connection; its answer is read and thrown away.
+
+   5. Rules that hold everywhere
+     - Closing only marks; ldc_turn_bury() closes and frees, at the end of the turn. So a pointer
+       is good for a whole turn, and no descriptor number is used twice in one.
+     - A state has one writer: ldc_client_set, ldc_up_set, ldc_proc_set, ldc_reload_set.
+     - A slot is taken in ldc_group_take and given back in ldc_group_give, nowhere else.
+     - Bytes from outside never meet an assert; asserts are for our own mistakes.
+     - Code calls upward in the file; the few back-calls stand declared in one block.
+
+   6. Limits
+     No TLS and no HTTP/2 (put a terminator in front), no regular expressions, no rewriting, no
+     caching, no static files. `upstream` takes addresses, not names that need DNS.
+
+   7. Sections, in order; search for the mark to get there
+         @guide @api                     what you read, what you call
+         @base @util @mem                platform, integers, text, time, memory
+         @log @http @conf @route         sinks and reasons; parser; keys; no sockets in here
+         @types                          all objects, all state tables
+         @net @loop @relay               descriptors, poll set, timers, flows
+         @group @up @client              slots and queue; the two ends
+         @proc @reload                   workers as processes; generations
+         @admin @turn @serve @public     to see; one turn; C workers; thin shells
+         @licence
+
+   History
+     0.1.0  the whole path once: routing, queues with exact limits, supervision, reload, admin
+*/
+
+/* @api -------------------------------------------------------------------------------------
+   Everything a host program can call. Declarations are valid C99 and C++98. */
+#ifndef LDCORN_H
+#define LDCORN_H
+
+/* glibc hides accept4, POLLRDHUP and SO_REUSEPORT under -std=c99 unless this stands before the
+   first system header. Where the host came first, what is missing is found by #ifdef. */
+#if defined(LDCORN_IMPLEMENTATION) && defined(__linux__) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE 1
+#endif
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define LDCORN_VERSION "0.1.0"
+
+#ifdef LDCORN_STATIC
+#if defined(__GNUC__) || defined(__clang__)
+#define LDCORN_DEF static __attribute__((unused))
+#else
+#define LDCORN_DEF static
+#endif
+#else
+#define LDCORN_DEF extern
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct pollfd;
+
+/* In a number of a desc zero means the default that its comment names. */
+#define LDCORN_NONE (-1) /* switched off, no limit: `none` in a file */
+#define LDCORN_ZERO (-2) /* the number 0 itself */
+
+/* Why a call failed. Written only on failure; the caller owns it. */
+typedef struct ldcorn_error {
+    int status;      /* fit for exit(): 1 cannot start or serve, 2 configuration or usage */
+    int line;        /* of the first error in `file`, from 1; 0 = not about a file */
+    int column;      /* from 1, in bytes */
+    char file[256];  /* path of that file, cut if longer */
+    char text[8192]; /* every error found, in lines that end in '\n'; cut if longer */
+} ldcorn_error;
+
+/* What a C function worker is told. Valid in the child until it ends. */
+typedef struct ldcorn_worker_info {
+    const char *group; /* name of its group */
+    int index;         /* 0 .. workers - 1 */
+    int generation;    /* number of the reload that started it, from 1 */
+} ldcorn_worker_info;
+
+/* Runs in a forked child and serves HTTP on listen_fd (a unix socket); its result is the child's
+   exit status. */
+typedef int (*ldcorn_function)(int listen_fd, const ldcorn_worker_info *, void *user);
+
+typedef struct ldcorn_function_desc {
+    const char *name; /* what `function = name` in a group means */
+    ldcorn_function function;
+    void *user; /* passed through */
+} ldcorn_function_desc;
+
+/* One group. Each field is the key of the same name; the README's reference has the rules.
+   Durations are milliseconds, sizes bytes, lists NULL-terminated arrays of words. Strings are
+   copied by ldcorn_open. Exactly one of cmd, app, function, upstream says what to run; app may
+   stand beside cmd. */
+typedef struct ldcorn_group_desc {
+    const char *name; /* letters, digits, - and _ ; required */
+    const char *cmd;  /* split like a shell does; {socket}, {port} or {fd} choose the transport */
+    const char *app;  /* fills {app}; alone: uvicorn on {socket} */
+    const char *function;          /* name of an entry of ldcorn_desc.functions */
+    const char *const *upstream;   /* host:port, [v6]:port or unix:path */
+    int64_t workers;               /* processes, default 1 */
+    const char *dir;               /* working directory, default: inherited */
+    const char *const *env;        /* K=V words, added to the inherited environment */
+    const char *const *worker_log; /* stderr (default) stdout inherit off or a path, and raw */
+    const char *const *routes;     /* /a prefix, /a* string prefix, =/a exact, * fallback */
+    int64_t max_req_per_worker;    /* requests inside one worker, default none */
+    int64_t queue;                 /* waiting requests, default 1024; full is 503 */
+    int64_t queue_timeout;         /* default 30s, or run_timeout if longer; over is 503 */
+    int64_t max_body;              /* default 64M, none = no limit; over is 413 */
+    const char *balance;           /* least (default) */
+    int64_t retries;               /* default 2; only while no byte can have reached a worker */
+    const char *client_abort;      /* wait, close; default wait if limited, else close */
+    int64_t connect_timeout;       /* default 1500, 5000 for TCP upstream */
+    int64_t response_timeout;      /* default 60s, or run_timeout if set; over is 504 */
+    int64_t run_timeout;           /* whole time inside the worker, default none; over is 504 */
+    const char *on_timeout;        /* wait, restart, close; default wait if limited, else close */
+    int64_t tunnel_timeout;        /* idle upgraded connection, default 1h */
+    int64_t worker_keepalive;      /* idle worker connection, default 1s; ZERO = one request each */
+    const char *const *health_path; /* path [host=NAME]; ready when it answers 2xx or 3xx */
+    int64_t start_timeout;         /* until ready, default 5m */
+    bool optional;                 /* /readyz does not wait for this group */
+    int64_t backoff_max;           /* restarts after 100 ms, doubling up to this, default 30s */
+    int64_t max_restarts;          /* consecutive failed starts, default none = never give up */
+    const char *stop_signal;       /* default TERM */
+    int64_t stop_timeout;          /* then KILL to the process group, default 5s */
+    const char *reload;            /* swap (default), off */
+    int64_t drain_timeout;         /* requests in old workers, default the longest of 30s,
+                                      response_timeout and run_timeout */
+    int64_t tunnel_drain;          /* tunnels in old workers, default 5m */
+} ldcorn_group_desc;
+
+typedef enum ldcorn_level {
+    LDCORN_LOG_ERROR,
+    LDCORN_LOG_WARN,
+    LDCORN_LOG_INFO,
+    LDCORN_LOG_DEBUG
+} ldcorn_level;
+
+/* resize(user, NULL, 0, n) allocates, (user, p, old, n) grows or shrinks, (user, p, old, 0)
+   frees and returns NULL. NULL on failure: one connection ends, never the process. */
+typedef struct ldcorn_allocator {
+    void *(*resize)(void *user, void *memory, size_t old_size, size_t new_size);
+    void *user;
+} ldcorn_allocator;
+
+/* Gets each line of ldcorn's own log, without time and newline, instead of `log`. */
+typedef struct ldcorn_logger {
+    void (*line)(void *user, ldcorn_level, const char *text, size_t length);
+    void *user;
+} ldcorn_logger;
+
+/* The whole service. Zero-initialise it, set what differs. Keys of a file win over fields, `set`
+   wins over both. */
+typedef struct ldcorn_desc {
+    const char *file;                /* configuration file; NULL: only the fields below */
+    const char *const *set;          /* "[group.]key=value" words, each over the file */
+    const char *const *command;      /* argv of one group named `app` with routes = * */
+    const ldcorn_group_desc *groups; /* group_count of them, beside those of the file */
+    int group_count;
+    const ldcorn_function_desc *functions; /* function_count of them; kept by reference */
+    int function_count;
+
+    const char *const *listen; /* host:port, [v6]:port, :port, unix:path [mode=0660];
+                                  default 127.0.0.1:8000 */
+    const char *admin;         /* one such address or off; default admin.sock in runtime_dir */
+    const char *admin_token;   /* bearer token for admin, default none; never printed */
+    const char *runtime_dir;   /* for worker and admin sockets, 0700 */
+    int64_t max_conns;         /* client connections, default 2/3 of the descriptors left */
+    int64_t backlog;           /* listen backlog, default 1024 */
+    int64_t header_timeout;    /* ms for a whole request head, default 10s */
+    int64_t body_timeout;      /* ms between body bytes, default 30s */
+    int64_t send_timeout;      /* ms in which the client takes nothing, default 30s */
+    int64_t keepalive_timeout; /* ms of an idle client connection, default 75s */
+    int64_t max_header;        /* bytes of request line and fields, default 32K, 1K .. 1M */
+    const char *const *trusted_proxies; /* CIDR words or unix: whose X-Forwarded-* is believed */
+    const char *log;           /* stderr (default) or a path */
+    const char *access_log;    /* off (default) stdout stderr or a path */
+    const char *log_format;    /* text (default) or json */
+    const char *log_level;     /* error warn info (default) debug */
+    int64_t shutdown_timeout;  /* ms for a whole graceful stop, default 25s */
+
+    bool no_signals;           /* ldcorn_run installs no handlers */
+    void (*after_fork)(void *user, const ldcorn_worker_info *); /* first in a function's child */
+    void *after_fork_user;
+    ldcorn_allocator allocator; /* default realloc and free */
+    ldcorn_logger logger;       /* default: to `log` */
+} ldcorn_desc;
+
+typedef struct ldcorn ldcorn; /* one instance; two in one process work; one thread at a time */
+
+/* Reads the configuration, binds listeners, prepares workers (forked by the first turns).
+   NULL on failure, and `error` says why with file and line. Free with ldcorn_close. */
+LDCORN_DEF ldcorn *ldcorn_open(const ldcorn_desc *, ldcorn_error *error);
+/* Turns until stopped. 0 stopped as asked, else 1. Handles TERM INT QUIT HUP USR1 CHLD unless
+   no_signals. */
+LDCORN_DEF int ldcorn_run(ldcorn *);
+/* One turn, waiting at most timeout_ms (-1: as long as nothing is due). 1 goes on, 0 stopped,
+   -1 poll() failed (errno). */
+LDCORN_DEF int ldcorn_step(ldcorn *, int timeout_ms);
+/* For the caller's own poll loop: fills up to `room` entries, returns how many are needed. */
+LDCORN_DEF int ldcorn_collect(ldcorn *, struct pollfd *, int room);
+/* Milliseconds until something is due, 0 now, -1 nothing. */
+LDCORN_DEF int ldcorn_timeout(ldcorn *);
+/* Serves what the caller's poll() found in the entries of the last ldcorn_collect. As
+   ldcorn_step. */
+LDCORN_DEF int ldcorn_dispatch(ldcorn *, const struct pollfd *, int n);
+/* For hosts that reap everything themselves: true if pid was a worker of ours. */
+LDCORN_DEF bool ldcorn_child(ldcorn *, pid_t pid, int status);
+/* Ends workers at once if any are left, closes and frees everything. NULL is allowed. */
+LDCORN_DEF void ldcorn_close(ldcorn *);
+/* Asks for a graceful stop, a second call for one at once. Safe in a signal handler. */
+LDCORN_DEF void ldcorn_stop(ldcorn *);
+/* Starts a reload of the file; 0, or -1 and error if it cannot be started. The result is in the
+   log and in /status. */
+LDCORN_DEF int ldcorn_reload(ldcorn *, ldcorn_error *error);
+/* Reads and checks as ldcorn_open would, also programs and directories; binds and starts
+   nothing. 0, or -1 and error. `warnings` (may be NULL) gets lines; owned by the caller. */
+LDCORN_DEF int ldcorn_check(const ldcorn_desc *, ldcorn_error *error, ldcorn_error *warnings);
+/* Writes the effective configuration with defaults and origins to descriptor fd. As check. */
+LDCORN_DEF int ldcorn_dump(const ldcorn_desc *, int fd, ldcorn_error *error);
+
+/* Figures of one group. Strings belong to the instance and are good until the next turn. */
+typedef struct ldcorn_group_info {
+    const char *name;
+    int workers;         /* wanted */
+    int ready;           /* taking requests */
+    int inside;          /* requests inside its workers, orphans included */
+    int slots;           /* ready x limit; 0 = no limit */
+    int queued;          /* waiting */
+    uint64_t requests;   /* answered, whatever the status */
+    uint64_t refused;    /* answered by ldcorn because of limits or missing workers */
+    uint64_t restarts;   /* starts after a crash or a failed start */
+} ldcorn_group_info;
+/* False when index is not below the number of groups. */
+LDCORN_DEF bool ldcorn_group_at(const ldcorn *, int index, ldcorn_group_info *);
+
+/* A small HTTP/1.1 server for C workers, from the same parser: one thread, keep-alive, bodies up
+   to 1 MiB. Each complete request goes to the handler, which answers with ldcorn_reply once. */
+typedef struct ldcorn_call {
+    const char *method;  /* zero-terminated, valid during the handler, as all below */
+    const char *target;  /* path and query as sent */
+    const char *body;    /* body_size bytes */
+    size_t body_size;
+    const void *internal; /* for ldcorn_header and ldcorn_reply */
+} ldcorn_call;
+typedef void (*ldcorn_handler)(ldcorn_call *, void *user);
+/* Serves until accept() fails for good: then 1 and errno. Sets listen_fd non-blocking. */
+LDCORN_DEF int ldcorn_serve(int listen_fd, ldcorn_handler, void *user);
+/* Answers; type NULL is text/plain. 0, or -1 without memory or when already answered. */
+LDCORN_DEF int ldcorn_reply(ldcorn_call *, int status, const char *type, const void *body,
+                            size_t size);
+/* Copies the first field of that name, zero-terminated, cut to room; its length or -1. */
+LDCORN_DEF int ldcorn_header(const ldcorn_call *, const char *name, char *out, size_t room);
+
+/* LDCORN_VERSION as the implementation was compiled. */
+LDCORN_DEF const char *ldcorn_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* LDCORN_H */
+
+#ifdef LDCORN_IMPLEMENTATION
+#ifndef LDCORN_IMPLEMENTED
+#define LDCORN_IMPLEMENTED
+
+#ifdef __cplusplus
+#error "ldcorn.h: the implementation is C; compile it in a .c file (the declarations are C++ too)"
+#endif
+
+/* @base -------------------------------------------------------------------------------------
+   Platform, limits of our own, asserts. LDCORN_PORTABLE switches every extension off, so that
+   the portable path can be tested where the extensions exist. */
+
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#if defined(__linux__) && !defined(LDCORN_PORTABLE)
+#include <sys/prctl.h>
+#endif
+
+#ifndef SA_RESTART
+#error "ldcorn.h: sigaction is hidden; define _GNU_SOURCE before the first system header"
+#endif
+
+#ifndef LDCORN_ASSERT
+#ifdef LDCORN_AUDIT
+#define LDCORN_ASSERT(x) ldc_base_assert((x), #x, __LINE__)
+#else
+#define LDCORN_ASSERT(x) ((void)0)
+#endif
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define LDC_PRINTF(f, a) __attribute__((format(printf, f, a), unused))
+#define LDC_UNUSED __attribute__((unused))
+#else
+#define LDC_PRINTF(f, a)
+#define LDC_UNUSED
+#endif
+
+#if defined(POLLRDHUP) && !defined(LDCORN_PORTABLE)
+#define LDC_RDHUP POLLRDHUP
+#else
+#define LDC_RDHUP 0 /* a client's FIN is then seen by reading into a bounded buffer */
+#endif
+#ifdef MSG_NOSIGNAL
+#define LDC_SENDFLAGS MSG_NOSIGNAL
+#else
+#define LDC_SENDFLAGS 0 /* SO_NOSIGPIPE, or SIGPIPE ignored */
+#endif
+
+enum {
+    LDC_SCRATCH = 65536,     /* one read; bodies move in pieces of this */
+    LDC_AHEAD = 65536,       /* bytes kept for a peer that is slower than the other side */
+    LDC_PIPELINE = 16384,    /* bytes kept of a client that sends ahead */
+    LDC_FIELDS = 100,        /* fields in one head */
+    LDC_INTERIM = 16,        /* 1xx answers before the final one (RFC 9110 15.2) */
+    LDC_ACCEPTS = 64,        /* accepts per listener and turn */
+    LDC_SPIN = 100,          /* turns ready without progress before we give up on a peer */
+    LDC_TRAILER = 8192,      /* bytes of trailers, read and dropped */
+    LDC_EXTENSION = 256,     /* bytes of chunk extensions in one line */
+    LDC_EXTENSIONS = 16384,  /* and in one body: an amplifier otherwise */
+    LDC_LOG_LINE = 8192,     /* a worker's line, longer ones are split */
+    LDC_LOG_RING = 262144,   /* bytes waiting for a slow log target, then whole lines drop */
+    LDC_TAIL = 2048,         /* a worker's last words, for the log and /status */
+    LDC_BUCKETS = 15         /* of a histogram, the last one is +Inf */
+};
+
+/* Internal results: 0 or a count, else one of these. */
+enum { LDC_MORE = -1, LDC_BAD = -2, LDC_NOMEM = -3, LDC_GONE = -4 };
+
+static void ldc_base_assert(bool ok, const char *what, int line) LDC_UNUSED;
+static void ldc_base_assert(bool ok, const char *what, int line) {
+    if (ok) return;
+    fprintf(stderr, "ldcorn.h:%d: assert failed: %s\n", line, what);
+    abort();
+}
+
+/* @util -------------------------------------------------------------------------------------
+   Texts as pointer and length, checked integers, time. Owns nothing. */
+
+typedef struct ldc_str {
+    const char *p;
+    size_t n;
+} ldc_str;
+
+#define LDC_S(literal) ldc_util_str(literal, sizeof(literal) - 1)
+#define LDC_LEN(array) (sizeof(array) / sizeof((array)[0]))
+#define LDC_STR_ARG(s) (int)((s).n > 4096 ? 4096 : (s).n), ((s).p ? (s).p : "")
+
+static ldc_str ldc_util_str(const char *p, size_t n) {
+    ldc_str s;
+    s.p = p;
+    s.n = n;
+    return s;
+}
+
+static ldc_str ldc_util_z(const char *z) { return ldc_util_str(z ? z : "", z ? strlen(z) : 0); }
+
+static bool ldc_util_same(ldc_str a, ldc_str b) {
+    return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
+}
+
+static bool ldc_util_is(ldc_str a, const char *z) { return ldc_util_same(a, ldc_util_z(z)); }
+
+static unsigned char ldc_util_lower(char c) {
+    unsigned char u = (unsigned char)c;
+    return u >= 'A' && u <= 'Z' ? (unsigned char)(u | 0x20) : u;
+}
+
+static bool ldc_util_isnocase(ldc_str a, const char *z) {
+    for (size_t i = 0; i < a.n; i++) {
+        if (z[i] == 0 || ldc_util_lower(a.p[i]) != ldc_util_lower(z[i])) return false;
+    }
+    return z[a.n] == 0;
+}
+
+static bool ldc_util_starts(ldc_str a, const char *z) {
+    size_t n = strlen(z);
+    return a.n >= n && memcmp(a.p, z, n) == 0;
+}
+
+static ldc_str ldc_util_cut(ldc_str a, size_t from) {
+    return ldc_util_str(a.p + from, a.n - from);
+}
+
+static ldc_str ldc_util_trim(ldc_str a) {
+    while (a.n && (a.p[0] == ' ' || a.p[0] == '\t')) a = ldc_util_cut(a, 1);
+    while (a.n && (a.p[a.n - 1] == ' ' || a.p[a.n - 1] == '\t')) a.n--;
+    return a;
+}
+
+/* Takes the next element of a comma list (RFC 9110 5.6.1); false at the end. */
+static bool ldc_util_element(ldc_str *list, ldc_str *element) {
+    while (list->n) {
+        const char *comma = memchr(list->p, ',', list->n);
+        size_t n = comma ? (size_t)(comma - list->p) : list->n;
+        *element = ldc_util_trim(ldc_util_str(list->p, n));
+        *list = ldc_util_cut(*list, comma ? n + 1 : n);
+        if (element->n) return true;
+    }
+    return false;
+}
+
+/* Decimal digits only, at most max. False on anything else. */
+static bool ldc_util_number(ldc_str a, uint64_t max, uint64_t *out) {
+    uint64_t v = 0;
+    if (a.n == 0 || a.n > 19) return false;
+    for (size_t i = 0; i < a.n; i++) {
+        if (a.p[i] < '0' || a.p[i] > '9') return false;
+        v = v * 10 + (uint64_t)(a.p[i] - '0');
+    }
+    *out = v;
+    return v <= max;
+}
+
+static int ldc_util_hex(char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+    return -1;
+}
+
+/* Writes v in decimal without terminator; returns the number of digits, at most 20. */
+static size_t ldc_util_decimal(uint64_t v, char *out) {
+    char t[20];
+    size_t n = 0;
+    do t[n++] = (char)('0' + v % 10);
+    while (v /= 10);
+    for (size_t i = 0; i < n; i++) out[i] = t[n - 1 - i];
+    return n;
+}
+
+static size_t ldc_util_hexadecimal(uint64_t v, char *out) {
+    char t[16];
+    size_t n = 0;
+    do t[n++] = "0123456789abcdef"[v & 15];
+    while (v >>= 4);
+    for (size_t i = 0; i < n; i++) out[i] = t[n - 1 - i];
+    return n;
+}
+
+static uint64_t ldc_util_fnv(const void *data, size_t n, uint64_t h) {
+    const unsigned char *p = (const unsigned char *)data;
+    for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * 1099511628211ULL;
+    return h;
+}
+
+/* Microseconds of a clock that never goes back. */
+static uint64_t ldc_util_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+/* Milliseconds since 1970. */
+static uint64_t ldc_util_wall(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* Edit distance of two short words, for "did you mean". */
+static int ldc_util_distance(ldc_str a, ldc_str b) {
+    int row[64];
+    if (a.n > 60 || b.n > 60) return 99;
+    for (size_t j = 0; j <= b.n; j++) row[j] = (int)j;
+    for (size_t i = 1; i <= a.n; i++) {
+        int diagonal = row[0];
+        row[0] = (int)i;
+        for (size_t j = 1; j <= b.n; j++) {
+            int up = row[j], change = diagonal + (a.p[i - 1] != b.p[j - 1]);
+            int best = up < row[j - 1] ? up + 1 : row[j - 1] + 1;
+            row[j] = change < best ? change : best;
+            diagonal = up;
+        }
+    }
+    return row[b.n];
+}
+
+/* Duration as a person writes it: 250ms, 1.5s, 2m, 3h, 4d. */
+static const char *ldc_util_span(uint64_t ms, char out[24]) {
+    if (ms < 1000) snprintf(out, 24, "%dms", (int)ms);
+    else if (ms < 60000 && ms % 1000) snprintf(out, 24, "%.1fs", (double)ms / 1000);
+    else if (ms < 60000) snprintf(out, 24, "%ds", (int)(ms / 1000));
+    else if (ms % 86400000 == 0) snprintf(out, 24, "%dd", (int)(ms / 86400000));
+    else if (ms % 3600000 == 0) snprintf(out, 24, "%dh", (int)(ms / 3600000));
+    else if (ms % 60000 == 0) snprintf(out, 24, "%dm", (int)(ms / 60000));
+    else snprintf(out, 24, "%ds", (int)(ms / 1000));
+    return out;
+}
+
+static const char *ldc_util_size(uint64_t n, char out[24]) {
+    const char *unit = "";
+    if (n && n % (1 << 30) == 0) n >>= 30, unit = "G";
+    else if (n && n % (1 << 20) == 0) n >>= 20, unit = "M";
+    else if (n && n % (1 << 10) == 0) n >>= 10, unit = "K";
+    snprintf(out, 24, "%llu%s", (unsigned long long)n, unit);
+    return out;
+}
+
+static const char *ldc_util_signame(int sig) {
+    static const struct {
+        int number;
+        const char *name;
+    } names[] = {{SIGTERM, "TERM"}, {SIGINT, "INT"},   {SIGQUIT, "QUIT"}, {SIGHUP, "HUP"},
+                 {SIGKILL, "KILL"}, {SIGUSR1, "USR1"}, {SIGUSR2, "USR2"}, {SIGABRT, "ABRT"}};
+    for (size_t i = 0; i < LDC_LEN(names); i++) {
+        if (names[i].number == sig) return names[i].name;
+    }
+    return "";
+}
+
+static int ldc_util_signal(ldc_str name) {
+    static const int numbers[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGKILL, SIGUSR1, SIGUSR2, SIGABRT};
+    if (ldc_util_starts(name, "SIG")) name = ldc_util_cut(name, 3);
+    for (size_t i = 0; i < LDC_LEN(numbers); i++) {
+        if (ldc_util_is(name, ldc_util_signame(numbers[i]))) return numbers[i];
+    }
+    return 0;
+}
+
+/* @mem --------------------------------------------------------------------------------------
+   One resize hook, an arena for what lives as long as a configuration, buffers from free lists.
+   A buffer holds memory only while bytes are in it. Owns the pools. */
+
+enum { LDC_MEM_CLASSES = 4, LDC_MEM_KEEP = 64 };
+
+typedef struct ldc_mem {
+    ldcorn_allocator hook;
+    void *pool[LDC_MEM_CLASSES]; /* free buffers of 2K, 8K, 32K, 128K, linked by their first word */
+    int pooled[LDC_MEM_CLASSES];
+    uint64_t in_buffers; /* bytes of buffers handed out */
+} ldc_mem;
+
+typedef struct ldc_buf { /* bytes off .. len - 1 are waiting; p is NULL while there are none */
+    char *p;
+    uint32_t off, len, cap;
+} ldc_buf;
+
+typedef struct ldc_text { /* a growing text; a failed allocation is seen once, at the end */
+    ldc_mem *mem;
+    char *p;
+    size_t n, cap;
+    bool failed;
+} ldc_text;
+
+typedef struct ldc_arena_block {
+    struct ldc_arena_block *next;
+    size_t used, cap;
+} ldc_arena_block;
+
+typedef struct ldc_arena {
+    ldc_mem *mem;
+    ldc_arena_block *head;
+} ldc_arena;
+
+static void *ldc_mem_default(void *user, void *memory, size_t old_size, size_t new_size) {
+    (void)user;
+    (void)old_size;
+    if (new_size == 0) {
+        free(memory);
+        return NULL;
+    }
+    return realloc(memory, new_size);
+}
+
+static void *ldc_mem_resize(ldc_mem *m, void *memory, size_t old_size, size_t new_size) {
+    return m->hook.resize(m->hook.user, memory, old_size, new_size);
+}
+
+static void *ldc_mem_zero(ldc_mem *m, size_t size) {
+    void *p = ldc_mem_resize(m, NULL, 0, size);
+    if (p) memset(p, 0, size);
+    return p;
+}
+
+static void ldc_mem_free(ldc_mem *m, void *p, size_t size) {
+    if (p) ldc_mem_resize(m, p, size, 0);
+}
+
+static size_t ldc_mem_class_size(int c) { return (size_t)2048 << (2 * c); }
+
+static int ldc_mem_class(size_t n) {
+    for (int c = 0; c < LDC_MEM_CLASSES; c++) {
+        if (n <= ldc_mem_class_size(c)) return c;
+    }
+    return -1;
+}
+
+static void *ldc_mem_take(ldc_mem *m, size_t need, uint32_t *cap) {
+    int c = ldc_mem_class(need);
+    size_t size = c < 0 ? (need + 65535) & ~(size_t)65535 : ldc_mem_class_size(c);
+    void *p = NULL;
+    if (need > UINT32_MAX / 2) return NULL;
+    if (c >= 0 && m->pool[c]) {
+        p = m->pool[c];
+        memcpy(&m->pool[c], p, sizeof(void *));
+        m->pooled[c]--;
+    } else {
+        p = ldc_mem_resize(m, NULL, 0, size);
+    }
+    if (p == NULL) return NULL;
+    *cap = (uint32_t)size;
+    m->in_buffers += size;
+    return p;
+}
+
+static void ldc_mem_give(ldc_mem *m, void *p, uint32_t cap) {
+    int c = ldc_mem_class(cap);
+    m->in_buffers -= cap;
+    if (c >= 0 && ldc_mem_class_size(c) == cap && m->pooled[c] < LDC_MEM_KEEP) {
+        memcpy(p, &m->pool[c], sizeof(void *));
+        m->pool[c] = p;
+        m->pooled[c]++;
+        return;
+    }
+    ldc_mem_free(m, p, cap);
+}
+
+static void ldc_mem_done(ldc_mem *m) {
+    for (int c = 0; c < LDC_MEM_CLASSES; c++) {
+        while (m->pool[c]) {
+            void *p = m->pool[c];
+            memcpy(&m->pool[c], p, sizeof(void *));
+            ldc_mem_free(m, p, ldc_mem_class_size(c));
+        }
+        m->pooled[c] = 0;
+    }
+}
+
+static size_t ldc_buf_size(const ldc_buf *b) { return b->len - b->off; }
+static char *ldc_buf_at(const ldc_buf *b) { return b->p + b->off; }
+
+static void ldc_buf_free(ldc_mem *m, ldc_buf *b) {
+    if (b->p) ldc_mem_give(m, b->p, b->cap);
+    memset(b, 0, sizeof *b);
+}
+
+/* Makes room for n more bytes behind the last one. */
+static bool ldc_buf_room(ldc_mem *m, ldc_buf *b, size_t n) {
+    size_t live = ldc_buf_size(b);
+    uint32_t cap = 0;
+    char *p;
+    if (b->p && b->cap - b->len >= n) return true;
+    if (b->p && b->cap - live >= n) {
+        memmove(b->p, b->p + b->off, live);
+    } else {
+        p = (char *)ldc_mem_take(m, live + n, &cap);
+        if (p == NULL) return false;
+        if (live) memcpy(p, b->p + b->off, live);
+        if (b->p) ldc_mem_give(m, b->p, b->cap);
+        b->p = p;
+        b->cap = cap;
+    }
+    b->off = 0;
+    b->len = (uint32_t)live;
+    return true;
+}
+
+static bool ldc_buf_add(ldc_mem *m, ldc_buf *b, const void *data, size_t n) {
+    if (n == 0) return true;
+    if (!ldc_buf_room(m, b, n)) return false;
+    memcpy(b->p + b->len, data, n);
+    b->len += (uint32_t)n;
+    return true;
+}
+
+static void ldc_buf_drop(ldc_mem *m, ldc_buf *b, size_t n) {
+    b->off += (uint32_t)n;
+    if (b->off == b->len) ldc_buf_free(m, b);
+}
+
+static void ldc_text_init(ldc_text *t, ldc_mem *m) {
+    memset(t, 0, sizeof *t);
+    t->mem = m;
+}
+
+static void ldc_text_free(ldc_text *t) {
+    ldc_mem_free(t->mem, t->p, t->cap);
+    ldc_text_init(t, t->mem);
+}
+
+static bool ldc_text_room(ldc_text *t, size_t n) {
+    size_t cap = t->cap ? t->cap : 512;
+    char *p;
+    if (t->failed) return false;
+    if (t->cap - t->n > n) return true;
+    while (cap - t->n <= n) cap *= 2;
+    p = (char *)ldc_mem_resize(t->mem, t->p, t->cap, cap);
+    if (p == NULL) {
+        t->failed = true;
+        return false;
+    }
+    t->p = p;
+    t->cap = cap;
+    return true;
+}
+
+static void ldc_text_put(ldc_text *t, const char *p, size_t n) {
+    if (n == 0 || !ldc_text_room(t, n)) return;
+    memcpy(t->p + t->n, p, n);
+    t->n += n;
+    t->p[t->n] = 0;
+}
+
+static void ldc_text_add(ldc_text *t, const char *z) { ldc_text_put(t, z, strlen(z)); }
+
+static void ldc_text_fmt(ldc_text *t, const char *format, ...) LDC_PRINTF(2, 3);
+static void ldc_text_fmtv(ldc_text *t, const char *format, va_list list) {
+    va_list again;
+    int n;
+    va_copy(again, list);
+    n = vsnprintf(NULL, 0, format, again);
+    va_end(again);
+    if (n < 0 || !ldc_text_room(t, (size_t)n + 1)) return;
+    vsnprintf(t->p + t->n, (size_t)n + 1, format, list);
+    t->n += (size_t)n;
+}
+
+static void ldc_text_fmt(ldc_text *t, const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    ldc_text_fmtv(t, format, list);
+    va_end(list);
+}
+
+/* Length of the valid UTF-8 sequence at s, 0 if there is none. */
+static size_t ldc_text_utf8(const unsigned char *s, size_t n) {
+    size_t want = s[0] >= 0xF0 ? 4 : s[0] >= 0xE0 ? 3 : 2;
+    if (s[0] < 0xC2 || s[0] > 0xF4 || n < want) return 0;
+    for (size_t i = 1; i < want; i++) {
+        if ((s[i] & 0xC0) != 0x80) return 0;
+    }
+    if ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F)) return 0;
+    if ((s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F)) return 0;
+    return want;
+}
+
+/* A JSON string (RFC 8259 7); bytes that are not UTF-8 become U+FFFD. */
+static void ldc_text_json(ldc_text *t, ldc_str s) {
+    ldc_text_put(t, "\"", 1);
+    for (size_t i = 0; i < s.n;) {
+        unsigned char c = (unsigned char)s.p[i];
+        size_t n = 1;
+        if (c >= 0x80) {
+            n = ldc_text_utf8((const unsigned char *)s.p + i, s.n - i);
+            if (n) ldc_text_put(t, s.p + i, n);
+            else ldc_text_add(t, "\\ufffd"), n = 1;
+        } else if (c == '"' || c == '\\') {
+            ldc_text_fmt(t, "\\%c", c);
+        } else if (c == '\n') {
+            ldc_text_add(t, "\\n");
+        } else if (c < 0x20 || c == 0x7f) {
+            ldc_text_fmt(t, "\\u%04x", (unsigned)c);
+        } else {
+            ldc_text_put(t, s.p + i, 1);
+        }
+        i += n;
+    }
+    ldc_text_put(t, "\"", 1);
+}
+
+/* Printable text for a log line: control bytes, and quotes where asked, as \xHH. */
+static void ldc_text_escape(ldc_text *t, ldc_str s, bool quotes) {
+    for (size_t i = 0; i < s.n; i++) {
+        unsigned char c = (unsigned char)s.p[i];
+        if ((c < 0x20 && c != '\t') || c == 0x7f || (quotes && (c == '"' || c == '\\')))
+            ldc_text_fmt(t, "\\x%02X", (unsigned)c);
+        else ldc_text_put(t, s.p + i, 1);
+    }
+}
+
+static void *ldc_arena_take(ldc_arena *a, size_t size) {
+    ldc_arena_block *b = a->head;
+    size = (size + 15) & ~(size_t)15;
+    if (b == NULL || b->cap - b->used < size) {
+        size_t head = (sizeof *b + 15) & ~(size_t)15;
+        size_t cap = head + (size > 4096 ? size : 4096);
+        b = (ldc_arena_block *)ldc_mem_resize(a->mem, NULL, 0, cap);
+        if (b == NULL) return NULL;
+        b->next = a->head;
+        b->cap = cap;
+        b->used = head;
+        a->head = b;
+    }
+    b->used += size;
+    return memset((char *)b + b->used - size, 0, size);
+}
+
+static char *ldc_arena_copy(ldc_arena *a, const char *p, size_t n) {
+    char *z = (char *)ldc_arena_take(a, n + 1);
+    if (z && n) memcpy(z, p, n);
+    return z;
+}
+
+static void ldc_arena_free(ldc_arena *a) {
+    while (a->head) {
+        ldc_arena_block *b = a->head;
+        a->head = b->next;
+        ldc_mem_free(a->mem, b, b->cap);
+    }
+}
+
+/* @log --------------------------------------------------------------------------------------
+   Where lines go, and the one table of reasons. A target is never waited for: what does not fit
+   the ring is dropped in whole lines and counted. Owns the sinks' descriptors and rings. */
+
+/* name, word in log and metrics, status we answer with (0: cut without an answer), text */
+#define LDC_REASONS(X)                                                                            \
+    X(NONE, "", 200, "")                                                                          \
+    X(REQUEST, "request", 400, "malformed request")                                               \
+    X(HOST, "host", 400, "missing, repeated or invalid Host")                                     \
+    X(FRAMING, "framing", 400, "message framing in doubt")                                        \
+    X(PATH, "path", 400, "path that two parsers could read differently")                          \
+    X(METHOD, "method", 405, "method not allowed")                                                \
+    X(HEADER_TIMEOUT, "header_timeout", 408, "request head took too long")                        \
+    X(BODY_TIMEOUT, "body_timeout", 408, "request body stalled")                                  \
+    X(MAX_BODY, "max_body", 413, "request body too large")                                        \
+    X(TARGET, "target", 414, "request target too long")                                           \
+    X(EXPECT, "expect", 417, "expectation not supported")                                         \
+    X(MAX_HEADER, "max_header", 431, "request header fields too large")                           \
+    X(CLIENT_GONE, "client_gone", 499, "client left")                                             \
+    X(CODING, "coding", 501, "transfer coding not implemented")                                   \
+    X(VERSION, "version", 505, "HTTP version not supported")                                      \
+    X(ROUTE, "route", 404, "no group serves this path")                                           \
+    X(DENIED, "denied", 403, "not allowed")                                                       \
+    X(TOKEN, "token", 401, "admin_token needed")                                                  \
+    X(FULL, "full", 503, "queue full")                                                            \
+    X(TIMEOUT, "timeout", 503, "waited too long in the queue")                                    \
+    X(NO_WORKER, "no_worker", 503, "no worker ready")                                             \
+    X(STOPPING, "stopping", 503, "shutting down")                                                 \
+    X(MEMORY, "memory", 503, "out of memory")                                                     \
+    X(CONNECT, "connect", 502, "worker cannot be reached")                                        \
+    X(RESET, "reset", 502, "worker ended the connection")                                         \
+    X(PROTOCOL, "protocol", 502, "worker sent a broken answer")                                   \
+    X(RESPONSE_TIMEOUT, "response_timeout", 504, "worker did not answer in time")                 \
+    X(RUN_TIMEOUT, "run_timeout", 504, "worker took too long")                                    \
+    X(SEND_TIMEOUT, "send_timeout", 0, "client takes nothing")                                    \
+    X(TUNNEL_TIMEOUT, "tunnel_timeout", 0, "tunnel idle")                                         \
+    X(DRAIN, "drain", 0, "old worker had to end")                                                 \
+    X(SPIN, "spin", 0, "ready without progress")
+
+#define LDC_REASON_ENUM(name, word, status, text) LDC_WHY_##name,
+typedef enum ldc_why { LDC_REASONS(LDC_REASON_ENUM) LDC_WHYS } ldc_why;
+
+typedef struct ldc_reason {
+    const char *word;
+    int status;
+    const char *text;
+} ldc_reason;
+
+#define LDC_REASON_ROW(name, word, status, text) {word, status, text},
+static const ldc_reason ldc_log_reasons[LDC_WHYS + 1] = {LDC_REASONS(LDC_REASON_ROW){0, 0, 0}};
+
+typedef struct ldc_sink {
+    int fd;            /* -1: off */
+    bool owned;        /* we opened it, we close it */
+    bool file;         /* regular file: a write does not wait for a reader */
+    const char *path;  /* NULL for stderr and stdout */
+    char *ring;        /* waiting bytes, moved to the front as they go */
+    size_t used;
+    uint64_t dropped;  /* lines */
+} ldc_sink;
+
+typedef struct ldc_log {
+    ldc_mem *mem;
+    ldcorn_logger hook;
+    ldc_sink own, access;
+    ldcorn_level level;
+    bool json;
+} ldc_log;
+
+static void ldc_log_write(ldc_log *g, ldc_sink *s, const char *p, size_t n) {
+    if (s->fd < 0) return;
+    if (s->ring == NULL) s->ring = (char *)ldc_mem_resize(g->mem, NULL, 0, LDC_LOG_RING);
+    if (s->ring == NULL || LDC_LOG_RING - s->used < n) {
+        s->dropped++;
+        return;
+    }
+    memcpy(s->ring + s->used, p, n);
+    s->used += n;
+}
+
+/* Writes what the target takes now. poll() asks first, because an inherited pipe may block and
+   O_NONBLOCK on it would change it for everybody who shares it; PIPE_BUF is what POSIX says a
+   writable pipe takes without waiting. */
+static void ldc_log_flush(ldc_sink *s) {
+    while (s->fd >= 0 && s->used) {
+        size_t n = s->used;
+        ssize_t w;
+        if (!s->file) {
+            struct pollfd p;
+            p.fd = s->fd;
+            p.events = POLLOUT;
+            p.revents = 0;
+            if (poll(&p, 1, 0) <= 0 || !(p.revents & POLLOUT)) break;
+            if (n > 512) n = n > 4096 ? 4096 : n;
+        }
+        w = write(s->fd, s->ring, n);
+        if (w < 0 && errno == EINTR) continue;
+        if (w < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
+        if (w < 0) { /* full disk, closed pipe: the lines are lost, the service goes on */
+            s->dropped++;
+            s->used = 0;
+            break;
+        }
+        s->used -= (size_t)w;
+        memmove(s->ring, s->ring + w, s->used);
+    }
+}
+
+static void ldc_log_note_dropped(ldc_log *g, ldc_sink *s) {
+    char line[96];
+    int n;
+    if (s->dropped == 0 || s->used > LDC_LOG_RING / 2) return;
+    n = snprintf(line, sizeof line, "ldcorn: %llu log lines dropped, the target was too slow\n",
+                 (unsigned long long)s->dropped);
+    s->dropped = 0;
+    if (n > 0) ldc_log_write(g, s, line, (size_t)n);
+}
+
+static const char *const ldc_log_names[] = {"error", "warn", "info", "debug"};
+
+static void ldc_log_clock(char out[16]) {
+    time_t now = time(NULL);
+    struct tm tm;
+    localtime_r(&now, &tm);
+    snprintf(out, 16, "%02d:%02d:%02d", tm.tm_hour % 100, tm.tm_min % 100, tm.tm_sec % 100);
+}
+
+static void ldc_log_line(ldc_log *g, ldcorn_level level, ldc_str text) {
+    ldc_text t;
+    char clock[16];
+    if (level > g->level) return;
+    if (g->hook.line) {
+        g->hook.line(g->hook.user, level, text.p, text.n);
+        return;
+    }
+    ldc_text_init(&t, g->mem);
+    if (g->json) {
+        ldc_text_fmt(&t, "{\"time\":%llu,\"level\":\"%s\",\"message\":",
+                     (unsigned long long)ldc_util_wall(), ldc_log_names[level]);
+        ldc_text_json(&t, text);
+        ldc_text_add(&t, "}\n");
+    } else {
+        ldc_log_clock(clock);
+        ldc_text_fmt(&t, "%s %-5s ", clock, ldc_log_names[level]);
+        ldc_text_put(&t, text.p, text.n);
+        ldc_text_add(&t, "\n");
+    }
+    if (!t.failed) ldc_log_write(g, &g->own, t.p, t.n);
+    ldc_text_free(&t);
+}
+
+static void ldc_log_say(ldc_log *g, ldcorn_level level, const char *format, ...) LDC_PRINTF(3, 4);
+static void ldc_log_say(ldc_log *g, ldcorn_level level, const char *format, ...) {
+    va_list list;
+    ldc_text t;
+    if (level > g->level) return;
+    ldc_text_init(&t, g->mem);
+    va_start(list, format);
+    ldc_text_fmtv(&t, format, list);
+    va_end(list);
+    if (!t.failed) ldc_log_line(g, level, ldc_util_str(t.p, t.n));
+    ldc_text_free(&t);
+}
+
+static void ldc_log_close(ldc_log *g, ldc_sink *s) {
+    ldc_log_flush(s);
+    if (s->owned && s->fd >= 0) close(s->fd);
+    ldc_mem_free(g->mem, s->ring, LDC_LOG_RING);
+    memset(s, 0, sizeof *s);
+    s->fd = -1;
+}
+
+/* `where` is off, stderr, stdout or a path that must outlive the sink. 0 or an errno. */
+static int ldc_log_open(ldc_log *g, ldc_sink *s, const char *where) {
+    struct stat st;
+    int fd = -1;
+    bool owned = false;
+    if (strcmp(where, "stderr") == 0) fd = 2;
+    else if (strcmp(where, "stdout") == 0) fd = 1;
+    else if (strcmp(where, "off") != 0) {
+        fd = open(where, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640);
+        if (fd < 0) return errno;
+        owned = true;
+    }
+    ldc_log_close(g, s);
+    s->fd = fd;
+    s->owned = owned;
+    s->path = owned ? where : NULL;
+    s->file = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+    return 0;
+}
+
+/* @http -------------------------------------------------------------------------------------
+   Strict HTTP/1 parser for both roles, the chunk decoder, the writers of heads. Nothing is
+   copied: an ldc_head points into the caller's bytes. What two parsers could read differently
+   is refused (RFC 9112 11.2), so framing is never copied but written anew. */
+
+typedef enum ldc_frame { LDC_FRAME_NONE, LDC_FRAME_LENGTH, LDC_FRAME_CHUNKED, LDC_FRAME_EOF, LDC_FRAME_TUNNEL } ldc_frame;
+
+/* Fields that ldcorn itself looks at or writes. */
+#define LDC_FIELD_NAMES(X)                                                                        \
+    X(HOST, "host") X(CONNECTION, "connection") X(CONTENT_LENGTH, "content-length")               \
+    X(TRANSFER_ENCODING, "transfer-encoding") X(EXPECT, "expect") X(UPGRADE, "upgrade")           \
+    X(TE, "te") X(TRAILER, "trailer") X(KEEP_ALIVE, "keep-alive")                                 \
+    X(HTTP2_SETTINGS, "http2-settings") X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy")         \
+    X(FORWARDED, "forwarded") X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto")               \
+    X(XFH, "x-forwarded-host") X(REAL_IP, "x-real-ip") X(REQUEST_ID, "x-request-id")              \
+    X(REQUEST_START, "x-request-start") X(ORIGINAL_URL, "x-original-url")                         \
+    X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") X(USER_AGENT, "user-agent")                     \
+    X(REFERER, "referer") X(ORIGIN, "origin") X(AUTHORIZATION, "authorization")
+
+#define LDC_FIELD_ENUM(name, text) LDC_FIELD_##name,
+typedef enum ldc_field_id { LDC_FIELD_OTHER, LDC_FIELD_NAMES(LDC_FIELD_ENUM) LDC_FIELD_IDS } ldc_field_id;
+
+typedef struct ldc_field {
+    ldc_str name, value; /* the line runs from name.p to two bytes behind `end` */
+    const char *end;     /* its CR */
+    uint8_t id;
+    bool drop; /* hop-by-hop (RFC 9110 7.6.1) */
+} ldc_field;
+
+typedef struct ldc_head {
+    ldc_str method, target; /* request; target in origin form or * */
+    ldc_str host;           /* request; may be empty in HTTP/1.0 */
+    int minor;              /* HTTP/1.minor, 0 or 1 */
+    int status;             /* response */
+    ldc_str reason;
+    size_t size;            /* bytes of the head */
+    uint64_t length;        /* of the body, where frame is LENGTH */
+    ldc_frame frame;
+    bool close, keep_alive, upgrade; /* tokens of Connection */
+    bool has_length;
+    int16_t at[LDC_FIELD_IDS]; /* index of the first such field, -1 if none */
+    int count;
+    ldc_field field[LDC_FIELDS];
+} ldc_head;
+
+enum { LDC_CHAR_TOKEN = 1, LDC_CHAR_TARGET = 2, LDC_CHAR_VALUE = 4, LDC_CHAR_HOST = 8 };
+
+/* What a byte may stand in: token (RFC 9110 5.6.2), request target, field value, host. */
+static unsigned ldc_http_class(unsigned char c) {
+    unsigned k = 0;
+    if (c >= 0x80 || c == '\t' || (c >= 0x20 && c != 0x7f)) k |= LDC_CHAR_VALUE;
+    if (c > 0x20 && c < 0x7f && c != '#') k |= LDC_CHAR_TARGET;
+    if (c > 0x20 && c < 0x7f && !strchr("\"(),/:;<=>?@[\\]{}", c)) k |= LDC_CHAR_TOKEN;
+    if (c > 0x20 && c < 0x7f && !strchr("\"#/<>?@[\\]^`{|}:", c)) k |= LDC_CHAR_HOST;
+    return k;
+}
+
+static unsigned char ldc_http_table[256];
+
+static void ldc_http_init(void) {
+    for (int c = 0; c < 256; c++) ldc_http_table[c] = (unsigned char)ldc_http_class((unsigned char)c);
+}
+
+static bool ldc_http_all(ldc_str s, unsigned what) {
+    for (size_t i = 0; i < s.n; i++) {
+        if (!(ldc_http_table[(unsigned char)s.p[i]] & what)) return false;
+    }
+    return true;
+}
+
+static bool ldc_http_token(ldc_str s) { return s.n > 0 && ldc_http_all(s, LDC_CHAR_TOKEN); }
+
+/* Looks for the empty line. `*line` is where the line under way begins: kept between calls, so
+   that a slow sender costs no second look. Bytes of the head, LDC_MORE, or LDC_BAD for a LF
+   without CR (RFC 9112 2.2 lets us refuse it). */
+static ptrdiff_t ldc_http_end(const char *p, size_t n, size_t *line) {
+    size_t from = *line;
+    for (;;) {
+        const char *lf = n > from ? (const char *)memchr(p + from, '\n', n - from) : NULL;
+        size_t at;
+        if (lf == NULL) return LDC_MORE;
+        at = (size_t)(lf - p);
+        if (at == from || p[at - 1] != '\r') return LDC_BAD;
+        if (at == from + 1) return (ptrdiff_t)at + 1;
+        *line = from = at + 1;
+    }
+}
+
+static uint8_t ldc_http_field_id(ldc_str name) {
+#define LDC_FIELD_TEXT(id, text) {text, sizeof(text) - 1, LDC_FIELD_##id},
+    static const struct {
+        const char *text;
+        size_t n;
+        uint8_t id;
+    } known[] = {LDC_FIELD_NAMES(LDC_FIELD_TEXT)};
+    for (size_t i = 0; i < LDC_LEN(known); i++) {
+        if (known[i].n == name.n && ldc_util_isnocase(name, known[i].text)) return known[i].id;
+    }
+    return LDC_FIELD_OTHER;
+}
+
+static const ldc_field *ldc_http_get(const ldc_head *h, ldc_field_id id) {
+    return h->at[id] < 0 ? NULL : &h->field[h->at[id]];
+}
+
+static ldc_str ldc_http_value(const ldc_head *h, ldc_field_id id) {
+    const ldc_field *f = ldc_http_get(h, id);
+    return f ? f->value : ldc_util_str("", 0);
+}
+
+static int ldc_http_times(const ldc_head *h, ldc_field_id id) {
+    int n = 0;
+    for (int i = 0; i < h->count; i++) n += h->field[i].id == id;
+    return n;
+}
+
+/* The lines between `p` and the empty line; each ends in CRLF (ldc_http_end saw to that).
+   0, LDC_BAD, or LDC_MORE for more than LDC_FIELDS. */
+static int ldc_http_fields(ldc_head *h, const char *p, const char *end) {
+    for (int i = 0; i < LDC_FIELD_IDS; i++) h->at[i] = -1;
+    h->count = 0;
+    while (p < end) {
+        ldc_field *f = &h->field[h->count];
+        const char *cr = (const char *)memchr(p, '\n', (size_t)(end - p)) - 1, *colon = p;
+        if (h->count == LDC_FIELDS) return LDC_MORE;
+        while (ldc_http_table[(unsigned char)*colon] & LDC_CHAR_TOKEN) colon++;
+        if (colon == p || *colon != ':') return LDC_BAD; /* obs-fold, blank before colon */
+        f->name = ldc_util_str(p, (size_t)(colon - p));
+        f->value = ldc_util_trim(ldc_util_str(colon + 1, (size_t)(cr - colon - 1)));
+        if (!ldc_http_all(f->value, LDC_CHAR_VALUE)) return LDC_BAD;
+        f->end = cr;
+        f->drop = false;
+        f->id = ldc_http_field_id(f->name);
+        if (f->id && h->at[f->id] < 0) h->at[f->id] = (int16_t)h->count;
+        h->count++;
+        p = cr + 2;
+    }
+    return 0;
+}
+
+static bool ldc_http_protected(uint8_t id) {
+    return id == LDC_FIELD_HOST || id == LDC_FIELD_CONTENT_LENGTH || id == LDC_FIELD_TRANSFER_ENCODING ||
+           id == LDC_FIELD_EXPECT || (id >= LDC_FIELD_FORWARDED && id <= LDC_FIELD_VIA);
+}
+
+/* Marks what belongs to one hop only: Connection, what it names, and the old set. */
+static int ldc_http_hops(ldc_head *h) {
+    for (int i = 0; i < h->count; i++) {
+        ldc_field *f = &h->field[i];
+        ldc_str list = f->value, one;
+        if (f->id == LDC_FIELD_KEEP_ALIVE || f->id == LDC_FIELD_TE || f->id == LDC_FIELD_TRAILER ||
+            f->id == LDC_FIELD_UPGRADE || f->id == LDC_FIELD_CONTENT_LENGTH || f->id == LDC_FIELD_CONNECTION ||
+            f->id == LDC_FIELD_TRANSFER_ENCODING || f->id == LDC_FIELD_HTTP2_SETTINGS ||
+            f->id == LDC_FIELD_PROXY || (f->name.n > 6 && ldc_util_lower(f->name.p[0]) == 'p' &&
+            ldc_util_isnocase(ldc_util_str(f->name.p, 6), "proxy-") &&
+            !ldc_util_isnocase(f->name, "proxy-status")))
+            f->drop = true;
+        if (f->id != LDC_FIELD_CONNECTION) continue;
+        while (ldc_util_element(&list, &one)) {
+            if (!ldc_http_token(one)) return LDC_BAD;
+            if (ldc_util_isnocase(one, "close")) h->close = true;
+            else if (ldc_util_isnocase(one, "keep-alive")) h->keep_alive = true;
+            else if (ldc_util_isnocase(one, "upgrade")) h->upgrade = true;
+            for (int j = 0; j < h->count; j++) {
+                ldc_field *g = &h->field[j];
+                if (g->name.n == one.n && !ldc_http_protected(g->id) &&
+                    strncasecmp(g->name.p, one.p, one.n) == 0)
+                    g->drop = true;
+            }
+        }
+    }
+    return 0;
+}
+
+/* Content-Length and Transfer-Encoding of either role (RFC 9112 6.1 to 6.3), refusing what
+   could be read twice. LDC_WHY_NONE, FRAMING or CODING. */
+static ldc_why ldc_http_framing(ldc_head *h) {
+    const ldc_field *te = ldc_http_get(h, LDC_FIELD_TRANSFER_ENCODING);
+    const ldc_field *length = ldc_http_get(h, LDC_FIELD_CONTENT_LENGTH);
+    h->frame = LDC_FRAME_NONE;
+    h->length = 0;
+    h->has_length = length != NULL;
+    if (te && (length || h->minor == 0)) return LDC_WHY_FRAMING;
+    if (te) {
+        if (ldc_http_times(h, LDC_FIELD_TRANSFER_ENCODING) > 1) return LDC_WHY_FRAMING;
+        if (ldc_util_isnocase(te->value, "chunked")) {
+            h->frame = LDC_FRAME_CHUNKED;
+            return LDC_WHY_NONE;
+        }
+        return ldc_http_token(te->value) ? LDC_WHY_CODING : LDC_WHY_FRAMING;
+    }
+    if (length) {
+        if (ldc_http_times(h, LDC_FIELD_CONTENT_LENGTH) > 1 ||
+            !ldc_util_number(length->value, INT64_MAX, &h->length))
+            return LDC_WHY_FRAMING;
+        h->frame = LDC_FRAME_LENGTH;
+    }
+    return LDC_WHY_NONE;
+}
+
+/* host or host:port as in RFC 9110 7.2, an address in brackets included. */
+static bool ldc_http_host(ldc_str s) {
+    ldc_str name = s, port = ldc_util_str("", 0);
+    uint64_t number;
+    if (s.n && s.p[0] == '[') {
+        const char *close = (const char *)memchr(s.p, ']', s.n);
+        if (close == NULL || close == s.p + 1) return false;
+        name = ldc_util_str(s.p + 1, (size_t)(close - s.p - 1));
+        for (size_t i = 0; i < name.n; i++) {
+            if (ldc_util_hex(name.p[i]) < 0 && name.p[i] != ':' && name.p[i] != '.') return false;
+        }
+        port = ldc_util_cut(s, name.n + 2);
+        if (port.n && port.p[0] != ':') return false;
+        if (port.n) port = ldc_util_cut(port, 1);
+    } else {
+        const char *colon = s.n ? (const char *)memchr(s.p, ':', s.n) : NULL;
+        if (colon) {
+            name.n = (size_t)(colon - s.p);
+            port = ldc_util_cut(s, name.n + 1);
+        }
+        if (!ldc_http_all(name, LDC_CHAR_HOST)) return false;
+    }
+    return name.n > 0 && name.n < 256 && (port.n == 0 || ldc_util_number(port, 65535, &number));
+}
+
+static ldc_why ldc_http_version(ldc_str s, int *minor) {
+    if (s.n != 8 || memcmp(s.p, "HTTP/", 5) != 0 || s.p[6] != '.' || !isdigit((unsigned char)s.p[5]) ||
+        !isdigit((unsigned char)s.p[7]))
+        return LDC_WHY_REQUEST;
+    if (s.p[5] != '1') return LDC_WHY_VERSION;
+    *minor = s.p[7] == '0' ? 0 : 1; /* a higher minor version is ours (RFC 9110 2.5) */
+    return LDC_WHY_NONE;
+}
+
+/* Brings the target into origin form; an absolute one gives the Host (RFC 9112 3.2.2). */
+static ldc_why ldc_http_target(ldc_head *h, ldc_str *authority) {
+    ldc_str t = h->target;
+    size_t scheme = 0, n;
+    if (!ldc_http_all(t, LDC_CHAR_TARGET)) return LDC_WHY_REQUEST;
+    if (t.p[0] == '/') return LDC_WHY_NONE;
+    if (ldc_util_is(t, "*")) return ldc_util_is(h->method, "OPTIONS") ? LDC_WHY_NONE : LDC_WHY_REQUEST;
+    if (t.n > 7 && strncasecmp(t.p, "http://", 7) == 0) scheme = 7;
+    if (t.n > 8 && strncasecmp(t.p, "https://", 8) == 0) scheme = 8;
+    if (scheme == 0) return LDC_WHY_REQUEST;
+    t = ldc_util_cut(t, scheme);
+    for (n = 0; n < t.n && t.p[n] != '/' && t.p[n] != '?'; n++) {}
+    *authority = ldc_util_str(t.p, n);
+    if (!ldc_http_host(*authority)) return LDC_WHY_REQUEST; /* userinfo fails here too */
+    h->target = ldc_util_cut(t, n);
+    if (h->target.n && h->target.p[0] == '?') return LDC_WHY_REQUEST; /* http://a?b has no path */
+    if (h->target.n == 0) h->target = LDC_S("/");
+    return LDC_WHY_NONE;
+}
+
+static ldc_why ldc_http_request_line(ldc_head *h, ldc_str line, ldc_str *authority) {
+    const char *a = (const char *)memchr(line.p, ' ', line.n), *b;
+    ldc_why why;
+    if (a == NULL) return LDC_WHY_REQUEST;
+    h->method = ldc_util_str(line.p, (size_t)(a - line.p));
+    line = ldc_util_cut(line, h->method.n + 1);
+    b = (const char *)memchr(line.p, ' ', line.n);
+    if (b == NULL || b == line.p || !ldc_http_token(h->method)) return LDC_WHY_REQUEST;
+    h->target = ldc_util_str(line.p, (size_t)(b - line.p));
+    why = ldc_http_version(ldc_util_cut(line, h->target.n + 1), &h->minor);
+    if (why) return why;
+    if (ldc_util_is(h->method, "CONNECT") || ldc_util_is(h->method, "TRACE")) return LDC_WHY_METHOD;
+    return ldc_http_target(h, authority);
+}
+
+/* One request head of exactly `n` bytes as found by ldc_http_end, in one pass. */
+static ldc_why ldc_http_request(ldc_head *h, const char *p, size_t n) {
+    const char *lf = (const char *)memchr(p, '\n', n);
+    ldc_str authority = ldc_util_str("", 0);
+    ldc_why why;
+    int r;
+    h->size = n;
+    h->close = h->keep_alive = h->upgrade = false;
+    h->status = 0;
+    why = ldc_http_request_line(h, ldc_util_str(p, (size_t)(lf - p) - 1), &authority);
+    if (why) return why;
+    r = ldc_http_fields(h, lf + 1, p + n - 2);
+    if (r == LDC_MORE) return LDC_WHY_MAX_HEADER;
+    if (r == LDC_BAD || ldc_http_hops(h) < 0) return LDC_WHY_REQUEST;
+    if (ldc_http_times(h, LDC_FIELD_HOST) > 1) return LDC_WHY_HOST;
+    h->host = ldc_http_value(h, LDC_FIELD_HOST);
+    if (ldc_http_get(h, LDC_FIELD_HOST) ? !ldc_http_host(h->host) : h->minor == 1) return LDC_WHY_HOST;
+    if (authority.n) h->host = authority;
+    why = ldc_http_framing(h);
+    if (why) return why;
+    if (h->minor == 1 && ldc_http_get(h, LDC_FIELD_EXPECT) &&
+        (ldc_http_times(h, LDC_FIELD_EXPECT) > 1 || !ldc_util_isnocase(ldc_http_value(h, LDC_FIELD_EXPECT), "100-continue")))
+        return LDC_WHY_EXPECT;
+    return LDC_WHY_NONE;
+}
+
+static bool ldc_http_status_line(ldc_head *h, ldc_str line) {
+    int v = 0;
+    if (line.n < 12 || ldc_http_version(ldc_util_str(line.p, 8), &h->minor) || line.p[8] != ' ')
+        return false;
+    for (int i = 9; i < 12; i++) {
+        if (!isdigit((unsigned char)line.p[i])) return false;
+        v = v * 10 + (line.p[i] - '0');
+    }
+    h->status = v;
+    h->reason = ldc_util_str("", 0);
+    if (line.n > 12 && line.p[12] != ' ') return false;
+    if (line.n > 13) h->reason = ldc_util_cut(line, 13); /* hypercorn sends an empty phrase */
+    return v >= 100 && v <= 599 && ldc_http_all(h->reason, LDC_CHAR_VALUE);
+}
+
+/* One response head of exactly `n` bytes; `head_only`: the request was HEAD. */
+static bool ldc_http_response(ldc_head *h, const char *p, size_t n, bool head_only) {
+    const char *lf = (const char *)memchr(p, '\n', n);
+    h->size = n;
+    h->close = h->keep_alive = h->upgrade = false;
+    h->method = h->target = h->host = ldc_util_str("", 0);
+    if (!ldc_http_status_line(h, ldc_util_str(p, (size_t)(lf - p) - 1))) return false;
+    if (ldc_http_fields(h, lf + 1, p + n - 2) < 0 || ldc_http_hops(h) < 0) return false;
+    if (ldc_http_framing(h)) return false;
+    if (h->status < 200 || h->status == 204) {
+        if (h->frame == LDC_FRAME_CHUNKED) return false; /* RFC 9112 6.1 */
+        h->frame = LDC_FRAME_NONE;
+        h->has_length = false;
+    } else if (h->status == 304 || head_only) {
+        h->frame = LDC_FRAME_NONE;
+    } else if (h->frame == LDC_FRAME_NONE) {
+        h->frame = LDC_FRAME_EOF; /* RFC 9112 6.3: until close */
+    }
+    if (h->frame == LDC_FRAME_LENGTH && h->length == 0) h->frame = LDC_FRAME_NONE;
+    return true;
+}
+
+/* --- the chunk decoder (RFC 9112 7.1) --- */
+
+typedef enum ldc_chunk_state {
+    LDC_CHUNK_SIZE, LDC_CHUNK_DIGITS, LDC_CHUNK_EXTENSION, LDC_CHUNK_QUOTED, LDC_CHUNK_ESCAPED,
+    LDC_CHUNK_SIZE_LF, LDC_CHUNK_DATA, LDC_CHUNK_DATA_CR, LDC_CHUNK_DATA_LF, LDC_CHUNK_TRAILER,
+    LDC_CHUNK_NAME, LDC_CHUNK_VALUE, LDC_CHUNK_VALUE_LF, LDC_CHUNK_LAST_LF, LDC_CHUNK_DONE
+} ldc_chunk_state;
+
+typedef struct ldc_chunk { /* zero is a fresh one */
+    uint64_t left;         /* of the chunk under way */
+    uint32_t line, extra;  /* bytes of extensions in this line, in this body */
+    uint16_t trailer;      /* bytes of trailers */
+    uint8_t state, digits;
+} ldc_chunk;
+
+/* After the size digits: CR ends the line, ; begins extensions. */
+static bool ldc_chunk_size(ldc_chunk *k, char c) {
+    int v = ldc_util_hex(c);
+    if (v >= 0) {
+        if (++k->digits > 16 || k->left > (uint64_t)INT64_MAX >> 4) return false;
+        k->left = k->left << 4 | (uint64_t)v;
+        k->state = LDC_CHUNK_DIGITS;
+        return true;
+    }
+    if (k->state == LDC_CHUNK_SIZE) return false;
+    k->line = 0;
+    k->state = c == '\r' ? LDC_CHUNK_SIZE_LF : LDC_CHUNK_EXTENSION;
+    return c == '\r' || c == ';';
+}
+
+static bool ldc_chunk_extension(ldc_chunk *k, char c) {
+    unsigned char u = (unsigned char)c;
+    if (++k->line > LDC_EXTENSION || ++k->extra > LDC_EXTENSIONS) return false;
+    if (k->state == LDC_CHUNK_ESCAPED) {
+        k->state = LDC_CHUNK_QUOTED;
+        return ldc_http_table[u] & LDC_CHAR_VALUE;
+    }
+    if (k->state == LDC_CHUNK_QUOTED) {
+        if (c == '"') k->state = LDC_CHUNK_EXTENSION;
+        if (c == '\\') k->state = LDC_CHUNK_ESCAPED;
+        return ldc_http_table[u] & LDC_CHAR_VALUE;
+    }
+    if (c == '"') k->state = LDC_CHUNK_QUOTED;
+    else if (c == '\r') k->state = LDC_CHUNK_SIZE_LF;
+    else return (ldc_http_table[u] & LDC_CHAR_TOKEN) || c == '=' || c == ';' || c == ' ' || c == '\t';
+    return true;
+}
+
+static bool ldc_chunk_trailer(ldc_chunk *k, char c) {
+    unsigned char u = (unsigned char)c;
+    if (++k->trailer > LDC_TRAILER) return false;
+    switch (k->state) {
+    case LDC_CHUNK_TRAILER:
+        k->state = c == '\r' ? LDC_CHUNK_LAST_LF : LDC_CHUNK_NAME;
+        return c == '\r' || (ldc_http_table[u] & LDC_CHAR_TOKEN);
+    case LDC_CHUNK_NAME:
+        if (c == ':') k->state = LDC_CHUNK_VALUE;
+        return c == ':' || (ldc_http_table[u] & LDC_CHAR_TOKEN);
+    case LDC_CHUNK_VALUE:
+        if (c == '\r') k->state = LDC_CHUNK_VALUE_LF;
+        return c == '\r' || (ldc_http_table[u] & LDC_CHAR_VALUE);
+    default:
+        k->state = LDC_CHUNK_TRAILER;
+        return c == '\n';
+    }
+}
+
+static bool ldc_chunk_byte(ldc_chunk *k, char c) {
+    switch (k->state) {
+    case LDC_CHUNK_SIZE:
+    case LDC_CHUNK_DIGITS: return ldc_chunk_size(k, c);
+    case LDC_CHUNK_EXTENSION:
+    case LDC_CHUNK_QUOTED:
+    case LDC_CHUNK_ESCAPED: return ldc_chunk_extension(k, c);
+    case LDC_CHUNK_SIZE_LF:
+        k->digits = 0;
+        k->state = k->left ? LDC_CHUNK_DATA : LDC_CHUNK_TRAILER;
+        return c == '\n';
+    case LDC_CHUNK_DATA_CR: k->state = LDC_CHUNK_DATA_LF; return c == '\r';
+    case LDC_CHUNK_DATA_LF: k->state = LDC_CHUNK_SIZE; return c == '\n';
+    case LDC_CHUNK_LAST_LF: k->state = LDC_CHUNK_DONE; return c == '\n';
+    default: return ldc_chunk_trailer(k, c);
+    }
+}
+
+/* Decodes in place: the body bytes of p[0..n) move together at p, *out of them. Returns the
+   bytes used up (less than n only when the body has ended), or LDC_BAD. */
+static ptrdiff_t ldc_chunk_decode(ldc_chunk *k, char *p, size_t n, size_t *out) {
+    size_t i = 0, o = 0;
+    while (i < n && k->state != LDC_CHUNK_DONE) {
+        if (k->state == LDC_CHUNK_DATA) {
+            size_t m = n - i < k->left ? n - i : (size_t)k->left;
+            memmove(p + o, p + i, m);
+            i += m;
+            o += m;
+            k->left -= m;
+            if (k->left == 0) k->state = LDC_CHUNK_DATA_CR;
+        } else if (!ldc_chunk_byte(k, p[i++])) {
+            return LDC_BAD;
+        }
+    }
+    *out = o;
+    return (ptrdiff_t)i;
+}
+
+/* --- writers --- */
+
+typedef struct ldc_forward { /* what the head to a worker needs beside the request itself */
+    ldc_str client;          /* address, empty for a unix peer */
+    ldc_str proto;           /* http or https */
+    ldc_str host;            /* for a request without one */
+    ldc_str id;
+    uint64_t arrived;        /* ms since 1970 */
+    bool trusted;            /* the peer's own X-Forwarded-* count */
+    bool keep;               /* ask the worker for keep-alive, else close */
+} ldc_forward;
+
+static void ldc_http_put(ldc_buf *b, const char *p, size_t n) {
+    if (n) memcpy(b->p + b->len, p, n);
+    b->len += (uint32_t)n;
+}
+
+static void ldc_http_line(ldc_buf *b, const char *name, ldc_str value) {
+    ldc_http_put(b, name, strlen(name));
+    ldc_http_put(b, value.p, value.n);
+    ldc_http_put(b, "\r\n", 2);
+}
+
+static void ldc_http_length(ldc_buf *b, uint64_t length) {
+    char digits[20];
+    ldc_http_line(b, "Content-Length: ", ldc_util_str(digits, ldc_util_decimal(length, digits)));
+}
+
+/* Copies the lines that pass, neighbours in one run. */
+static void ldc_http_copy(ldc_buf *b, const ldc_head *h) {
+    const char *from = NULL, *to = NULL;
+    for (int i = 0; i < h->count; i++) {
+        const ldc_field *f = &h->field[i];
+        if (f->drop) continue;
+        if (from && f->name.p != to) {
+            ldc_http_put(b, from, (size_t)(to - from));
+            from = NULL;
+        }
+        if (from == NULL) from = f->name.p;
+        to = f->end + 2;
+    }
+    if (from) ldc_http_put(b, from, (size_t)(to - from));
+}
+
+static bool ldc_http_upgrades(const ldc_head *h) {
+    ldc_str u = ldc_http_value(h, LDC_FIELD_UPGRADE);
+    return h->upgrade && u.n && h->minor == 1 && ldc_util_is(h->method, "GET") &&
+           (h->frame == LDC_FRAME_NONE || (h->frame == LDC_FRAME_LENGTH && h->length == 0)) &&
+           ldc_http_times(h, LDC_FIELD_UPGRADE) == 1 && !ldc_util_isnocase(u, "h2c") &&
+           ldc_http_token(u);
+}
+
+/* Which request fields stay behind: what we write ourselves, what only a trusted peer may say,
+   and names that WSGI and CGI cannot tell from others. */
+static void ldc_http_strip(ldc_head *h, const ldc_forward *w) {
+    for (int i = 0; i < h->count; i++) {
+        ldc_field *f = &h->field[i];
+        if (f->id == LDC_FIELD_HOST || f->id == LDC_FIELD_XFF || f->id == LDC_FIELD_REAL_IP ||
+            f->id == LDC_FIELD_VIA || f->id == LDC_FIELD_MAX_FORWARDS)
+            f->drop = true;
+        if (f->id == LDC_FIELD_REQUEST_ID && !(w->trusted && f == ldc_http_get(h, LDC_FIELD_REQUEST_ID)))
+            f->drop = true;
+        if (f->id == LDC_FIELD_EXPECT && h->minor == 0) f->drop = true;
+        if (!w->trusted && ((f->id >= LDC_FIELD_FORWARDED && f->id <= LDC_FIELD_REAL_IP) ||
+                            (f->id >= LDC_FIELD_REQUEST_START && f->id <= LDC_FIELD_REWRITE_URL)))
+            f->drop = true;
+        if (!w->trusted && f->name.n > 12 && ldc_util_lower(f->name.p[0]) == 'x' &&
+            ldc_util_isnocase(ldc_util_str(f->name.p, 12), "x-forwarded-"))
+            f->drop = true;
+        if (memchr(f->name.p, '_', f->name.n)) f->drop = true;
+    }
+}
+
+/* Lines of one name joined by commas, then our own element (RFC 9110 5.3). */
+static void ldc_http_joined(ldc_buf *b, const ldc_head *h, ldc_field_id id, const char *name,
+                            bool keep, ldc_str last) {
+    bool any = false;
+    ldc_http_put(b, name, strlen(name));
+    for (int i = 0; keep && i < h->count; i++) {
+        if (h->field[i].id != id || h->field[i].value.n == 0) continue;
+        if (any) ldc_http_put(b, ", ", 2);
+        ldc_http_put(b, h->field[i].value.p, h->field[i].value.n);
+        any = true;
+    }
+    if (any && last.n) ldc_http_put(b, ", ", 2);
+    ldc_http_put(b, last.p, last.n);
+    ldc_http_put(b, "\r\n", 2);
+}
+
+static void ldc_http_trust_lines(ldc_buf *b, const ldc_head *h, const ldc_forward *w, ldc_str peer) {
+    char digits[24];
+    bool t = w->trusted;
+    if (peer.n || t) ldc_http_joined(b, h, LDC_FIELD_XFF, "X-Forwarded-For: ", t, peer);
+    if (!t || !ldc_http_get(h, LDC_FIELD_XFP)) ldc_http_line(b, "X-Forwarded-Proto: ", w->proto);
+    if ((!t || !ldc_http_get(h, LDC_FIELD_XFH)) && h->host.n) ldc_http_line(b, "X-Forwarded-Host: ", h->host);
+    if (w->client.n) ldc_http_line(b, "X-Real-IP: ", w->client);
+    if (!t || !ldc_http_get(h, LDC_FIELD_REQUEST_ID)) ldc_http_line(b, "X-Request-Id: ", w->id);
+    if (!t || !ldc_http_get(h, LDC_FIELD_REQUEST_START)) {
+        ldc_http_put(b, "X-Request-Start: t=", 19);
+        ldc_http_put(b, digits, ldc_util_decimal(w->arrived, digits));
+        ldc_http_put(b, "\r\n", 2);
+    }
+    ldc_http_joined(b, h, LDC_FIELD_VIA, "Via: ", true, h->minor ? LDC_S("1.1 ldcorn") : LDC_S("1.0 ldcorn"));
+}
+
+/* The head that a worker gets: one reading for every parser behind us. `peer` is the address
+   that X-Forwarded-For is extended by. */
+static bool ldc_http_write_request(ldc_mem *m, ldc_buf *b, ldc_head *h, const ldc_forward *w, ldc_str peer) {
+    ldc_str host = h->host.n ? h->host : w->host;
+    uint64_t hops;
+    if (!ldc_buf_room(m, b, h->size + host.n * 2 + w->id.n + w->client.n + peer.n + 512)) return false;
+    ldc_http_strip(h, w);
+    ldc_http_put(b, h->method.p, h->method.n);
+    ldc_http_put(b, " ", 1);
+    ldc_http_put(b, h->target.p, h->target.n);
+    ldc_http_put(b, " HTTP/1.1\r\n", 11);
+    ldc_http_line(b, "Host: ", host);
+    ldc_http_copy(b, h);
+    if (ldc_util_is(h->method, "OPTIONS") && ldc_util_number(ldc_http_value(h, LDC_FIELD_MAX_FORWARDS), INT64_MAX, &hops)) {
+        char digits[20]; /* RFC 9110 7.6.2; 0 was answered by us */
+        ldc_http_line(b, "Max-Forwards: ", ldc_util_str(digits, ldc_util_decimal(hops ? hops - 1 : 0, digits)));
+    }
+    ldc_http_trust_lines(b, h, w, peer);
+    if (h->frame == LDC_FRAME_LENGTH) ldc_http_length(b, h->length);
+    if (h->frame == LDC_FRAME_CHUNKED) ldc_http_put(b, "Transfer-Encoding: chunked\r\n", 28);
+    if (ldc_http_upgrades(h)) {
+        ldc_http_put(b, "Connection: upgrade\r\n", 21);
+        ldc_http_line(b, "Upgrade: ", ldc_http_value(h, LDC_FIELD_UPGRADE));
+    } else if (!w->keep) {
+        ldc_http_put(b, "Connection: close\r\n", 19);
+    }
+    ldc_http_put(b, "\r\n", 2);
+    return true;
+}
+
+/* The head that a client gets. `frame` is how the body goes out: a worker's until-close answer
+   becomes chunked for an HTTP/1.1 client. */
+static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, ldc_frame frame,
+                                    const char *connection) {
+    char status[4];
+    ldc_str upgrade = ldc_http_value(h, LDC_FIELD_UPGRADE);
+    if (!ldc_buf_room(m, b, h->size + 256)) return false;
+    status[0] = (char)('0' + h->status / 100);
+    status[1] = (char)('0' + h->status / 10 % 10);
+    status[2] = (char)('0' + h->status % 10);
+    status[3] = ' ';
+    ldc_http_put(b, "HTTP/1.1 ", 9);
+    ldc_http_put(b, status, 4);
+    ldc_http_put(b, h->reason.p, h->reason.n);
+    ldc_http_put(b, "\r\n", 2);
+    ldc_http_copy(b, h);
+    if (frame == LDC_FRAME_CHUNKED) ldc_http_put(b, "Transfer-Encoding: chunked\r\n", 28);
+    else if (h->has_length) ldc_http_length(b, h->length);
+    if (h->status == 101) {
+        ldc_http_put(b, "Connection: upgrade\r\n", 21);
+        ldc_http_line(b, "Upgrade: ", upgrade);
+    } else if (connection) {
+        ldc_http_line(b, "Connection: ", ldc_util_z(connection));
+    }
+    ldc_http_put(b, "\r\n", 2);
+    return true;
+}
+
+/* @conf -------------------------------------------------------------------------------------
+   The INI reader, the one table of keys, the checks. An ldc_conf is immutable once built; all of
+   it lies in one arena and is freed when the last holder lets go. Every error found is reported,
+   with file, line, column, the line itself and what to write instead. */
+
+/* scope, key, type, default ("" = none, or said by the code), formerly (blank-separated), help */
+#define LDC_KEYS(X)                                                                               \
+    X(GLOBAL, listen, WORDS, "127.0.0.1:8000", "bind host port", "addresses for clients")         \
+    X(GLOBAL, admin, TEXT, "", "stats control", "address for control and status, or off")         \
+    X(GLOBAL, admin_token, TEXT, "", "", "bearer token for admin")                                \
+    X(GLOBAL, runtime_dir, TEXT, "", "", "directory for worker and admin sockets")                \
+    X(GLOBAL, max_conns, INT, "", "maxconn worker_connections", "client connections")             \
+    X(GLOBAL, backlog, INT, "1024", "", "listen backlog")                                         \
+    X(GLOBAL, header_timeout, DURATION, "10s", "client_header_timeout", "whole request head")     \
+    X(GLOBAL, body_timeout, DURATION, "30s", "client_body_timeout", "gap between body bytes")     \
+    X(GLOBAL, send_timeout, DURATION, "30s", "", "gap in which the client takes nothing")         \
+    X(GLOBAL, keepalive_timeout, DURATION, "75s", "keepalive", "idle client connection")          \
+    X(GLOBAL, max_header, SIZE, "32K", "", "request line and fields")                             \
+    X(GLOBAL, trusted_proxies, WORDS, "", "forwarded_allow_ips", "whose X-Forwarded-* counts")    \
+    X(GLOBAL, log, TEXT, "stderr", "errorlog error_log", "ldcorn's own log")                      \
+    X(GLOBAL, access_log, TEXT, "off", "accesslog", "a line per request")                         \
+    X(GLOBAL, log_format, TEXT, "text", "", "text or json")                                       \
+    X(GLOBAL, log_level, TEXT, "info", "loglevel", "error warn info debug")                       \
+    X(GLOBAL, shutdown_timeout, DURATION, "25s", "graceful_timeout", "whole graceful stop")       \
+    X(GROUP, cmd, COMMAND, "", "command", "command line of a worker")                             \
+    X(GROUP, app, TEXT, "", "", "fills {app}; alone: uvicorn")                                    \
+    X(GROUP, function, TEXT, "", "", "registered C function")                                     \
+    X(GROUP, upstream, WORDS, "", "server servers", "addresses of workers run by others")         \
+    X(GROUP, workers, INT, "1", "instances processes", "processes")                               \
+    X(GROUP, dir, TEXT, "", "chdir cwd", "working directory")                                     \
+    X(GROUP, env, WORDS, "", "environment", "K=V words")                                          \
+    X(GROUP, worker_log, WORDS, "stderr", "", "where worker output goes")                         \
+    X(GROUP, routes, WORDS, "", "route paths prefix", "paths of this group")                      \
+    X(GROUP, max_req_per_worker, INT, "none", "max_conns_per_worker", "requests in a worker")     \
+    X(GROUP, queue, INT, "1024", "maxqueue queue_size", "waiting requests")                       \
+    X(GROUP, queue_timeout, DURATION, "", "timeout_queue", "longest wait")                        \
+    X(GROUP, max_body, SIZE, "64M", "client_max_body_size", "request body")                       \
+    X(GROUP, balance, TEXT, "least", "", "which worker")                                          \
+    X(GROUP, retries, INT, "2", "", "while no byte can have reached a worker")                    \
+    X(GROUP, client_abort, TEXT, "", "abortonclose", "wait or close")                             \
+    X(GROUP, connect_timeout, DURATION, "", "timeout_connect", "connection to a worker")          \
+    X(GROUP, response_timeout, DURATION, "", "timeout_server", "gap between answer bytes")        \
+    X(GROUP, run_timeout, DURATION, "none", "timeout harakiri", "whole time inside a worker")     \
+    X(GROUP, on_timeout, TEXT, "", "", "wait, restart or close")                                  \
+    X(GROUP, tunnel_timeout, DURATION, "1h", "timeout_tunnel", "idle upgraded connection")        \
+    X(GROUP, worker_keepalive, DURATION, "1s", "", "idle worker connection")                      \
+    X(GROUP, health_path, WORDS, "", "health", "readiness check: path [host=NAME]")               \
+    X(GROUP, start_timeout, DURATION, "5m", "", "until a worker is ready")                        \
+    X(GROUP, optional, BOOL, "off", "", "readyz does not wait for this group")                    \
+    X(GROUP, backoff_max, DURATION, "30s", "restart_backoff_on_crash", "longest restart pause")   \
+    X(GROUP, max_restarts, INT, "none", "max_restarts_on_crash", "consecutive failed starts")     \
+    X(GROUP, stop_signal, TEXT, "TERM", "stopsignal", "asks a worker to end")                     \
+    X(GROUP, stop_timeout, DURATION, "5s", "stopwaitsecs", "then KILL to its process group")      \
+    X(GROUP, reload, TEXT, "swap", "reload_on_sighup", "swap or off")                             \
+    X(GROUP, drain_timeout, DURATION, "", "", "requests in old workers")                          \
+    X(GROUP, tunnel_drain, DURATION, "5m", "", "tunnels in old workers")
+
+typedef enum ldc_type { LDC_INT, LDC_DURATION, LDC_SIZE, LDC_BOOL, LDC_TEXT, LDC_WORDS, LDC_COMMAND } ldc_type;
+enum { LDC_SCOPE_GLOBAL, LDC_SCOPE_GROUP };
+
+#define LDC_KEY_ENUM(scope, key, type, def, formerly, help) LDC_KEY_##key,
+typedef enum ldc_key_id { LDC_KEYS(LDC_KEY_ENUM) LDC_KEY_COUNT } ldc_key_id;
+
+typedef struct ldc_key {
+    const char *name;
+    uint8_t scope, type;
+    uint16_t offset; /* in ldcorn_desc or ldcorn_group_desc */
+    const char *def, *formerly, *help;
+} ldc_key;
+
+#define LDC_DESC_GLOBAL ldcorn_desc
+#define LDC_DESC_GROUP ldcorn_group_desc
+#define LDC_KEY_ROW(scope, key, type, def, formerly, help) \
+    {#key, LDC_SCOPE_##scope, LDC_##type, offsetof(LDC_DESC_##scope, key), def, formerly, help},
+static const ldc_key ldc_conf_keys[] = {LDC_KEYS(LDC_KEY_ROW)};
+
+typedef struct ldc_file {
+    const char *name;
+    const char *text; /* whole, zero-terminated */
+    size_t n;
+} ldc_file;
+
+typedef struct ldc_origin { /* where a value was written */
+    const ldc_file *file;   /* NULL: default, or a field of the desc */
+    int line, column, length;
+} ldc_origin;
+
+typedef struct ldc_setting { /* what was said of one key in one section */
+    bool set;
+    ldc_origin at;
+    const char *raw;   /* as said, for ldcorn_dump */
+    const char **word; /* lists: NULL-terminated, and where each stood */
+    ldc_origin *word_at;
+    int words;
+} ldc_setting;
+
+typedef struct ldc_section {
+    const char *name; /* NULL: above the first section */
+    ldc_origin at;
+    ldcorn_desc *global;      /* both are written through the table of keys */
+    ldcorn_group_desc *group;
+    ldc_setting *said;        /* LDC_KEY_COUNT */
+    struct ldc_section *next;
+} ldc_section;
+
+typedef struct ldc_addr {
+    socklen_t len;
+    int mode; /* of a unix socket, 0: as umask says */
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+        struct sockaddr_un un;
+    } u;
+    const char *text;
+    ldc_origin at;
+} ldc_addr;
+
+typedef struct ldc_cidr {
+    int family; /* AF_INET, AF_INET6, AF_UNIX */
+    int bits;
+    unsigned char bytes[16];
+} ldc_cidr;
+
+typedef enum ldc_transport { LDC_BY_SOCKET, LDC_BY_PORT, LDC_BY_FD } ldc_transport;
+typedef enum ldc_choice { LDC_WAIT, LDC_RESTART, LDC_CLOSE, LDC_SWAP, LDC_OFF, LDC_LEAST } ldc_choice;
+
+typedef struct ldc_gconf { /* one group as configured; all limits final */
+    ldcorn_group_desc s;   /* numbers in force: -1 is none, 0 is 0 */
+    const char *name;
+    ldc_origin at;
+    char **argv;           /* placeholders still inside; NULL for upstream and function */
+    const ldcorn_function_desc *function;
+    ldc_transport transport;
+    ldc_addr *addr;        /* upstream */
+    int addrs;
+    ldc_choice client_abort, on_timeout, reload;
+    int stop_signal;
+    const char *health_path, *health_host;
+    const char *log_path;  /* stderr, stdout, inherit, off or a path */
+    bool log_raw;
+    bool limited;
+} ldc_gconf;
+
+typedef enum ldc_match { LDC_MATCH_EXACT, LDC_MATCH_PREFIX, LDC_MATCH_STRING, LDC_MATCH_ALL } ldc_match;
+
+typedef struct ldc_route {
+    ldc_str text;   /* without the marks */
+    ldc_match kind;
+    int group;      /* index in ldc_conf.group */
+    int order;      /* among the words of its group */
+    ldc_origin at;
+    const char *said;
+} ldc_route;
+
+typedef struct ldc_conf {
+    ldc_arena arena;
+    int refs;
+    ldcorn_desc s; /* resolved */
+    const char *file; /* as named by the user, or NULL */
+    ldc_gconf *group;
+    int groups;
+    ldc_route *route; /* in the order in which they are tried */
+    int routes;
+    ldc_addr *listen;
+    int listens;
+    ldc_addr admin;
+    bool admin_on;
+    ldc_cidr *trusted;
+    int trusteds;
+    ldc_section *globals, *defaults, *sections;
+    int group_lines;
+} ldc_conf;
+
+typedef struct ldc_reader { /* one reading; lives on the stack of ldc_conf_read */
+    ldc_conf *conf;
+    ldc_arena *arena;
+    ldc_text errors, warnings;
+    int error_count;
+    ldc_origin first;
+    bool memory; /* an allocation failed */
+    bool include;
+} ldc_reader;
+
+static void *ldc_conf_take(ldc_reader *r, size_t n) {
+    static char spare[8192]; /* after a failure we only finish; r->memory ends the reading */
+    void *p = ldc_arena_take(r->arena, n);
+    if (p) return p;
+    r->memory = true;
+    return n <= sizeof spare ? memset(spare, 0, sizeof spare) : NULL;
+}
+
+static const char *ldc_conf_z(ldc_reader *r, ldc_str s) {
+    char *z = ldc_arena_copy(r->arena, s.p, s.n);
+    if (z) return z;
+    r->memory = true;
+    return "";
+}
+
+static ldc_str ldc_conf_line(const ldc_origin *at) {
+    const char *p = at->file->text, *end;
+    for (int i = 1; i < at->line && p; i++) {
+        p = strchr(p, '\n');
+        if (p) p++;
+    }
+    if (p == NULL) return ldc_util_str("", 0);
+    end = strchr(p, '\n');
+    if (end == NULL) end = p + strlen(p);
+    if (end > p && end[-1] == '\r') end--;
+    return ldc_util_str(p, (size_t)(end - p));
+}
+
+/* file:line:col: text, the line, a caret and what to do. */
+static void ldc_conf_note(ldc_text *t, const ldc_origin *at, const char *text, const char *hint) {
+    ldc_str line;
+    size_t column = at->column > 0 ? (size_t)at->column - 1 : 0;
+    if (at->file == NULL) {
+        ldc_text_fmt(t, "%s%s%s\n", text, hint[0] ? ": " : "", hint);
+        return;
+    }
+    if (at->line == 0) {
+        ldc_text_fmt(t, "%s: %s%s%s\n", at->file->name, text, hint[0] ? ": " : "", hint);
+        return;
+    }
+    line = ldc_conf_line(at);
+    ldc_text_fmt(t, "%s:%d:%d: %s\n%4d | ", at->file->name, at->line, at->column, text, at->line);
+    ldc_text_escape(t, line, false);
+    ldc_text_add(t, "\n     | ");
+    for (size_t i = 0; i < column; i++) ldc_text_add(t, i < line.n && line.p[i] == '\t' ? "\t" : " ");
+    ldc_text_add(t, "^");
+    for (int i = 1; i < at->length && i < 200; i++) ldc_text_add(t, "~");
+    ldc_text_fmt(t, "%s%s\n", hint[0] ? " " : "", hint);
+}
+
+static void ldc_conf_fail(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format, ...)
+    LDC_PRINTF(4, 5);
+static void ldc_conf_fail(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format, ...) {
+    char text[512];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(text, sizeof text, format, list);
+    va_end(list);
+    if (r->error_count++ == 0) r->first = *at;
+    ldc_conf_note(&r->errors, at, text, hint);
+}
+
+static void ldc_conf_warn(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format, ...)
+    LDC_PRINTF(4, 5);
+static void ldc_conf_warn(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format, ...) {
+    char text[512] = "warning: ";
+    va_list list;
+    va_start(list, format);
+    vsnprintf(text + 9, sizeof text - 9, format, list);
+    va_end(list);
+    ldc_conf_note(&r->warnings, at, text, hint);
+}
+
+static const ldc_key *ldc_conf_key(ldc_str name, int *id) {
+    for (int i = 0; i < LDC_KEY_COUNT; i++) {
+        if (!ldc_util_is(name, ldc_conf_keys[i].name)) continue;
+        *id = i;
+        return &ldc_conf_keys[i];
+    }
+    return NULL;
+}
+
+/* What to write instead of an unknown key: its present name, or the nearest one. */
+static void ldc_conf_suggest(ldc_str name, char *out, size_t room) {
+    int best = 99, found = -1;
+    for (int i = 0; i < LDC_KEY_COUNT; i++) {
+        ldc_str rest = ldc_util_z(ldc_conf_keys[i].formerly);
+        int d = ldc_util_distance(name, ldc_util_z(ldc_conf_keys[i].name));
+        if (d < best) best = d, found = i;
+        while (rest.n) {
+            const char *blank = (const char *)memchr(rest.p, ' ', rest.n);
+            size_t n = blank ? (size_t)(blank - rest.p) : rest.n;
+            if (ldc_util_same(ldc_util_str(rest.p, n), name)) {
+                snprintf(out, room, "here it is called `%s`", ldc_conf_keys[i].name);
+                return;
+            }
+            rest = ldc_util_cut(rest, blank ? n + 1 : n);
+        }
+    }
+    if (best <= 2 || best <= (int)(name.n / 3))
+        snprintf(out, room, "did you mean `%s`?", ldc_conf_keys[found].name);
+    else snprintf(out, room, "there is no such key");
+}
+
+/* ${VAR}, ${VAR:-text}, $${ for a literal ${ . */
+static const char *ldc_conf_expand(ldc_reader *r, ldc_str s, const ldc_origin *at) {
+    ldc_text t;
+    const char *z;
+    ldc_text_init(&t, r->arena->mem);
+    while (s.n) {
+        const char *close;
+        ldc_str name, other = ldc_util_str(NULL, 0);
+        char variable[128];
+        if (ldc_util_starts(s, "$${")) {
+            ldc_text_add(&t, "${");
+            s = ldc_util_cut(s, 3);
+            continue;
+        }
+        close = ldc_util_starts(s, "${") ? (const char *)memchr(s.p, '}', s.n) : NULL;
+        if (close == NULL) {
+            ldc_text_put(&t, s.p, 1);
+            s = ldc_util_cut(s, 1);
+            continue;
+        }
+        name = ldc_util_str(s.p + 2, (size_t)(close - s.p) - 2);
+        for (size_t i = 0; i + 1 < name.n; i++) {
+            if (name.p[i] != ':' || name.p[i + 1] != '-') continue;
+            other = ldc_util_cut(name, i + 2);
+            name.n = i;
+            break;
+        }
+        snprintf(variable, sizeof variable, "%.*s", LDC_STR_ARG(name));
+        z = getenv(variable);
+        if (z) ldc_text_add(&t, z);
+        else if (other.p) ldc_text_put(&t, other.p, other.n);
+        else ldc_conf_fail(r, at, "set it, or write ${NAME:-default}", "`%s` is not set in the environment", variable);
+        s = ldc_util_cut(s, (size_t)(close - s.p) + 1);
+    }
+    z = ldc_conf_z(r, ldc_util_str(t.p, t.n));
+    ldc_text_free(&t);
+    return z;
+}
+
+/* --- values by type --- */
+
+static bool ldc_conf_unit(ldc_str unit, ldc_type type, int64_t *scale) {
+    static const struct {
+        const char *name;
+        int type;
+        int64_t scale;
+    } units[] = {{"ms", LDC_DURATION, 1},        {"s", LDC_DURATION, 1000},
+                 {"m", LDC_DURATION, 60000},     {"h", LDC_DURATION, 3600000},
+                 {"d", LDC_DURATION, 86400000},  {"K", LDC_SIZE, 1024},
+                 {"M", LDC_SIZE, 1024 * 1024},   {"G", LDC_SIZE, 1024 * 1024 * 1024}};
+    for (size_t i = 0; i < LDC_LEN(units); i++) {
+        if (units[i].type == (int)type && ldc_util_is(unit, units[i].name)) {
+            *scale = units[i].scale;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* int, duration or size. Zero becomes LDCORN_ZERO, because 0 in a desc means the default. */
+static void ldc_conf_number(ldc_reader *r, const ldc_key *k, ldc_str v, const ldc_origin *at, int64_t *out) {
+    size_t n = 0;
+    int64_t scale = 1;
+    uint64_t number = 0;
+    char hint[96];
+    ldc_str unit;
+    if (ldc_util_is(v, "none")) {
+        *out = LDCORN_NONE;
+        return;
+    }
+    while (n < v.n && isdigit((unsigned char)v.p[n])) n++;
+    unit = ldc_util_cut(v, n);
+    if (n == 0 || !ldc_util_number(ldc_util_str(v.p, n), (uint64_t)1 << 50, &number)) {
+        const char *like = k->type == LDC_DURATION ? "like 30s (ms, s, m, h, d)"
+                         : k->type == LDC_SIZE ? "like 64K (K, M, G)" : "like 4";
+        snprintf(hint, sizeof hint, "write a number %s, or none", like);
+        ldc_conf_fail(r, at, hint, "`%s` is not a number: `%.*s`", k->name, LDC_STR_ARG(v));
+        return;
+    }
+    if (k->type == LDC_DURATION && unit.n == 0 && number) {
+        snprintf(hint, sizeof hint, "write %llus (ms, s, m, h, d)", (unsigned long long)number);
+        ldc_conf_fail(r, at, hint, "`%s` needs a unit", k->name);
+        return;
+    }
+    if (unit.n && !ldc_conf_unit(unit, (ldc_type)k->type, &scale)) {
+        const char *units = k->type == LDC_DURATION ? "ms, s, m, h or d" : k->type == LDC_SIZE ? "K, M or G" : "a number alone";
+        ldc_conf_fail(r, at, units, "`%s` has an unknown unit: `%.*s`", k->name, LDC_STR_ARG(unit));
+        return;
+    }
+    if (number > (uint64_t)(((int64_t)1 << 50) / scale)) {
+        ldc_conf_fail(r, at, "write a smaller one", "`%s` is too large", k->name);
+        return;
+    }
+    *out = number ? (int64_t)number * scale : LDCORN_ZERO;
+}
+
+/* Splits as a shell does: blanks, '...', "...", backslash. NULL after an error. */
+static char **ldc_conf_split(ldc_reader *r, const char *s, const ldc_origin *at) {
+    size_t n = strlen(s), count = 0, o = 0;
+    char **argv = (char **)ldc_conf_take(r, (n / 2 + 2) * sizeof *argv);
+    char *word = (char *)ldc_conf_take(r, n + 1), quote = 0;
+    bool in = false;
+    if (r->memory) return NULL;
+    for (size_t i = 0; i <= n; i++) {
+        char c = s[i];
+        bool end = c == 0 || (!quote && (c == ' ' || c == '\t'));
+        if (end && in) {
+            argv[count++] = (char *)(uintptr_t)ldc_conf_expand(r, ldc_util_str(word, o), at);
+            o = 0;
+            in = false;
+        }
+        if (end) continue;
+        in = true;
+        if (quote ? c == quote : c == '\'' || c == '"') quote = quote ? 0 : c;
+        else if (c == '\\' && quote != '\'' && s[i + 1]) word[o++] = s[++i];
+        else word[o++] = c;
+    }
+    if (quote) {
+        ldc_conf_fail(r, at, "close it", "the quote %c is not closed", quote);
+        return NULL;
+    }
+    argv[count] = NULL;
+    return argv;
+}
+
+static void ldc_conf_bool(ldc_reader *r, const ldc_key *k, ldc_str v, const ldc_origin *at, bool *out) {
+    if (ldc_util_is(v, "on") || ldc_util_is(v, "off")) *out = v.n == 2;
+    else ldc_conf_fail(r, at, "write on or off", "`%s` is on or off, not `%.*s`", k->name, LDC_STR_ARG(v));
+}
+
+typedef struct ldc_value { /* the text of a value with the source of each byte */
+    char *p;
+    ldc_origin *at; /* one per byte and one for the end */
+    size_t n;
+} ldc_value;
+
+static void ldc_conf_words(ldc_reader *r, ldc_setting *s, const ldc_value *v) {
+    size_t i = 0;
+    while (i < v->n) {
+        size_t from;
+        const char **word;
+        ldc_origin *at;
+        while (i < v->n && (v->p[i] == ' ' || v->p[i] == '\t')) i++;
+        from = i;
+        while (i < v->n && v->p[i] != ' ' && v->p[i] != '\t') i++;
+        if (i == from) break;
+        word = (const char **)ldc_conf_take(r, (size_t)(s->words + 2) * sizeof *word);
+        at = (ldc_origin *)ldc_conf_take(r, (size_t)(s->words + 2) * sizeof *at);
+        if (r->memory) return;
+        if (s->words) {
+            memcpy(word, s->word, (size_t)s->words * sizeof *word);
+            memcpy(at, s->word_at, (size_t)s->words * sizeof *at);
+        }
+        at[s->words] = v->at[from];
+        at[s->words].length = (int)(i - from);
+        word[s->words] = ldc_conf_expand(r, ldc_util_str(v->p + from, i - from), &at[s->words]);
+        s->word = word;
+        s->word_at = at;
+        s->words++;
+    }
+}
+
+static void *ldc_conf_field(ldc_section *section, const ldc_key *k) {
+    char *base = k->scope == LDC_SCOPE_GLOBAL ? (char *)section->global : (char *)section->group;
+    return base + k->offset;
+}
+
+/* Writes one value through the table of keys. */
+static void ldc_conf_assign(ldc_reader *r, ldc_section *section, int id, const ldc_value *v) {
+    const ldc_key *k = &ldc_conf_keys[id];
+    ldc_setting *s = &section->said[id];
+    void *field = ldc_conf_field(section, k);
+    ldc_origin at = v->at[0];
+    ldc_str text = ldc_util_str(v->p, v->n);
+    const char *z;
+    at.length = (int)(v->n ? v->n : 1);
+    if (k->type == LDC_WORDS) {
+        ldc_conf_words(r, s, v);
+        memcpy(field, &s->word, sizeof s->word);
+    } else if (k->type == LDC_COMMAND) { /* expanded after the split, so that values stay one word */
+        z = ldc_conf_z(r, text);
+        memcpy(field, &z, sizeof z);
+    } else {
+        z = ldc_conf_expand(r, text, &at);
+        text = ldc_util_z(z);
+        if (k->type == LDC_TEXT) memcpy(field, &z, sizeof z);
+        else if (k->type == LDC_BOOL) ldc_conf_bool(r, k, text, &at, (bool *)field);
+        else ldc_conf_number(r, k, text, &at, (int64_t *)field);
+    }
+    if (v->n == 0) ldc_conf_fail(r, &at, "give it a value or remove the line", "`%s` has no value", k->name);
+    if (!s->set) s->raw = ldc_conf_z(r, ldc_util_str(v->p, v->n));
+    s->set = true;
+    s->at = at;
+}
+
+/* --- the file --- */
+
+static ldc_section *ldc_conf_section(ldc_reader *r, const char *name, const ldc_origin *at) {
+    ldc_section *s = (ldc_section *)ldc_arena_take(r->arena, sizeof *s);
+    if (s == NULL) goto failed;
+    s->name = name;
+    s->at = *at;
+    s->global = (ldcorn_desc *)ldc_arena_take(r->arena, sizeof *s->global);
+    s->group = (ldcorn_group_desc *)ldc_arena_take(r->arena, sizeof *s->group);
+    s->said = (ldc_setting *)ldc_arena_take(r->arena, LDC_KEY_COUNT * sizeof *s->said);
+    if (s->global == NULL || s->group == NULL || s->said == NULL) goto failed;
+    s->group->name = name;
+    return s;
+failed:
+    r->memory = true;
+    return NULL;
+}
+
+static ldc_section *ldc_conf_find(ldc_conf *c, ldc_str name) {
+    for (ldc_section *s = c->sections; s; s = s->next) {
+        if (ldc_util_is(name, s->name)) return s;
+    }
+    return NULL;
+}
+
+static bool ldc_conf_name(ldc_str s) {
+    for (size_t i = 0; i < s.n; i++) {
+        if (!isalnum((unsigned char)s.p[i]) && s.p[i] != '-' && s.p[i] != '_') return false;
+    }
+    return s.n > 0 && s.n < 64;
+}
+
+static ldc_section *ldc_conf_add(ldc_reader *r, ldc_str name, const ldc_origin *at) {
+    ldc_section *s = ldc_conf_find(r->conf, name), **end = &r->conf->sections;
+    if (s) {
+        ldc_conf_fail(r, at, "give it another name, or join the two", "group [%.*s] stands twice, first in line %d",
+                      LDC_STR_ARG(name), s->at.line);
+        return s;
+    }
+    s = ldc_conf_section(r, ldc_conf_z(r, name), at);
+    if (s == NULL) return NULL;
+    while (*end) end = &(*end)->next;
+    *end = s;
+    r->conf->groups++;
+    return s;
+}
+
+/* Only in groups: as a default they would give every group the same. */
+static bool ldc_conf_own_only(int id) { return id == LDC_KEY_routes; }
+
+static void ldc_conf_pair(ldc_reader *r, ldc_section *section, ldc_str name, const ldc_origin *at, const ldc_value *v) {
+    int id = -1;
+    const ldc_key *k = ldc_conf_key(name, &id);
+    char hint[128];
+    if (k == NULL) {
+        ldc_conf_suggest(name, hint, sizeof hint);
+        if (section->name) ldc_conf_fail(r, at, hint, "unknown key `%.*s` in [%s]", LDC_STR_ARG(name), section->name);
+        else ldc_conf_fail(r, at, hint, "unknown key `%.*s`", LDC_STR_ARG(name));
+        return;
+    }
+    if (k->scope == LDC_SCOPE_GLOBAL && section->name) {
+        ldc_conf_fail(r, at, "move it above the first section", "`%s` is a global key, not one of group [%s]", k->name, section->name);
+        return;
+    }
+    if (section->name == NULL && ldc_conf_own_only(id)) {
+        ldc_conf_fail(r, at, "move it into a group", "`%s` cannot be a default for all groups", k->name);
+        return;
+    }
+    if (section->said[id].set && k->type != LDC_WORDS) {
+        ldc_conf_fail(r, at, "keep one", "`%s` is set twice, first in line %d", k->name, section->said[id].at.line);
+        return;
+    }
+    ldc_conf_assign(r, section, id, v);
+}
+
+static const ldc_file *ldc_conf_load(ldc_reader *r, const char *path, const ldc_origin *at) {
+    ldc_file *f = (ldc_file *)ldc_conf_take(r, sizeof *f);
+    char block[4096];
+    ldc_text t;
+    size_t n;
+    FILE *in = fopen(path, "rb");
+    if (in == NULL || r->memory) {
+        ldc_conf_fail(r, at, at->file ? "check the name" : "", "cannot read %s: %s", path, strerror(errno));
+        if (in) fclose(in);
+        return NULL;
+    }
+    fcntl(fileno(in), F_SETFD, FD_CLOEXEC);
+    ldc_text_init(&t, r->arena->mem);
+    while ((n = fread(block, 1, sizeof block, in)) > 0) ldc_text_put(&t, block, n);
+    if (ferror(in)) ldc_conf_fail(r, at, "", "cannot read %s: %s", path, strerror(errno));
+    fclose(in);
+    f->name = ldc_conf_z(r, ldc_util_z(path));
+    f->n = t.n;
+    f->text = ldc_conf_z(r, ldc_util_str(t.p, t.n));
+    ldc_text_free(&t);
+    if (f->n != strlen(f->text)) {
+        ldc_origin whole = {0};
+        whole.file = f;
+        ldc_conf_fail(r, &whole, "is it a text file?", "a NUL byte");
+        return NULL;
+    }
+    return f;
+}
+
+typedef struct ldc_cursor { /* reading one file */
+    const ldc_file *file;
+    size_t at;
+    int line;
+    ldc_section *section;
+} ldc_cursor;
+
+/* The next logical line with the place of every byte; false at the end of the file. */
+static bool ldc_conf_logical(ldc_reader *r, ldc_cursor *c, ldc_value *v) {
+    size_t room = 0;
+    if (c->at >= c->file->n) return false;
+    for (size_t i = c->at; i < c->file->n; i++) { /* how long can it get */
+        room++;
+        if (c->file->text[i] == '\n' && !(i > 0 && (c->file->text[i - 1] == '\\' || (i > 1 && c->file->text[i - 1] == '\r' && c->file->text[i - 2] == '\\')))) break;
+    }
+    v->p = (char *)ldc_conf_take(r, room + 1);
+    v->at = (ldc_origin *)ldc_conf_take(r, (room + 2) * sizeof *v->at);
+    v->n = 0;
+    if (r->memory) return false;
+    for (bool more = true; more && c->at < c->file->n;) {
+        const char *p = c->file->text + c->at, *lf = strchr(p, '\n');
+        size_t n = lf ? (size_t)(lf - p) : strlen(p), length = n;
+        c->at += n + (lf ? 1 : 0);
+        c->line++;
+        if (length && p[length - 1] == '\r') length--;
+        more = length > 0 && p[length - 1] == '\\' && p[0] != '#' && p[0] != ';';
+        if (more) length--;
+        for (size_t i = 0; i < length; i++) {
+            v->at[v->n].file = c->file;
+            v->at[v->n].line = c->line;
+            v->at[v->n].column = (int)i + 1;
+            v->at[v->n].length = 1;
+            v->p[v->n++] = p[i];
+        }
+        v->at[v->n].file = c->file;
+        v->at[v->n].line = c->line;
+        v->at[v->n].column = (int)length + 1;
+    }
+    return true;
+}
+
+static ldc_value ldc_conf_part(const ldc_value *v, size_t from, size_t to) {
+    ldc_value part;
+    while (from < to && (v->p[from] == ' ' || v->p[from] == '\t')) from++;
+    while (to > from && (v->p[to - 1] == ' ' || v->p[to - 1] == '\t')) to--;
+    part.p = v->p + from;
+    part.at = v->at + from;
+    part.n = to - from;
+    return part;
+}
+
+static void ldc_conf_file(ldc_reader *r, const char *path, const ldc_origin *at);
+
+static void ldc_conf_include(ldc_reader *r, ldc_cursor *c, const ldc_value *v) {
+    char path[PATH_MAX];
+    const char *slash = strrchr(c->file->name, '/'), *z;
+    ldc_origin at = v->at[0];
+    at.length = (int)v->n;
+    if (c->section->name || r->include) {
+        ldc_conf_fail(r, &at, r->include ? "one level is enough" : "move it above the first section",
+                      "`include` is not allowed here");
+        return;
+    }
+    z = ldc_conf_expand(r, ldc_util_str(v->p, v->n), &at);
+    if (z[0] == '/' || slash == NULL) snprintf(path, sizeof path, "%s", z);
+    else snprintf(path, sizeof path, "%.*s/%s", (int)(slash - c->file->name), c->file->name, z);
+    r->include = true;
+    ldc_conf_file(r, path, &at);
+    r->include = false;
+}
+
+static void ldc_conf_head(ldc_reader *r, ldc_cursor *c, const ldc_value *v) {
+    ldc_origin at = v->at[0];
+    ldc_str name = ldc_util_str(v->p + 1, v->n - 2);
+    ldc_section *s;
+    at.length = (int)v->n;
+    if (v->n < 3 || v->p[v->n - 1] != ']' || !ldc_conf_name(name)) {
+        ldc_conf_fail(r, &at, "write [name] with letters, digits, - and _", "not a group name");
+        return;
+    }
+    s = ldc_conf_add(r, name, &at);
+    if (s) c->section = s;
+}
+
+static void ldc_conf_statement(ldc_reader *r, ldc_cursor *c, const ldc_value *v) {
+    const char *equals = (const char *)memchr(v->p, '=', v->n);
+    ldc_value name, value;
+    ldc_origin at = v->at[0];
+    if (v->n == 0 || v->p[0] == '#' || v->p[0] == ';') return;
+    if (v->p[0] == '[') {
+        ldc_conf_head(r, c, v);
+        return;
+    }
+    at.length = (int)v->n;
+    if (equals == NULL) {
+        ldc_conf_fail(r, &at, "write key = value", "not a setting");
+        return;
+    }
+    name = ldc_conf_part(v, 0, (size_t)(equals - v->p));
+    value = ldc_conf_part(v, (size_t)(equals - v->p) + 1, v->n);
+    at.length = (int)(name.n ? name.n : 1);
+    for (size_t i = 0; i + 1 < value.n; i++) {
+        ldc_origin sharp = value.at[i + 1];
+        if (value.p[i] != ' ' || (value.p[i + 1] != '#' && value.p[i + 1] != ';')) continue;
+        ldc_conf_warn(r, &sharp, "a comment stands on a line of its own", "this is part of the value");
+        break;
+    }
+    if (ldc_util_is(ldc_util_str(name.p, name.n), "include")) ldc_conf_include(r, c, &value);
+    else ldc_conf_pair(r, c->section, ldc_util_str(name.p, name.n), &at, &value);
+}
+
+static void ldc_conf_file(ldc_reader *r, const char *path, const ldc_origin *at) {
+    ldc_cursor c;
+    ldc_value v;
+    memset(&c, 0, sizeof c);
+    c.file = ldc_conf_load(r, path, at);
+    c.section = r->conf->globals;
+    if (c.file == NULL) return;
+    if (c.file->n >= 3 && memcmp(c.file->text, "\xEF\xBB\xBF", 3) == 0) c.at = 3; /* BOM */
+    while (!r->memory && ldc_conf_logical(r, &c, &v)) {
+        ldc_value line = ldc_conf_part(&v, 0, v.n);
+        ldc_conf_statement(r, &c, &line);
+    }
+}
+
+/* --- fields of a desc, -o words --- */
+
+static size_t ldc_conf_width(const ldc_key *k) {
+    return k->type == LDC_BOOL ? sizeof(bool) : k->type <= LDC_SIZE ? sizeof(int64_t) : sizeof(char *);
+}
+
+/* A value given as plain text from outside a file. */
+static void ldc_conf_text(ldc_reader *r, ldc_section *s, int id, ldc_str text, const ldc_origin *at) {
+    ldc_value v;
+    v.n = text.n;
+    v.p = (char *)(uintptr_t)ldc_conf_z(r, text);
+    v.at = (ldc_origin *)ldc_conf_take(r, (text.n + 1) * sizeof *v.at);
+    if (r->memory) return;
+    for (size_t i = 0; i <= text.n; i++) v.at[i] = *at;
+    ldc_conf_assign(r, s, id, &v);
+}
+
+static void ldc_conf_list(ldc_reader *r, ldc_section *s, int id, const char *const *list) {
+    ldc_origin none = {0};
+    for (; list && *list; list++) ldc_conf_text(r, s, id, ldc_util_z(*list), &none);
+}
+
+/* Fields of a desc that the file did not set. */
+static void ldc_conf_from_desc(ldc_reader *r, ldc_section *s, const void *desc, int scope) {
+    for (int id = 0; id < LDC_KEY_COUNT; id++) {
+        const ldc_key *k = &ldc_conf_keys[id];
+        const char *from = (const char *)desc + k->offset;
+        const char *const *list = NULL;
+        const char *z = NULL;
+        char zero[8] = {0};
+        if (k->scope != scope || s->said[id].set || memcmp(from, zero, ldc_conf_width(k)) == 0) continue;
+        if (k->type == LDC_WORDS) {
+            memcpy(&list, from, sizeof list);
+            ldc_conf_list(r, s, id, list);
+        } else if (k->type == LDC_TEXT || k->type == LDC_COMMAND) {
+            ldc_origin none = {0};
+            memcpy(&z, from, sizeof z);
+            ldc_conf_text(r, s, id, ldc_util_z(z), &none);
+        } else {
+            memcpy(ldc_conf_field(s, k), from, ldc_conf_width(k));
+            s->said[id].set = true;
+            s->said[id].raw = NULL;
+        }
+    }
+}
+
+/* argv of one group without a file: quoted again, because cmd is a command line. */
+static void ldc_conf_command(ldc_reader *r, const char *const *argv) {
+    ldc_origin none = {0};
+    ldc_section *s = ldc_conf_add(r, LDC_S("app"), &none);
+    ldc_text t;
+    if (s == NULL) return;
+    ldc_text_init(&t, r->arena->mem);
+    for (; *argv; argv++) {
+        ldc_text_add(&t, t.n ? " '" : "'");
+        for (const char *p = *argv; *p; p++) {
+            if (*p == '\'') ldc_text_add(&t, "'\\''");
+            else if (p[0] == '$' && p[1] == '{') ldc_text_add(&t, "$$"); /* the shell expanded already */
+            else ldc_text_put(&t, p, 1);
+        }
+        ldc_text_add(&t, "'");
+    }
+    ldc_conf_text(r, s, LDC_KEY_cmd, ldc_util_str(t.p, t.n), &none);
+    ldc_conf_text(r, s, LDC_KEY_routes, LDC_S("*"), &none);
+    ldc_text_free(&t);
+}
+
+/* "[group.]key=value" over everything; without a group a group key is a default for all, and
+   replaces what the groups say. */
+static void ldc_conf_override(ldc_reader *r, const char *word) {
+    ldc_file *f = (ldc_file *)ldc_conf_take(r, sizeof *f);
+    ldc_origin at = {0};
+    ldc_str s = ldc_util_z(word), name, value;
+    const char *equals = strchr(word, '='), *dot;
+    ldc_section *section = r->conf->globals;
+    char hint[128];
+    int id = -1;
+    if (r->memory) return;
+    f->name = "-o";
+    f->text = word;
+    f->n = s.n;
+    at.file = f;
+    if (equals == NULL) {
+        ldc_conf_fail(r, &at, "write -o [group.]key=value", "no value in `%s`", word);
+        return;
+    }
+    name = ldc_util_trim(ldc_util_str(word, (size_t)(equals - word)));
+    value = ldc_util_trim(ldc_util_z(equals + 1));
+    dot = (const char *)memchr(name.p, '.', name.n);
+    if (dot) {
+        ldc_str group = ldc_util_str(name.p, (size_t)(dot - name.p));
+        section = ldc_conf_find(r->conf, group);
+        if (section == NULL) {
+            ldc_conf_fail(r, &at, "name a group of the file", "no group [%.*s]", LDC_STR_ARG(group));
+            return;
+        }
+        name = ldc_util_cut(name, group.n + 1);
+    }
+    if (ldc_conf_key(name, &id) == NULL) {
+        ldc_conf_suggest(name, hint, sizeof hint);
+        ldc_conf_fail(r, &at, hint, "unknown key `%.*s`", LDC_STR_ARG(name));
+        return;
+    }
+    if ((dot != NULL) != (ldc_conf_keys[id].scope == LDC_SCOPE_GROUP) && (dot || ldc_conf_own_only(id))) {
+        ldc_conf_fail(r, &at, dot ? "drop the group" : "write group.routes=...", "`%.*s` does not belong there", LDC_STR_ARG(name));
+        return;
+    }
+    memset(&section->said[id], 0, sizeof section->said[id]);
+    for (ldc_section *g = r->conf->sections; g && dot == NULL && ldc_conf_keys[id].scope == LDC_SCOPE_GROUP; g = g->next)
+        memset(&g->said[id], 0, sizeof g->said[id]);
+    ldc_conf_text(r, section, id, value, &at);
+}
+
+/* --- checks: from sections to an ldc_conf --- */
+
+static bool ldc_conf_what(int id) { return id == LDC_KEY_cmd || id == LDC_KEY_app || id == LDC_KEY_function || id == LDC_KEY_upstream; }
+
+/* A group takes over from above what it does not say; of "what to run" all or nothing, but a
+   cmd keeps the app of the defaults. */
+static void ldc_conf_inherit(ldc_reader *r, ldc_section *g) {
+    const ldc_section *d = r->conf->globals;
+    bool runs = false;
+    for (int id = 0; id < LDC_KEY_COUNT; id++) runs = runs || (ldc_conf_what(id) && g->said[id].set);
+    for (int id = 0; id < LDC_KEY_COUNT; id++) {
+        const ldc_key *k = &ldc_conf_keys[id];
+        bool templ = id == LDC_KEY_cmd && g->said[LDC_KEY_app].set && !g->said[LDC_KEY_upstream].set &&
+                     !g->said[LDC_KEY_function].set && d->group->cmd && strstr(d->group->cmd, "{app}");
+        if (k->scope != LDC_SCOPE_GROUP || !d->said[id].set) continue;
+        if (ldc_conf_what(id) && runs && !(id == LDC_KEY_app && g->said[LDC_KEY_cmd].set) && !templ) continue;
+        if (id == LDC_KEY_env && g->said[id].set) { /* merges: the group's come last and win */
+            ldc_setting own = g->said[id], *s = &g->said[id];
+            int n = own.words + d->said[id].words;
+            const char **word = (const char **)ldc_conf_take(r, (size_t)(n + 1) * sizeof *word);
+            ldc_origin *at = (ldc_origin *)ldc_conf_take(r, (size_t)(n + 1) * sizeof *at);
+            if (r->memory) return;
+            memcpy(word, d->said[id].word, (size_t)d->said[id].words * sizeof *word);
+            memcpy(at, d->said[id].word_at, (size_t)d->said[id].words * sizeof *at);
+            memcpy(word + d->said[id].words, own.word, (size_t)own.words * sizeof *word);
+            memcpy(at + d->said[id].words, own.word_at, (size_t)own.words * sizeof *at);
+            s->word = word;
+            s->word_at = at;
+            s->words = n;
+            memcpy(ldc_conf_field(g, k), &word, sizeof word);
+        }
+        if (g->said[id].set) continue;
+        g->said[id] = d->said[id];
+        memcpy(ldc_conf_field(g, k), (const char *)d->group + k->offset, ldc_conf_width(k));
+    }
+}
+
+/* Puts the default of the table where nothing was said, and numbers into force. */
+static void ldc_conf_defaults(ldc_reader *r, ldc_section *s, int scope) {
+    for (int id = 0; id < LDC_KEY_COUNT; id++) {
+        const ldc_key *k = &ldc_conf_keys[id];
+        int64_t *number = (int64_t *)ldc_conf_field(s, k);
+        if (k->scope != scope) continue;
+        if (!s->said[id].set && k->def[0]) {
+            ldc_origin none = {0};
+            ldc_conf_text(r, s, id, ldc_util_z(k->def), &none);
+            s->said[id].set = false;
+        }
+        if (k->type <= LDC_SIZE && *number == LDCORN_ZERO) *number = 0;
+        else if (k->type <= LDC_SIZE && *number == 0) *number = LDCORN_ZERO; /* computed below */
+    }
+}
+
+static const ldc_origin *ldc_conf_at(const ldc_section *s, int id) { return s->said[id].set ? &s->said[id].at : &s->at; }
+
+static void ldc_conf_range(ldc_reader *r, ldc_section *s, int id, int64_t low, int64_t high) {
+    const ldc_key *k = &ldc_conf_keys[id];
+    int64_t v;
+    char hint[96];
+    memcpy(&v, ldc_conf_field(s, k), sizeof v);
+    if (v == LDCORN_ZERO || (v >= low && v <= high)) return;
+    snprintf(hint, sizeof hint, "write %lld to %lld", (long long)low, (long long)high);
+    if (v == LDCORN_NONE) ldc_conf_fail(r, ldc_conf_at(s, id), hint, "`%s` cannot be none", k->name);
+    else ldc_conf_fail(r, ldc_conf_at(s, id), hint, "`%s` is out of range", k->name);
+}
+
+/* A word out of `known`; of those in `later` the meaning is not there yet. */
+static int ldc_conf_choose(ldc_reader *r, ldc_section *s, int id, const char *value, const char *known, const char *later) {
+    const char *lists[2];
+    lists[0] = known;
+    lists[1] = later;
+    for (int l = 0, n = 0; l < 2; l++) {
+        ldc_str rest = ldc_util_z(lists[l]), one;
+        while (ldc_util_element(&rest, &one)) {
+            if (ldc_util_is(one, value) && l == 0) return n;
+            if (ldc_util_is(one, value)) {
+                ldc_conf_fail(r, ldc_conf_at(s, id), "not in this release", "`%s = %s` is not there yet; it takes: %s", ldc_conf_keys[id].name, value, known);
+                return 0;
+            }
+            n++;
+        }
+    }
+    ldc_conf_fail(r, ldc_conf_at(s, id), known, "`%s` cannot be `%s`", ldc_conf_keys[id].name, value);
+    return 0;
+}
+
+/* host:port, [v6]:port, :port, unix:path into a socket address. NULL or what to do. */
+static const char *ldc_conf_address(ldc_addr *a, const char *text) {
+    ldc_str s = ldc_util_z(text), host;
+    const char *colon = strrchr(text, ':');
+    char name[64];
+    uint64_t port;
+    memset(&a->u, 0, sizeof a->u);
+    a->text = text;
+    if (ldc_util_starts(s, "unix:")) {
+        s = ldc_util_cut(s, 5);
+        if (s.n == 0 || s.n >= sizeof a->u.un.sun_path) return "a unix socket path has 1 to 107 bytes";
+        a->u.un.sun_family = AF_UNIX;
+        memcpy(a->u.un.sun_path, s.p, s.n);
+        a->len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + s.n + 1);
+        return NULL;
+    }
+    if (colon == NULL) return "write host:port, [v6]:port, :port or unix:path";
+    host = ldc_util_str(text, (size_t)(colon - text));
+    if (!ldc_util_number(ldc_util_z(colon + 1), 65535, &port)) return "a port is a number up to 65535";
+    if (host.n >= sizeof name) return "write an address, not a name";
+    if (host.n > 1 && host.p[0] == '[' && host.p[host.n - 1] == ']') {
+        host = ldc_util_str(host.p + 1, host.n - 2);
+        a->u.v6.sin6_family = AF_INET6;
+        a->u.v6.sin6_port = htons((uint16_t)port);
+        a->len = sizeof a->u.v6;
+    } else {
+        if (host.n == 0) host = LDC_S("0.0.0.0");
+        if (ldc_util_is(host, "localhost")) host = LDC_S("127.0.0.1");
+        a->u.v4.sin_family = AF_INET;
+        a->u.v4.sin_port = htons((uint16_t)port);
+        a->len = sizeof a->u.v4;
+    }
+    snprintf(name, sizeof name, "%.*s", LDC_STR_ARG(host));
+    if (inet_pton(a->u.any.sa_family, name, a->u.any.sa_family == AF_INET ? (void *)&a->u.v4.sin_addr : (void *)&a->u.v6.sin6_addr) == 1)
+        return NULL;
+    return "write a numeric address (names are not resolved in this release)";
+}
+
+static const char *ldc_conf_mode(const char *word, int *mode) {
+    char *end;
+    long v = strtol(word + 5, &end, 8);
+    if (*end || end == word + 5 || v < 0 || v > 0777) return "write mode=0660";
+    *mode = (int)v;
+    return NULL;
+}
+
+/* Address words, each with an optional mode= behind a unix one. */
+static ldc_addr *ldc_conf_addresses(ldc_reader *r, const ldc_setting *s, const char *key, bool modes, int *count) {
+    ldc_addr *list = (ldc_addr *)ldc_conf_take(r, (size_t)(s->words + 1) * sizeof *list);
+    *count = 0;
+    if (r->memory) return NULL;
+    for (int i = 0; i < s->words; i++) {
+        const char *word = s->word[i], *hint = NULL;
+        ldc_addr *a = &list[*count];
+        if (modes && *count && strncmp(word, "mode=", 5) == 0 && list[*count - 1].u.any.sa_family == AF_UNIX)
+            hint = ldc_conf_mode(word, &list[*count - 1].mode);
+        else if (modes && (strcmp(word, "proxy") == 0 || strcmp(word, "https") == 0 || strncmp(word, "fd:", 3) == 0 || strncmp(word, "systemd", 7) == 0 || strcmp(word, "dynamic") == 0))
+            hint = "not in this release";
+        else {
+            hint = ldc_conf_address(a, word);
+            a->at = s->word_at[i];
+            if (hint == NULL) (*count)++;
+        }
+        if (hint) ldc_conf_fail(r, &s->word_at[i], hint, "`%s` does not take `%s`", key, word);
+    }
+    return list;
+}
+
+static bool ldc_conf_cidr(const char *text, ldc_cidr *c) {
+    char name[64];
+    const char *slash = strchr(text, '/');
+    uint64_t bits;
+    size_t n = slash ? (size_t)(slash - text) : strlen(text);
+    memset(c, 0, sizeof *c);
+    if (strcmp(text, "unix") == 0) {
+        c->family = AF_UNIX;
+        return true;
+    }
+    if (n == 0 || n >= sizeof name) return false;
+    snprintf(name, sizeof name, "%.*s", (int)n, text);
+    c->family = strchr(name, ':') ? AF_INET6 : AF_INET;
+    c->bits = c->family == AF_INET ? 32 : 128;
+    if (inet_pton(c->family, name, c->bytes) != 1) return false;
+    if (slash && !ldc_util_number(ldc_util_z(slash + 1), (uint64_t)c->bits, &bits)) return false;
+    if (slash) c->bits = (int)bits;
+    return true;
+}
+
+static bool ldc_conf_within(const ldc_cidr *c, int family, const unsigned char *bytes) {
+    if (c->family != family) return false;
+    for (int i = 0; i < c->bits; i++) {
+        unsigned bit = 0x80u >> (i & 7);
+        if ((c->bytes[i >> 3] ^ bytes[i >> 3]) & bit) return false;
+    }
+    return true;
+}
+
+static bool ldc_conf_loopback(const ldc_addr *a) {
+    if (a->u.any.sa_family == AF_UNIX) return true;
+    if (a->u.any.sa_family == AF_INET) return (ntohl(a->u.v4.sin_addr.s_addr) >> 24) == 127;
+    return IN6_IS_ADDR_LOOPBACK(&a->u.v6.sin6_addr);
+}
+
+static void ldc_conf_trust(ldc_reader *r, ldc_section *s) {
+    static const char *const local[] = {"127.0.0.0/8", "::1", "unix"};
+    ldc_setting *said = &s->said[LDC_KEY_trusted_proxies];
+    ldc_conf *c = r->conf;
+    bool loopback = true;
+    int n = said->words > 3 ? said->words : 3;
+    c->trusted = (ldc_cidr *)ldc_conf_take(r, (size_t)n * sizeof *c->trusted);
+    if (r->memory) return;
+    for (int i = 0; i < c->listens; i++) loopback = loopback && ldc_conf_loopback(&c->listen[i]);
+    for (int i = 0; i < 3 && !said->set && loopback; i++) ldc_conf_cidr(local[i], &c->trusted[c->trusteds++]);
+    for (int i = 0; i < said->words; i++) {
+        if (strcmp(said->word[i], "none") == 0) continue;
+        if (ldc_conf_cidr(said->word[i], &c->trusted[c->trusteds])) c->trusteds++;
+        else ldc_conf_fail(r, &said->word_at[i], "write 10.0.0.0/8, an address, unix or none", "not a network: `%s`", said->word[i]);
+    }
+}
+
+static void ldc_conf_runtime_dir(ldc_reader *r, ldc_section *s) {
+    char real[PATH_MAX], path[PATH_MAX + 64];
+    const char *given = getenv("RUNTIME_DIRECTORY"), *xdg = getenv("XDG_RUNTIME_DIR");
+    uint64_t h = 14695981039346656037ULL;
+    static unsigned serial; /* two instances without a file in one process */
+    if (s->global->runtime_dir) return;
+    if (r->conf->file && realpath(r->conf->file, real)) h = ldc_util_fnv(real, strlen(real), h);
+    else {
+        long own = (long)getpid();
+        serial++;
+        h = ldc_util_fnv(&own, sizeof own, ldc_util_fnv(&serial, sizeof serial, h));
+    }
+    if (given && given[0]) snprintf(path, sizeof path, "%s", given);
+    else if (geteuid() == 0) snprintf(path, sizeof path, "/run/ldcorn-%012llx", (unsigned long long)(h >> 16));
+    else if (xdg && xdg[0]) snprintf(path, sizeof path, "%s/ldcorn-%012llx", xdg, (unsigned long long)(h >> 16));
+    else snprintf(path, sizeof path, "/tmp/ldcorn-%ld-%012llx", (long)geteuid(), (unsigned long long)(h >> 16));
+    s->global->runtime_dir = ldc_conf_z(r, ldc_util_z(path));
+}
+
+static void ldc_conf_admin(ldc_reader *r, ldc_section *s) {
+    ldc_conf *c = r->conf;
+    char text[PATH_MAX + 32];
+    const char *hint;
+    const char *value = s->global->admin;
+    if (value && strcmp(value, "off") == 0) return;
+    if (value == NULL) {
+        snprintf(text, sizeof text, "unix:%s/admin.sock", s->global->runtime_dir);
+        value = s->global->admin = ldc_conf_z(r, ldc_util_z(text));
+    }
+    hint = ldc_conf_address(&c->admin, value);
+    c->admin.mode = 0600;
+    c->admin.at = *ldc_conf_at(s, LDC_KEY_admin);
+    c->admin_on = hint == NULL;
+    if (hint) ldc_conf_fail(r, &c->admin.at, hint, "`admin` does not take `%s`", value);
+}
+
+static void ldc_conf_globals(ldc_reader *r) {
+    ldc_section *s = r->conf->globals;
+    ldcorn_desc *d = s->global;
+    ldc_conf_defaults(r, s, LDC_SCOPE_GLOBAL);
+    if (r->memory) return;
+    ldc_conf_range(r, s, LDC_KEY_backlog, 1, 65535);
+    ldc_conf_range(r, s, LDC_KEY_max_header, 1024, 1 << 20);
+    ldc_conf_range(r, s, LDC_KEY_max_conns, 1, 1 << 24);
+    ldc_conf_choose(r, s, LDC_KEY_log_format, d->log_format, "text, json", "");
+    ldc_conf_choose(r, s, LDC_KEY_log_level, d->log_level, "error, warn, info, debug", "");
+    r->conf->listen = ldc_conf_addresses(r, &s->said[LDC_KEY_listen], "listen", true, &r->conf->listens);
+    if (r->memory) return;
+    ldc_conf_runtime_dir(r, s);
+    ldc_conf_admin(r, s);
+    ldc_conf_trust(r, s);
+    r->conf->s = *d;
+}
+
+static void ldc_conf_transport(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
+    static const char *const names[] = {"{socket}", "{port}", "{fd}", "{app}", "{group}", "{index}", "{generation}"};
+    int seen = 0;
+    const ldc_origin *at = ldc_conf_at(s, s->said[LDC_KEY_cmd].set ? LDC_KEY_cmd : LDC_KEY_app);
+    for (char **word = g->argv; *word; word++) {
+        for (const char *p = strchr(*word, '{'); p; p = strchr(p, '{')) {
+            size_t i = 0;
+            if (p[1] == '{') {
+                p += 2;
+                continue;
+            }
+            while (i < LDC_LEN(names) && strncmp(p, names[i], strlen(names[i])) != 0) i++;
+            if (i == LDC_LEN(names)) {
+                ldc_conf_fail(r, at, "{socket} {port} {fd} {app} {group} {index} {generation}; a brace is {{", "unknown placeholder in `%s`", *word);
+                return;
+            }
+            if (i < 3) seen |= 1 << i;
+            if (i == 3 && g->s.app == NULL) ldc_conf_fail(r, at, "add `app = ...`", "{app} has no value");
+            p++;
+        }
+    }
+    g->transport = seen & 1 ? LDC_BY_SOCKET : seen & 2 ? LDC_BY_PORT : LDC_BY_FD;
+    if (seen != 1 && seen != 2 && seen != 4)
+        ldc_conf_fail(r, at, "write one of {socket}, {port}, {fd} where the server is told to listen",
+                      seen ? "more than one transport in the command" : "the command of [%s] does not say where to listen", g->name);
+}
+
+static void ldc_conf_runs(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ldcorn_desc *desc) {
+    int n = (s->group->cmd || s->group->app) + (s->group->function != NULL) + (s->said[LDC_KEY_upstream].words > 0);
+    if (n != 1) {
+        ldc_conf_fail(r, &s->at, "one of cmd, app, function, upstream", n ? "[%s] says twice what to run" : "[%s] does not say what to run", g->name);
+        return;
+    }
+    if (s->said[LDC_KEY_upstream].words) {
+        g->addr = ldc_conf_addresses(r, &s->said[LDC_KEY_upstream], "upstream", false, &g->addrs);
+        return;
+    }
+    if (s->group->function) {
+        for (int i = 0; i < desc->function_count; i++) {
+            if (strcmp(desc->functions[i].name, s->group->function) == 0) g->function = &desc->functions[i];
+        }
+        g->transport = LDC_BY_FD;
+        if (g->function == NULL) ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_function), "the program registers functions by name", "there is no function `%s`", s->group->function);
+        return;
+    }
+    g->argv = ldc_conf_split(r, s->group->cmd ? s->group->cmd : "uvicorn {app} --uds {socket} --log-level warning",
+                             ldc_conf_at(s, LDC_KEY_cmd));
+    if (g->argv && g->argv[0] == NULL) ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_cmd), "write the program and its arguments", "`cmd` is empty");
+    else if (g->argv) ldc_conf_transport(r, s, g);
+}
+
+static void ldc_conf_words_of(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
+    const ldc_setting *health = &s->said[LDC_KEY_health_path], *log = &s->said[LDC_KEY_worker_log], *env = &s->said[LDC_KEY_env];
+    for (int i = 0; i < health->words; i++) {
+        if (health->word[i][0] == '/') g->health_path = health->word[i];
+        else if (strncmp(health->word[i], "host=", 5) == 0) g->health_host = health->word[i] + 5;
+        else if (strcmp(health->word[i], "none") != 0) ldc_conf_fail(r, &health->word_at[i], "write /path [host=NAME]", "`health_path` does not take `%s`", health->word[i]);
+    }
+    g->log_path = "stderr";
+    for (int i = 0; i < log->words; i++) {
+        if (strcmp(log->word[i], "raw") == 0) g->log_raw = true;
+        else g->log_path = log->word[i];
+    }
+    for (int i = 0; i < env->words; i++) {
+        if (strchr(env->word[i], '=') == NULL || env->word[i][0] == '=') ldc_conf_fail(r, &env->word_at[i], "write NAME=value", "`env` does not take `%s`", env->word[i]);
+    }
+}
+
+/* Limits that follow from others. */
+static void ldc_conf_derive(ldc_gconf *g) {
+    ldcorn_group_desc *d = &g->s;
+    int64_t thirty = 30000;
+    bool tcp = false;
+    if (d->max_req_per_worker == 0) d->max_req_per_worker = LDCORN_NONE;
+    if (d->max_body == 0) d->max_body = LDCORN_NONE;
+    if (d->run_timeout == 0) d->run_timeout = LDCORN_NONE;
+    g->limited = d->max_req_per_worker != LDCORN_NONE;
+    for (int i = 0; i < g->addrs; i++) tcp = tcp || g->addr[i].u.any.sa_family != AF_UNIX;
+    if (d->queue_timeout == LDCORN_ZERO) d->queue_timeout = d->run_timeout > thirty ? d->run_timeout : thirty;
+    if (d->connect_timeout == LDCORN_ZERO) d->connect_timeout = tcp ? 5000 : 1500;
+    if (d->response_timeout == LDCORN_ZERO) d->response_timeout = d->run_timeout > 0 ? d->run_timeout : 60000;
+    if (d->drain_timeout == LDCORN_ZERO) {
+        d->drain_timeout = d->response_timeout > thirty ? d->response_timeout : thirty;
+        if (d->run_timeout > d->drain_timeout) d->drain_timeout = d->run_timeout;
+    }
+    if (d->queue == LDCORN_NONE) d->queue = INT32_MAX;
+    if (d->retries == LDCORN_NONE) d->retries = 0;
+}
+
+static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ldcorn_desc *desc) {
+    static const ldc_choice timeouts[] = {LDC_WAIT, LDC_RESTART, LDC_CLOSE};
+    bool own;
+    ldc_conf_inherit(r, s);
+    ldc_conf_defaults(r, s, LDC_SCOPE_GROUP);
+    if (r->memory) return;
+    ldc_conf_range(r, s, LDC_KEY_workers, 1, 4096);
+    ldc_conf_range(r, s, LDC_KEY_backoff_max, 1, INT64_MAX);
+    ldc_conf_range(r, s, LDC_KEY_max_restarts, -1, 1 << 30);
+    ldc_conf_range(r, s, LDC_KEY_stop_timeout, 0, INT64_MAX);
+    ldc_conf_range(r, s, LDC_KEY_max_req_per_worker, -1, 1 << 30);
+    ldc_conf_range(r, s, LDC_KEY_queue, -1, 1 << 30);
+    ldc_conf_range(r, s, LDC_KEY_retries, -1, 100);
+    g->s = *s->group;
+    g->name = s->name;
+    g->at = s->at;
+    ldc_conf_runs(r, s, g, desc);
+    ldc_conf_words_of(r, s, g);
+    ldc_conf_derive(g);
+    own = g->addrs == 0;
+    ldc_conf_choose(r, s, LDC_KEY_balance, g->s.balance, "least", "lifo, round, hash");
+    g->reload = ldc_conf_choose(r, s, LDC_KEY_reload, g->s.reload, "swap, off", "rolling, replace") ? LDC_OFF : LDC_SWAP;
+    g->client_abort = g->limited ? LDC_WAIT : LDC_CLOSE;
+    if (g->s.client_abort) g->client_abort = ldc_conf_choose(r, s, LDC_KEY_client_abort, g->s.client_abort, "wait, close", "") ? LDC_CLOSE : LDC_WAIT;
+    g->on_timeout = g->limited ? LDC_WAIT : LDC_CLOSE;
+    if (g->s.on_timeout) g->on_timeout = timeouts[ldc_conf_choose(r, s, LDC_KEY_on_timeout, g->s.on_timeout, "wait, restart, close", "")];
+    if (g->on_timeout == LDC_RESTART && !own) ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_on_timeout), "write wait or close", "`on_timeout = restart` needs processes of our own");
+    if (g->on_timeout == LDC_CLOSE && g->limited && own) ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_on_timeout), "write wait or restart", "`on_timeout = close` would break `max_req_per_worker`: a worker does not stop when its connection closes");
+    g->stop_signal = ldc_util_signal(ldc_util_z(g->s.stop_signal));
+    if (g->stop_signal == 0) ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_stop_signal), "TERM INT QUIT HUP KILL USR1 USR2 ABRT", "`stop_signal` does not know `%s`", g->s.stop_signal);
+    if (s->said[LDC_KEY_queue].set && !g->limited && s->said[LDC_KEY_queue].at.line >= 0 && g->s.queue != 1024)
+        ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_queue), "set max_req_per_worker too", "without `max_req_per_worker` [%s] queues only while no worker is ready", g->name);
+    if (g->client_abort == LDC_CLOSE && g->limited)
+        ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_client_abort), "wait is exact", "with `client_abort = close` the limit of [%s] is exact only if the application stops when its connection ends", g->name);
+    if (s->said[LDC_KEY_routes].words == 0) ldc_conf_warn(r, &s->at, "add routes", "[%s] has no routes and gets no requests", g->name);
+}
+
+/* --- routes --- */
+
+static bool ldc_conf_route(ldc_route *t, const char *word) {
+    size_t n = strlen(word);
+    t->said = word;
+    if (strcmp(word, "*") == 0) {
+        t->kind = LDC_MATCH_ALL;
+        t->text = ldc_util_str(word, 0);
+        return true;
+    }
+    t->kind = word[0] == '=' ? LDC_MATCH_EXACT : n > 1 && word[n - 1] == '*' ? LDC_MATCH_STRING : LDC_MATCH_PREFIX;
+    t->text = ldc_util_str(word + (t->kind == LDC_MATCH_EXACT), n - (t->kind != LDC_MATCH_PREFIX));
+    if (t->kind == LDC_MATCH_PREFIX && t->text.n > 1 && t->text.p[t->text.n - 1] == '/') t->text.n--; /* /a/ is /a */
+    for (size_t i = 0; i < t->text.n; i++) {
+        if (t->text.p[i] == '*' || t->text.p[i] == '?' || t->text.p[i] == '#') return false;
+        if (t->text.p[i] == '/' && i + 1 < t->text.n && t->text.p[i + 1] == '/') return false;
+    }
+    return t->text.n > 0 && t->text.p[0] == '/';
+}
+
+/* The order in which routes are tried: the longest first, exact before prefix, then the file. */
+static int ldc_conf_route_order(const void *x, const void *y) {
+    const ldc_route *a = (const ldc_route *)x, *b = (const ldc_route *)y;
+    if (a->text.n != b->text.n) return a->text.n > b->text.n ? -1 : 1;
+    if (a->kind != b->kind) return a->kind < b->kind ? -1 : 1;
+    if (a->group != b->group) return a->group < b->group ? -1 : 1;
+    return a->order < b->order ? -1 : a->order > b->order;
+}
+
+static void ldc_conf_routes(ldc_reader *r) {
+    ldc_conf *c = r->conf;
+    int n = 0, group = 0;
+    for (ldc_section *s = c->sections; s; s = s->next) n += s->said[LDC_KEY_routes].words;
+    c->route = (ldc_route *)ldc_conf_take(r, (size_t)(n + 1) * sizeof *c->route);
+    if (r->memory) return;
+    for (ldc_section *s = c->sections; s; s = s->next, group++) {
+        const ldc_setting *said = &s->said[LDC_KEY_routes];
+        for (int i = 0; i < said->words; i++) {
+            ldc_route *t = &c->route[c->routes];
+            t->group = group;
+            t->order = i;
+            t->at = said->word_at[i];
+            if (!ldc_conf_route(t, said->word[i])) {
+                ldc_conf_fail(r, &t->at, "write /a, /a*, =/a or *", "not a route: `%s`", said->word[i]);
+                continue;
+            }
+            for (int j = 0; j < c->routes; j++) {
+                if (c->route[j].kind == t->kind && ldc_util_same(c->route[j].text, t->text))
+                    ldc_conf_warn(r, &t->at, "the first one wins", "route `%s` stands twice, first in line %d", t->said, c->route[j].at.line);
+            }
+            c->routes++;
+        }
+    }
+    qsort(c->route, (size_t)c->routes, sizeof *c->route, ldc_conf_route_order);
+}
+
+static void ldc_conf_free(ldc_conf *c) {
+    ldc_arena arena;
+    if (c == NULL || --c->refs > 0) return;
+    arena = c->arena; /* the conf lies in it */
+    ldc_arena_free(&arena);
+}
+
+static void ldc_conf_report(ldc_reader *r, ldcorn_error *error) {
+    const char *name = r->conf->file ? r->conf->file : "ldcorn";
+    if (r->memory) ldc_text_fmt(&r->errors, "%s: out of memory\n", name);
+    ldc_text_fmt(&r->errors, "%s: %d error%s, nothing started\n", name, r->error_count, r->error_count == 1 ? "" : "s");
+    memset(error, 0, sizeof *error);
+    error->status = 2;
+    error->line = r->first.line;
+    error->column = r->first.column;
+    snprintf(error->file, sizeof error->file, "%s", r->first.file ? r->first.file->name : "");
+    snprintf(error->text, sizeof error->text, "%s", r->errors.p ? r->errors.p : "out of memory\n");
+}
+
+static void ldc_conf_sources(ldc_reader *r, const ldcorn_desc *desc) {
+    ldc_origin none = {0};
+    r->conf->globals = ldc_conf_section(r, NULL, &none);
+    if (r->memory) return;
+    if (desc->file) ldc_conf_file(r, desc->file, &none);
+    if (desc->command) ldc_conf_command(r, desc->command);
+    for (int i = 0; i < desc->group_count && !r->memory; i++) {
+        ldc_str name = ldc_util_z(desc->groups[i].name);
+        ldc_section *s = NULL;
+        if (!ldc_conf_name(name)) ldc_conf_fail(r, &none, "letters, digits, - and _", "group %d has no valid name", i);
+        else if (ldc_conf_find(r->conf, name)) continue; /* the file's one counts */
+        else s = ldc_conf_add(r, name, &none);
+        if (s) ldc_conf_from_desc(r, s, &desc->groups[i], LDC_SCOPE_GROUP);
+    }
+    if (!r->memory) ldc_conf_from_desc(r, r->conf->globals, desc, LDC_SCOPE_GLOBAL);
+    for (const char *const *word = desc->set; word && *word && !r->memory; word++) ldc_conf_override(r, *word);
+}
+
+/* Reads everything that `desc` names. The conf with one reference, or NULL and *error. */
+static ldc_conf *ldc_conf_read(ldc_mem *m, const ldcorn_desc *desc, ldcorn_error *error, ldc_text *warnings) {
+    ldc_reader r;
+    ldc_arena arena;
+    int i = 0;
+    ldc_conf fallback;
+    memset(&r, 0, sizeof r);
+    memset(&fallback, 0, sizeof fallback);
+    arena.mem = m;
+    arena.head = NULL;
+    ldc_text_init(&r.errors, m);
+    ldc_text_init(&r.warnings, m);
+    r.conf = (ldc_conf *)ldc_arena_take(&arena, sizeof *r.conf);
+    if (r.conf == NULL) {
+        r.conf = &fallback;
+        r.memory = true;
+    }
+    r.conf->arena = arena;
+    r.conf->refs = 1;
+    r.arena = &r.conf->arena;
+    if (!r.memory) r.conf->file = desc->file ? ldc_conf_z(&r, ldc_util_z(desc->file)) : NULL;
+    if (!r.memory) ldc_conf_sources(&r, desc);
+    if (!r.memory && r.conf->groups == 0 && r.error_count == 0) {
+        ldc_origin at = {0};
+        ldc_conf_fail(&r, &at, "add [name] with routes and what to run", "%s has no group", desc->file ? desc->file : "the configuration");
+    }
+    if (!r.memory) ldc_conf_globals(&r);
+    if (!r.memory) r.conf->group = (ldc_gconf *)ldc_conf_take(&r, (size_t)(r.conf->groups + 1) * sizeof *r.conf->group);
+    for (ldc_section *s = r.conf->sections; s && !r.memory; s = s->next) ldc_conf_group(&r, s, &r.conf->group[i++], desc);
+    if (!r.memory) ldc_conf_routes(&r);
+    if (r.error_count || r.memory) {
+        ldc_conf_report(&r, error);
+        ldc_conf_free(r.conf == &fallback ? NULL : r.conf);
+        r.conf = NULL;
+    } else if (warnings && r.warnings.n) {
+        ldc_text_put(warnings, r.warnings.p, r.warnings.n);
+    }
+    ldc_text_free(&r.errors);
+    ldc_text_free(&r.warnings);
+    return r.conf;
+}
+
+/* --- the effective configuration, itself a valid file --- */
+
+static void ldc_conf_dump_value(ldc_text *t, const ldc_key *k, const ldc_section *s, const ldc_setting *said) {
+    const char *base = k->scope == LDC_SCOPE_GLOBAL ? (const char *)s->global : (const char *)s->group;
+    int64_t v = 0;
+    const char *z = NULL;
+    char text[24];
+    if (k->type == LDC_WORDS) {
+        for (int i = 0; i < said->words; i++) ldc_text_fmt(t, "%s%s", i ? " " : "", said->word[i]);
+    } else if (k->type == LDC_TEXT || k->type == LDC_COMMAND) {
+        memcpy(&z, base + k->offset, sizeof z);
+        if (z) ldc_text_escape(t, strcmp(k->name, "admin_token") == 0 ? LDC_S("(hidden)") : ldc_util_z(z), false);
+    } else if (k->type == LDC_BOOL) {
+        ldc_text_add(t, *(const bool *)(base + k->offset) ? "on" : "off");
+    } else {
+        memcpy(&v, base + k->offset, sizeof v);
+        if (v == LDCORN_NONE) ldc_text_add(t, "none");
+        else if (v == LDCORN_ZERO || v == 0) ldc_text_add(t, "0");
+        else if (k->type == LDC_DURATION && v < 60000 && v % 1000) ldc_text_fmt(t, "%dms", (int)v);
+        else if (k->type == LDC_DURATION) ldc_text_add(t, ldc_util_span((uint64_t)v, text));
+        else if (k->type == LDC_SIZE) ldc_text_add(t, ldc_util_size((uint64_t)v, text));
+        else ldc_text_fmt(t, "%lld", (long long)v);
+    }
+}
+
+static void ldc_conf_dump_keys(ldc_text *t, ldc_section *s, int scope) {
+    for (int pass = 0; pass < 2; pass++) {
+        for (int id = 0; id < LDC_KEY_COUNT; id++) {
+            const ldc_key *k = &ldc_conf_keys[id];
+            ldc_setting *said = &s->said[id];
+            ldc_text v;
+            if (k->scope != scope || said->set == (pass == 1)) continue;
+            ldc_text_init(&v, t->mem);
+            ldc_conf_dump_value(&v, k, s, said);
+            if (said->at.file && said->at.line) ldc_text_fmt(t, "# %s:%d\n", said->at.file->name, said->at.line);
+            else if (said->at.file) ldc_text_fmt(t, "# %s\n", said->at.file->name);
+            else if (said->set) ldc_text_add(t, "# given by the program\n");
+            else ldc_text_add(t, "# default\n");
+            if (v.n && !(id == LDC_KEY_max_conns && !said->set)) ldc_text_fmt(t, "%s = %s\n", k->name, v.p);
+            else ldc_text_fmt(t, "# %s: not set\n", k->name);
+            ldc_text_free(&v);
+        }
+    }
+}
+
+static void ldc_conf_dump(ldc_conf *c, ldc_text *t) {
+    int i = 0;
+    ldc_conf_dump_keys(t, c->globals, LDC_SCOPE_GLOBAL);
+    for (ldc_section *s = c->sections; s; s = s->next, i++) {
+        ldc_text_fmt(t, "\n[%s]\n", s->name);
+        *s->group = c->group[i].s; /* what follows from other limits too */
+        ldc_conf_dump_keys(t, s, LDC_SCOPE_GROUP);
+    }
+}
+
+/* @route ------------------------------------------------------------------------------------
+   Which group a path belongs to. Workers differ in what they decode and whether they resolve
+   dots, so the match is made on a decoded copy with merged slashes; a path with dot segments is
+   matched twice, and refused if the two choose different groups. Owns nothing. */
+
+/* Decoded copy of the path in `out` (as long as the target); its length or LDC_BAD. */
+static ptrdiff_t ldc_route_decode(ldc_str target, char *out, bool *dots) {
+    size_t o = 0;
+    for (size_t i = 0; i < target.n && target.p[i] != '?'; i++) {
+        char c = target.p[i];
+        if (c == '%') {
+            int a = i + 2 < target.n ? ldc_util_hex(target.p[i + 1]) : -1;
+            int b = i + 2 < target.n ? ldc_util_hex(target.p[i + 2]) : -1;
+            if (i + 2 == target.n || a < 0 || b < 0 || (a == 0 && b == 0)) return LDC_BAD;
+            c = (char)(a * 16 + b);
+            i += 2;
+        }
+        if (c == '/' && o && out[o - 1] == '/') continue;
+        if (c == '.' && o && out[o - 1] == '/') *dots = true; /* maybe a dot segment */
+        out[o++] = c;
+    }
+    return (ptrdiff_t)o;
+}
+
+/* Removes dot segments in place (RFC 3986 5.2.4); the length, or LDC_BAD above the root. */
+static ptrdiff_t ldc_route_resolve(char *p, size_t n) {
+    size_t o = 0, i = 0;
+    while (i < n) {
+        size_t end = i + 1, length;
+        while (end < n && p[end] != '/') end++;
+        length = end - i; /* "/segment" */
+        if (length == 2 && p[i + 1] == '.') {
+            if (end == n) p[o++] = '/';
+        } else if (length == 3 && p[i + 1] == '.' && p[i + 2] == '.') {
+            if (o == 0) return LDC_BAD;
+            while (o && p[--o] != '/') {}
+            if (end == n) p[o++] = '/';
+        } else {
+            memmove(p + o, p + i, length);
+            o += length;
+        }
+        i = end;
+    }
+    if (o == 0) p[o++] = '/';
+    return (ptrdiff_t)o;
+}
+
+static bool ldc_route_fits(const ldc_route *t, ldc_str path) {
+    size_t n = t->text.n;
+    if (t->kind == LDC_MATCH_ALL) return true;
+    if (path.n < n || memcmp(path.p, t->text.p, n) != 0) return false;
+    if (t->kind == LDC_MATCH_EXACT) return path.n == n;
+    return t->kind == LDC_MATCH_STRING || path.n == n || path.p[n] == '/' || n == 1;
+}
+
+static const ldc_route *ldc_route_first(const ldc_conf *c, ldc_str path) {
+    for (int i = 0; i < c->routes; i++) {
+        if (ldc_route_fits(&c->route[i], path)) return &c->route[i];
+    }
+    return NULL;
+}
+
+/* The route of a request. `room` has as many bytes as the target. LDC_WHY_NONE, PATH or ROUTE. */
+static ldc_why ldc_route_find(const ldc_conf *c, ldc_str target, char *room, const ldc_route **found) {
+    bool dots = false;
+    ptrdiff_t n;
+    const ldc_route *resolved;
+    if (target.n == 1 && target.p[0] == '*') { /* OPTIONS * belongs to the whole server */
+        *found = c->routes && c->route[c->routes - 1].kind == LDC_MATCH_ALL ? &c->route[c->routes - 1] : NULL;
+        for (int i = 0; i < c->routes && *found; i++) {
+            if (c->route[i].kind == LDC_MATCH_ALL) {
+                *found = &c->route[i];
+                break;
+            }
+        }
+        return *found ? LDC_WHY_NONE : LDC_WHY_ROUTE;
+    }
+    n = ldc_route_decode(target, room, &dots);
+    if (n < 0) return LDC_WHY_PATH;
+    *found = ldc_route_first(c, ldc_util_str(room, (size_t)n));
+    if (dots) {
+        n = ldc_route_resolve(room, (size_t)n);
+        if (n < 0) return LDC_WHY_PATH;
+        resolved = ldc_route_first(c, ldc_util_str(room, (size_t)n));
+        if ((resolved ? resolved->group : -1) != (*found ? (*found)->group : -1)) return LDC_WHY_PATH;
+        *found = resolved;
+    }
+    return *found ? LDC_WHY_NONE : LDC_WHY_ROUTE;
+}
+
+/* @types ------------------------------------------------------------------------------------
+   All objects and all state tables. Read this before the steps. Each table row: name, what the
+   state waits for, its timer, the states that may follow. One setter per machine asserts it. */
+
+#define LDC_TO(machine, name) (1u << LDC_##machine##_##name)
+
+/* A client connection. BY_FLOW: interest follows the two flows of the exchange. */
+#define LDC_CLIENT_STATES(X)                                                                      \
+    X(IDLE, POLLIN, keepalive_timeout, LDC_TO(CLIENT, HEAD) | LDC_TO(CLIENT, DEAD))               \
+    X(HEAD, POLLIN, header_timeout,                                                               \
+      LDC_TO(CLIENT, QUEUED) | LDC_TO(CLIENT, ACTIVE) | LDC_TO(CLIENT, REPLY) |                   \
+          LDC_TO(CLIENT, WAIT) | LDC_TO(CLIENT, DEAD))                                            \
+    X(QUEUED, LDC_LEAVE, queue_timeout,                                                           \
+      LDC_TO(CLIENT, ACTIVE) | LDC_TO(CLIENT, REPLY) | LDC_TO(CLIENT, DEAD))                      \
+    X(ACTIVE, LDC_BY_FLOW, body_timeout or send_timeout,                                          \
+      LDC_TO(CLIENT, IDLE) | LDC_TO(CLIENT, QUEUED) | LDC_TO(CLIENT, REPLY) |                     \
+          LDC_TO(CLIENT, TUNNEL) | LDC_TO(CLIENT, LINGER) | LDC_TO(CLIENT, DEAD))                 \
+    X(REPLY, POLLOUT, send_timeout,                                                               \
+      LDC_TO(CLIENT, IDLE) | LDC_TO(CLIENT, LINGER) | LDC_TO(CLIENT, DEAD))                       \
+    X(WAIT, LDC_LEAVE, start_timeout, LDC_TO(CLIENT, REPLY) | LDC_TO(CLIENT, DEAD))               \
+    X(TUNNEL, LDC_BY_FLOW, tunnel_timeout, LDC_TO(CLIENT, DEAD))                                  \
+    X(LINGER, POLLIN, two seconds, LDC_TO(CLIENT, DEAD))                                          \
+    X(DEAD, 0, none, 0)
+
+/* A connection to a worker. */
+#define LDC_UP_STATES(X)                                                                          \
+    X(CONNECT, POLLOUT, connect_timeout, LDC_TO(UP, BUSY) | LDC_TO(UP, DEAD))                     \
+    X(BUSY, LDC_BY_FLOW, response_timeout and run_timeout,                                        \
+      LDC_TO(UP, PARKED) | LDC_TO(UP, TUNNEL) | LDC_TO(UP, DEAD))                                 \
+    X(PARKED, POLLIN, worker_keepalive, LDC_TO(UP, BUSY) | LDC_TO(UP, DEAD))                      \
+    X(TUNNEL, LDC_BY_FLOW, as its client, LDC_TO(UP, DEAD))                                        \
+    X(DEAD, 0, none, 0)
+
+/* A worker: a process of ours, or an address. Only READY takes requests. */
+#define LDC_PROC_STATES(X)                                                                        \
+    X(STARTING, 0, next probe and start_timeout,                                                  \
+      LDC_TO(PROC, READY) | LDC_TO(PROC, BACKOFF) | LDC_TO(PROC, STOPPING) |                      \
+          LDC_TO(PROC, FAILED) | LDC_TO(PROC, DOWN) | LDC_TO(PROC, GONE))                         \
+    X(READY, 0, none,                                                                             \
+      LDC_TO(PROC, DOWN) | LDC_TO(PROC, DRAINING) | LDC_TO(PROC, STOPPING) |                      \
+          LDC_TO(PROC, BACKOFF) | LDC_TO(PROC, FAILED) | LDC_TO(PROC, GONE))                      \
+    X(DOWN, 0, next probe,                                                                        \
+      LDC_TO(PROC, READY) | LDC_TO(PROC, DRAINING) | LDC_TO(PROC, STOPPING) |                     \
+          LDC_TO(PROC, BACKOFF) | LDC_TO(PROC, FAILED) | LDC_TO(PROC, GONE))                      \
+    X(DRAINING, 0, drain_timeout and tunnel_drain, LDC_TO(PROC, STOPPING) | LDC_TO(PROC, GONE))   \
+    X(STOPPING, 0, stop_timeout,                                                                  \
+      LDC_TO(PROC, GONE) | LDC_TO(PROC, BACKOFF) | LDC_TO(PROC, FAILED))                          \
+    X(BACKOFF, 0, the next start,                                                                 \
+      LDC_TO(PROC, STARTING) | LDC_TO(PROC, FAILED) | LDC_TO(PROC, GONE))                         \
+    X(FAILED, 0, none, LDC_TO(PROC, BACKOFF) | LDC_TO(PROC, GONE))                                \
+    X(GONE, 0, none, 0)
+
+/* A reload. LOADING is one call; the switch is one assignment. */
+#define LDC_RELOAD_STATES(X)                                                                      \
+    X(NONE, 0, none, LDC_TO(RELOAD, LOADING))                                                     \
+    X(LOADING, 0, none, LDC_TO(RELOAD, STARTING) | LDC_TO(RELOAD, UNDONE))                        \
+    X(STARTING, 0, start_timeout, LDC_TO(RELOAD, SWITCHED) | LDC_TO(RELOAD, UNDONE))              \
+    X(SWITCHED, 0, none, LDC_TO(RELOAD, DONE))                                                    \
+    X(DONE, 0, none, LDC_TO(RELOAD, LOADING))                                                     \
+    X(UNDONE, 0, none, LDC_TO(RELOAD, LOADING))
+
+#define LDC_LEAVE LDC_RDHUP /* a client that only waits: readable means it left */
+#define LDC_BY_FLOW 0
+
+#define LDC_ENUM_CLIENT(name, wait, timer, next) LDC_CLIENT_##name,
+#define LDC_ENUM_UP(name, wait, timer, next) LDC_UP_##name,
+#define LDC_ENUM_PROC(name, wait, timer, next) LDC_PROC_##name,
+#define LDC_ENUM_RELOAD(name, wait, timer, next) LDC_RELOAD_##name,
+typedef enum ldc_client_state { LDC_CLIENT_STATES(LDC_ENUM_CLIENT) LDC_CLIENT_COUNT } ldc_client_state;
+typedef enum ldc_up_state { LDC_UP_STATES(LDC_ENUM_UP) LDC_UP_COUNT } ldc_up_state;
+typedef enum ldc_proc_state { LDC_PROC_STATES(LDC_ENUM_PROC) LDC_PROC_COUNT } ldc_proc_state;
+typedef enum ldc_reload_state { LDC_RELOAD_STATES(LDC_ENUM_RELOAD) LDC_RELOAD_COUNT } ldc_reload_state;
+
+typedef struct ldc_state_row {
+    const char *name;
+    short wait;
+    const char *timer;
+    unsigned next;
+} ldc_state_row;
+
+#define LDC_STATE_ROW(name, wait, timer, next) {#name, wait, #timer, next},
+static const ldc_state_row ldc_client_rows[] = {LDC_CLIENT_STATES(LDC_STATE_ROW)};
+static const ldc_state_row ldc_up_rows[] = {LDC_UP_STATES(LDC_STATE_ROW)};
+static const ldc_state_row ldc_proc_rows[] = {LDC_PROC_STATES(LDC_STATE_ROW)};
+static const ldc_state_row ldc_reload_rows[] = {LDC_RELOAD_STATES(LDC_STATE_ROW)};
+static const char *const ldc_proc_words[] = {"starting", "ready", "down", "draining", "stopping", "backoff", "failed", "gone"};
+
+typedef struct ldc_client ldc_client;
+typedef struct ldc_exchange ldc_exchange;
+typedef struct ldc_up ldc_up;
+typedef struct ldc_worker ldc_worker;
+typedef struct ldc_group ldc_group;
+
+typedef enum ldc_kind { LDC_KIND_SIGNAL, LDC_KIND_LISTENER, LDC_KIND_CLIENT, LDC_KIND_UP, LDC_KIND_PIPE, LDC_KIND_EXEC } ldc_kind;
+
+/* One descriptor in the poll set; stands first in its owner. */
+typedef struct ldc_watch {
+    int fd;
+    short want;    /* 0: out of the set, its entry is negated */
+    uint8_t kind;
+    bool hot, listed, dirty, dead;
+    uint32_t at;   /* index in the poll set */
+    uint32_t spin; /* turns ready without progress */
+    uint64_t busy; /* when it was last ready */
+} ldc_watch;
+
+typedef enum ldc_timer_kind { LDC_TIMER_CLIENT, LDC_TIMER_UP, LDC_TIMER_WORKER, LDC_TIMER_LIFE } ldc_timer_kind;
+
+typedef struct ldc_timer {
+    uint64_t due; /* microseconds, 0: not armed */
+    uint32_t at;  /* place in the heap + 1, 0: not in it */
+    uint8_t kind;
+} ldc_timer;
+
+typedef struct ldc_due { /* an entry of the heap; `key` may be earlier than the timer's due */
+    uint64_t key;
+    ldc_timer *timer;
+} ldc_due;
+
+typedef struct ldc_loop {
+    struct pollfd *set; /* set[0 .. hot) is polled every turn, set[0 .. n) now and then */
+    ldc_watch **who;
+    uint32_t n, hot, cap, watches;
+    uint32_t polled;    /* how far the last poll() looked */
+    ldc_watch **dirty;  /* to be added, moved or removed at the end of the turn */
+    uint32_t dirties, dirty_cap;
+    ldc_due *heap;
+    uint32_t due, due_cap, timers;
+    uint64_t full_at, full_cost, swept; /* when the whole set was polled, and what it cost */
+    bool quiet;
+} ldc_loop;
+
+/* Bytes one way. Invariant: what is in `head` from `sent` on goes out before `buf`. */
+typedef struct ldc_flow {
+    ldc_buf head;     /* the message's head as we write it; the request's one is kept for a replay */
+    uint32_t sent;    /* of it */
+    ldc_buf buf;      /* encoded bytes that the sink did not take yet */
+    uint64_t left;    /* of a body by length */
+    uint64_t bytes;   /* of body passed */
+    ldc_chunk chunk;
+    uint8_t in, out;  /* ldc_frame at the source and towards the sink */
+    bool end;         /* the last byte has come */
+    bool discard;     /* nobody wants it */
+    bool shut;        /* tunnel: the end was passed on */
+} ldc_flow;
+
+typedef struct ldc_listener {
+    ldc_watch watch;
+    ldc_addr addr;
+    bool admin, fresh, keep; /* fresh: of a reload under way; keep: mark of the switch */
+    char *path; /* of a unix socket that we made */
+    dev_t device;
+    ino_t inode;
+    struct ldc_listener *next;
+} ldc_listener;
+
+struct ldc_client {
+    ldc_watch watch;
+    ldc_timer timer;
+    uint8_t state;
+    bool admin, runnable, first; /* `first`: no request yet */
+    bool eof;                    /* its FIN was read */
+    uint8_t family;
+    unsigned char ip[16];
+    char peer[INET6_ADDRSTRLEN]; /* empty for a unix peer */
+    uint64_t since;              /* of the state; in ACTIVE of the last progress */
+    ldc_buf in;                  /* read and not used yet */
+    size_t line;                 /* where the head's line under way begins */
+    ldc_exchange *exchange;
+    ldc_client *next, **prev;            /* of all */
+    ldc_client *older, *newer;           /* of the idle ones, oldest first */
+    ldc_client *next_runnable;
+};
+
+struct ldc_exchange { /* one request, from its head to its log line */
+    ldc_exchange *next, **prev;   /* of all */
+    ldc_exchange *ahead, *behind; /* in the queue */
+    ldc_client *client;           /* NULL: an orphan */
+    ldc_up *up;                   /* while inside a worker */
+    ldc_group *group;
+    ldc_conf *conf;               /* under which its head was parsed */
+    ldc_flow req, res;
+    uint64_t arrived, queued, started, connected, sent, first; /* microseconds, 0: not yet */
+    uint64_t answered;            /* the worker's part was over */
+    uint64_t wall;                /* ms since 1970, at arrival */
+    uint64_t queue_by;            /* deadline of the wait */
+    ldc_why why;
+    int status;
+    int tries, interim;
+    int worker_index;
+    pid_t worker_pid;
+    char id[33];
+    char address[INET6_ADDRSTRLEN]; /* of the client, as trusted */
+    bool waiting;                 /* in the queue */
+    bool http10, head_only, keep, safe, upgrade, expects;
+    bool replayed, fresh, got_head, logged;
+};
+
+struct ldc_up {
+    ldc_watch watch;
+    ldc_timer timer;
+    uint8_t state;
+    bool slot;        /* counted in worker->in_flight */
+    bool tunnel_slot;
+    bool reused;      /* carried an exchange before */
+    bool probe;       /* a readiness check, no exchange */
+    bool half;        /* we ended our direction: the slot waits for the worker's end */
+    bool deaf;        /* its answer broke the protocol: bytes are only thrown away */
+    bool connected;
+    bool keep;        /* its answer allows another request behind it */
+    bool reading;     /* waiting for bytes: the gap counts */
+    ldc_why orphaned; /* why its exchange lost the client: what the timer then does */
+    uint64_t opened, parked, quiet, gap, by; /* `quiet`: turn in which it was known to be empty */
+    ldc_worker *worker;
+    ldc_exchange *exchange;
+    ldc_buf in;
+    size_t line;
+    ldc_up *next, **prev;          /* of the worker's */
+    ldc_up *next_parked, **prev_parked;
+};
+
+typedef struct ldc_pipe { /* a worker's stdout or stderr */
+    ldc_watch watch;
+    ldc_worker *worker;
+    bool open;
+    char *line;
+    size_t n;
+    bool split;
+} ldc_pipe;
+
+typedef struct ldc_exec { /* brings back why exec failed */
+    ldc_watch watch;
+    ldc_worker *worker;
+    bool open;
+} ldc_exec;
+
+struct ldc_worker {
+    ldc_group *group;
+    ldc_conf *conf; /* what it was started with; a reference */
+    const ldc_gconf *as;
+    int index, generation;
+    uint8_t state;
+    bool candidate;  /* of a reload under way: takes nothing yet */
+    bool replaced;   /* by reload, scale or time-out: does not come back */
+    bool was_ready, asked, killed, respawn;
+    bool foreign;    /* upstream: no process */
+    ldc_addr addr;
+    ldc_timer timer;
+    pid_t pid;
+    int port_fd;     /* keeps {port} reserved */
+    char *path;      /* of its socket */
+    int in_flight, tunnels, conns, parked_count;
+    uint64_t served, since, started, idle_since, drain_by, tunnel_by, probe_at, start_by;
+    uint64_t pause;  /* back-off or probe interval, ms */
+    int failures;    /* consecutive failed starts, or failed probes while DOWN */
+    int restarts;
+    ldc_up *ups, *parked, *probe;
+    ldc_pipe pipe[2];
+    ldc_exec exec;
+    ldc_sink out;    /* worker_log = path */
+    uint64_t ready_at;
+    bool slow_said;
+    int probe_fails;
+    char tail[LDC_TAIL];
+    size_t tail_n;
+    char last_exit[96];
+    uint64_t last_exit_at;
+    const char *why_stop; /* label of ldcorn_worker_exits_total */
+    ldc_worker *next;
+};
+
+#define LDC_EXIT_REASONS(X) X(crash) X(recycle) X(lifetime) X(timeout) X(health) X(reload) X(scale) X(stop)
+#define LDC_EXIT_NAME(name) #name,
+static const char *const ldc_exit_names[] = {LDC_EXIT_REASONS(LDC_EXIT_NAME)};
+
+typedef struct ldc_histogram {
+    uint64_t bucket[LDC_BUCKETS];
+    uint64_t sum; /* microseconds */
+    uint64_t count;
+} ldc_histogram;
+
+enum { LDC_SUMS = 256 };
+
+struct ldc_group {
+    char *name;
+    ldc_conf *owner;         /* the conf that `conf` lies in; a reference */
+    const ldc_gconf *conf;   /* of the conf in force */
+    bool removed, hidden;    /* hidden: of a reload under way */
+    bool starting;           /* ldc_group_next is at work */
+    ldc_worker *workers;
+    ldc_exchange *head, *tail; /* the queue, oldest first */
+    int queued;
+    int orphans;
+    uint64_t mean;             /* service time, microseconds, moving by 1/8 */
+    uint64_t requests[6];      /* by class of status */
+    uint64_t refused[LDC_WHYS], refused_said[LDC_WHYS];
+    uint64_t retries, forced, errors[4], exits[8];
+    ldc_histogram total, worker, wait;
+    uint64_t restarts;
+    uint64_t served[LDC_SUMS]; /* per index, by workers that are gone */
+    int indexes;               /* most workers ever */
+    bool said_ready;
+    ldc_group *next;
+};
+enum { LDC_ERROR_CONNECT, LDC_ERROR_RESET, LDC_ERROR_TIMEOUT, LDC_ERROR_PROTOCOL };
+
+typedef struct ldc_reload {
+    uint8_t state;
+    bool keep, again, again_keep;
+    ldc_conf *conf;
+    uint64_t began;
+    char result[8]; /* ok, failed, or empty before the first one */
+    ldc_text error;
+    uint64_t at, took; /* ms since 1970, ms */
+    uint64_t ok, failed;
+} ldc_reload;
+
+typedef enum ldc_life { LDC_LIFE_RUN, LDC_LIFE_DRAIN, LDC_LIFE_STOP, LDC_LIFE_OVER } ldc_life;
+
+struct ldcorn {
+    ldc_mem mem;
+    ldc_log log;
+    ldc_loop loop;
+    ldcorn_desc desc;      /* strings of the host, copied */
+    ldc_arena host;        /* where they lie */
+    ldc_conf *conf;
+    ldc_group *groups;
+    ldc_listener *listeners;
+    ldc_client *clients, *idle_old, *idle_new, *runnable, **runnable_end;
+    ldc_exchange *exchanges;
+    ldc_client *dead_clients;
+    ldc_up *dead_ups;
+    void *spare_client, *spare_exchange, *spare_up; /* free lists */
+    ldc_reload reload;
+    int generation;
+    uint64_t now, turn, began, wall;
+    char *scratch;         /* one read; LDC_SCRATCH bytes */
+    char *path_room;       /* for @route; max_header bytes */
+    size_t path_cap;
+    ldc_head head;         /* the one under the parser */
+    ldc_watch signal;      /* read end of the self-pipe */
+    int signal_out, reserve, lock;
+    volatile sig_atomic_t stop_asked;
+    int stops_seen;
+    ldc_life life;
+    uint64_t stop_by;
+    ldc_timer timer;
+    int clients_count, conns_max, forks;
+    bool paused, ready_said, running, reap_all, child_noted, made_dir, lean;
+    uint64_t accepted, bytes_in, bytes_out, id_seed, id_next, refusals_at;
+    struct rlimit files;   /* the limit that workers get back */
+    ldc_text warned;       /* what the first reading warned of */
+    ldc_sink err, out;     /* of workers, where our own logs go elsewhere */
+    uint32_t serial;       /* of worker sockets */
+    ldc_worker *gone;
+    uint64_t retry_at;     /* when starved groups try again */
+    bool upset;            /* some worker changed state: look at reload, readiness, stop */
+};
+
+/* Back-calls: an event travels down to where it belongs, its consequence upward again. */
+static void ldc_group_next(ldcorn *l, ldc_group *g);               /* a slot is free */
+static void ldc_client_answered(ldcorn *l, ldc_exchange *e);       /* the worker's part is over */
+static void ldc_client_refuse(ldcorn *l, ldc_exchange *e, ldc_why why); /* our own answer */
+static void ldc_client_update(ldcorn *l, ldc_client *c);           /* a flow changed: new interest */
+static void ldc_client_tunnel(ldcorn *l, ldc_exchange *e);         /* 101 */
+static void ldc_client_dead(ldcorn *l, ldc_client *c);
+static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e);   /* an answer of its own */
+static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e);
+static void ldc_proc_probe_readable(ldcorn *l, ldc_up *u);
+static void ldc_proc_event_down(ldcorn *l, ldc_worker *w);         /* a connect failed */
+static void ldc_proc_probed(ldcorn *l, ldc_up *u, bool passed, const char *why);
+static void ldc_proc_idle(ldcorn *l, ldc_worker *w);               /* nothing inside any more */
+static void ldc_proc_replace(ldcorn *l, ldc_worker *w, const char *why);
+
+/* @net --------------------------------------------------------------------------------------
+   Sockets: close-on-exec, non-blocking, listen, accept, connect, addresses. Owns nothing. */
+
+static bool ldc_net_flags(int fd) {
+    int f = fcntl(fd, F_GETFL);
+    return fcntl(fd, F_SETFD, FD_CLOEXEC) == 0 && f >= 0 && fcntl(fd, F_SETFL, f | O_NONBLOCK) == 0;
+}
+
+static int ldc_net_checked(int fd) LDC_UNUSED; /* only without accept4 and SOCK_CLOEXEC */
+static int ldc_net_checked(int fd) {
+    if (fd < 0) return -1;
+    if (ldc_net_flags(fd)) return fd;
+    close(fd);
+    return -1;
+}
+
+static int ldc_net_socket(int family) {
+    int fd, on = 1;
+#if defined(SOCK_CLOEXEC) && defined(SOCK_NONBLOCK) && !defined(LDCORN_PORTABLE)
+    fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+#else
+    fd = ldc_net_checked(socket(family, SOCK_STREAM, 0));
+#endif
+#ifdef SO_NOSIGPIPE
+    if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#endif
+    if (fd >= 0 && family != AF_UNIX) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    return fd;
+}
+
+static int ldc_net_accept(int listener, struct sockaddr_storage *from, socklen_t *n) {
+    int fd;
+    *n = sizeof *from;
+#if defined(SOCK_CLOEXEC) && defined(SOCK_NONBLOCK) && defined(__linux__) && !defined(LDCORN_PORTABLE)
+    fd = accept4(listener, (struct sockaddr *)from, n, SOCK_CLOEXEC | SOCK_NONBLOCK);
+#else
+    fd = accept(listener, (struct sockaddr *)from, n);
+    if (fd >= 0) fd = ldc_net_checked(fd);
+#if !defined(__linux__)
+    if (fd >= 0 && from->ss_family != AF_UNIX) { /* elsewhere not inherited from the listener */
+        int on = 1;
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    }
+#endif
+#endif
+    return fd;
+}
+
+static bool ldc_net_pipe(int fd[2]) {
+    if (pipe(fd) < 0) return false;
+    if (fcntl(fd[0], F_SETFD, FD_CLOEXEC) == 0 && fcntl(fd[1], F_SETFD, FD_CLOEXEC) == 0) return true;
+    close(fd[0]);
+    close(fd[1]);
+    return false;
+}
+
+/* A leftover of a dead owner may go; a living one is EADDRINUSE. */
+static bool ldc_net_unlink_stale(const ldc_addr *a) {
+    struct stat st;
+    int fd, r, e;
+    if (lstat(a->u.un.sun_path, &st) < 0) return errno == ENOENT;
+    errno = EADDRINUSE;
+    if (!S_ISSOCK(st.st_mode)) return false;
+    fd = ldc_net_socket(AF_UNIX);
+    if (fd < 0) return false;
+    r = connect(fd, &a->u.any, a->len);
+    e = errno;
+    close(fd);
+    errno = EADDRINUSE;
+    if (r == 0 || e != ECONNREFUSED) return false;
+    return unlink(a->u.un.sun_path) == 0;
+}
+
+/* A bound, listening socket or -1 and errno. */
+static int ldc_net_listen(const ldc_addr *a, int backlog) {
+    int fd, on = 1, e;
+    if (a->u.any.sa_family == AF_UNIX && !ldc_net_unlink_stale(a)) return -1;
+    fd = ldc_net_socket(a->u.any.sa_family);
+    if (fd < 0) return -1;
+    if (a->u.any.sa_family != AF_UNIX) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (a->u.any.sa_family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+    if (a->u.any.sa_family == AF_UNIX) {
+        mode_t old = umask(a->mode ? 0777 & ~(mode_t)a->mode : 0022);
+        int r = bind(fd, &a->u.any, a->len);
+        e = errno;
+        umask(old);
+        errno = e;
+        if (r == 0 && a->mode) r = chmod(a->u.un.sun_path, (mode_t)a->mode);
+        if (r == 0 && listen(fd, backlog) == 0) return fd;
+    } else if (bind(fd, &a->u.any, a->len) == 0 && listen(fd, backlog) == 0) {
+        return fd;
+    }
+    e = errno;
+    close(fd);
+    errno = e;
+    return -1;
+}
+
+/* @loop -------------------------------------------------------------------------------------
+   The poll set in two tiers and the heap of timers. Invariants: nothing moves during dispatch;
+   an entry's watch lives at least to the end of the turn; there is always room for one entry
+   and one timer per open watch, so that neither can fail later. */
+
+static bool ldc_loop_grow(ldcorn *l, void **p, uint32_t *cap, uint32_t need, size_t each) {
+    uint32_t to = *cap ? *cap : 32;
+    void *q;
+    if (need <= *cap) return true;
+    while (to < need) to *= 2;
+    q = ldc_mem_resize(&l->mem, *p, *cap * each, to * each);
+    if (q == NULL) return false;
+    *p = q;
+    *cap = to;
+    return true;
+}
+
+static bool ldc_loop_reserve_watch(ldcorn *l) {
+    ldc_loop *o = &l->loop;
+    uint32_t cap = o->cap, both = o->cap;
+    if (!ldc_loop_grow(l, (void **)&o->set, &cap, o->watches + 1, sizeof *o->set)) return false;
+    if (cap > both) {
+        ldc_watch **who = (ldc_watch **)ldc_mem_resize(&l->mem, o->who, both * sizeof *who, cap * sizeof *who);
+        if (who == NULL) { /* the larger set stays; its capacity is only recorded with both */
+            o->set = (struct pollfd *)ldc_mem_resize(&l->mem, o->set, cap * sizeof *o->set, both ? both * sizeof *o->set : sizeof *o->set);
+            return false;
+        }
+        o->who = who;
+        o->cap = cap;
+    }
+    return ldc_loop_grow(l, (void **)&o->dirty, &o->dirty_cap, o->watches + 1, sizeof *o->dirty);
+}
+
+static bool ldc_loop_reserve_timer(ldcorn *l) {
+    return ldc_loop_grow(l, (void **)&l->loop.heap, &l->loop.due_cap, l->loop.timers + 1, sizeof *l->loop.heap);
+}
+
+static void ldc_loop_dirty(ldcorn *l, ldc_watch *w) {
+    if (w->dirty) return;
+    w->dirty = true;
+    l->loop.dirty[l->loop.dirties++] = w;
+}
+
+/* Takes the descriptor into the set. False without memory: it stays the caller's. */
+static bool ldc_loop_open(ldcorn *l, ldc_watch *w, int fd, ldc_kind kind, short want) {
+    if (!ldc_loop_reserve_watch(l)) return false;
+    memset(w, 0, sizeof *w);
+    w->fd = fd;
+    w->kind = (uint8_t)kind;
+    w->want = want;
+    w->hot = true;
+    w->busy = l->now;
+    l->loop.watches++;
+    ldc_loop_dirty(l, w);
+    return true;
+}
+
+/* Marks; the entry goes and the descriptor is closed at the end of the turn. */
+static void ldc_loop_close(ldcorn *l, ldc_watch *w) {
+    if (w->dead) return;
+    w->dead = true;
+    w->want = 0;
+    if (w->listed) l->loop.set[w->at].fd = ~w->fd;
+    ldc_loop_dirty(l, w);
+}
+
+static void ldc_loop_want(ldcorn *l, ldc_watch *w, short want) {
+    if (w->dead || w->want == want) return;
+    w->want = want;
+    if (w->listed) {
+        l->loop.set[w->at].events = want;
+        l->loop.set[w->at].fd = want ? w->fd : ~w->fd;
+    }
+    if (want && !w->hot) {
+        w->hot = true;
+        ldc_loop_dirty(l, w);
+    }
+    if (want) w->busy = l->now;
+}
+
+static void ldc_loop_progress(ldc_watch *w) { w->spin = 0; }
+
+static void ldc_loop_swap(ldc_loop *o, uint32_t a, uint32_t b) {
+    struct pollfd p = o->set[a];
+    ldc_watch *w = o->who[a];
+    if (a == b) return;
+    o->set[a] = o->set[b];
+    o->who[a] = o->who[b];
+    o->set[b] = p;
+    o->who[b] = w;
+    o->who[a]->at = a;
+    o->who[b]->at = b;
+}
+
+static void ldc_loop_add(ldc_loop *o, ldc_watch *w) {
+    uint32_t i = o->n++;
+    o->set[i].fd = w->want ? w->fd : ~w->fd;
+    o->set[i].events = w->want;
+    o->set[i].revents = 0;
+    o->who[i] = w;
+    w->at = i;
+    w->listed = true;
+}
+
+static void ldc_loop_heat(ldc_loop *o, ldc_watch *w) {
+    if (w->hot && w->at >= o->hot) ldc_loop_swap(o, w->at, o->hot++);
+    else if (!w->hot && w->at < o->hot) ldc_loop_swap(o, w->at, --o->hot);
+}
+
+static void ldc_loop_remove(ldcorn *l, ldc_watch *w) {
+    ldc_loop *o = &l->loop;
+    if (w->listed) {
+        w->hot = false;
+        ldc_loop_heat(o, w);
+        ldc_loop_swap(o, w->at, o->n - 1);
+        o->n--;
+        w->listed = false;
+    }
+    if (w->fd >= 0) close(w->fd); /* EINTR: the descriptor is gone all the same on every POSIX here */
+    w->fd = -1;
+    o->watches--;
+}
+
+/* The one place where entries are added, moved and removed. */
+static void ldc_loop_settle(ldcorn *l) {
+    ldc_loop *o = &l->loop;
+    for (uint32_t i = 0; i < o->dirties; i++) {
+        ldc_watch *w = o->dirty[i];
+        w->dirty = false;
+        if (w->dead) {
+            ldc_loop_remove(l, w);
+            continue;
+        }
+        if (!w->listed) ldc_loop_add(o, w);
+        ldc_loop_heat(o, w);
+    }
+    o->dirties = 0;
+    if (l->now - o->swept < 10000) return;
+    o->swept = l->now;
+    for (uint32_t i = o->hot; i-- > 0;) {
+        ldc_watch *w = o->who[i];
+        if (l->now - w->busy < 10000) continue;
+        w->hot = false;
+        ldc_loop_heat(o, w);
+    }
+}
+
+/* --- timers: a heap whose entries may be too early, never too late --- */
+
+static void ldc_loop_place(ldc_loop *o, uint32_t i, ldc_due d) {
+    o->heap[i] = d;
+    d.timer->at = i + 1;
+}
+
+static void ldc_loop_up(ldc_loop *o, uint32_t i) {
+    ldc_due d = o->heap[i];
+    while (i && o->heap[(i - 1) / 2].key > d.key) {
+        ldc_loop_place(o, i, o->heap[(i - 1) / 2]);
+        i = (i - 1) / 2;
+    }
+    ldc_loop_place(o, i, d);
+}
+
+static void ldc_loop_down(ldc_loop *o, uint32_t i) {
+    ldc_due d = o->heap[i];
+    for (;;) {
+        uint32_t c = 2 * i + 1;
+        if (c >= o->due) break;
+        if (c + 1 < o->due && o->heap[c + 1].key < o->heap[c].key) c++;
+        if (o->heap[c].key >= d.key) break;
+        ldc_loop_place(o, i, o->heap[c]);
+        i = c;
+    }
+    ldc_loop_place(o, i, d);
+}
+
+/* due 0 disarms. Moving a deadline later costs nothing: the entry is corrected when it comes. */
+static void ldc_loop_timer(ldcorn *l, ldc_timer *t, uint64_t due) {
+    ldc_loop *o = &l->loop;
+    t->due = due;
+    if (due == 0 || (t->at && o->heap[t->at - 1].key <= due)) return;
+    if (t->at == 0) {
+        o->heap[o->due].timer = t;
+        t->at = ++o->due;
+    }
+    o->heap[t->at - 1].key = due;
+    ldc_loop_up(o, t->at - 1);
+}
+
+static void ldc_loop_forget(ldcorn *l, ldc_timer *t) {
+    ldc_loop *o = &l->loop;
+    uint32_t i = t->at;
+    t->due = 0;
+    t->at = 0;
+    if (i-- == 0) return;
+    if (i == --o->due) return;
+    ldc_loop_place(o, i, o->heap[o->due]);
+    ldc_loop_up(o, i);
+    ldc_loop_down(o, o->heap[i].timer->at - 1);
+}
+
+/* The next timer that is really due, taken out of the heap, or NULL. */
+static ldc_timer *ldc_loop_due(ldcorn *l) {
+    ldc_loop *o = &l->loop;
+    while (o->due && o->heap[0].key <= l->now) {
+        ldc_timer *t = o->heap[0].timer;
+        if (t->due > l->now) {
+            o->heap[0].key = t->due;
+            ldc_loop_down(o, 0);
+            continue;
+        }
+        if (t->due == 0) {
+            ldc_loop_forget(l, t);
+            continue;
+        }
+        ldc_loop_forget(l, t);
+        return t;
+    }
+    return NULL;
+}
+
+static int ldc_loop_timeout(const ldcorn *l, int most) {
+    const ldc_loop *o = &l->loop;
+    uint64_t ms;
+    if (o->due == 0) return most;
+    if (o->heap[0].key <= l->now) return 0;
+    ms = (o->heap[0].key - l->now + 999) / 1000;
+    return most >= 0 && ms > (uint64_t)most ? most : ms > 60000 ? 60000 : (int)ms;
+}
+
+static uint64_t ldc_loop_after(const ldcorn *l, int64_t ms) { return ms < 0 ? 0 : l->now + (uint64_t)ms * 1000; }
+
+/* Waits. The busy prefix is polled every turn; the whole set when its time has come or the
+   prefix is quiet: a look at an idle descriptor costs 0.1 to 0.2 us, too much for every turn. */
+static int ldc_loop_wait(ldcorn *l, int timeout) {
+    ldc_loop *o = &l->loop;
+    uint64_t every = o->full_cost * 10 > 1000 ? o->full_cost * 10 : 1000, before;
+    int n = 0;
+    if (o->n - o->hot > 64 && o->hot && !o->quiet && l->now - o->full_at < every) {
+        int left = (int)((every - (l->now - o->full_at)) / 1000) + 1;
+        o->polled = o->hot;
+        n = poll(o->set, (nfds_t)o->hot, timeout >= 0 && timeout < left ? timeout : left);
+        o->quiet = n == 0;
+        if (n != 0 || timeout == 0) return n;
+    }
+    before = ldc_util_now();
+    o->polled = o->n;
+    if (o->n - o->hot > 64) { /* how dear is a look: only then does the second tier pay */
+        n = poll(o->set, (nfds_t)o->n, 0);
+        o->full_cost = ldc_util_now() - before;
+    }
+    if (n == 0) n = poll(o->set, (nfds_t)o->n, timeout);
+    o->full_at = ldc_util_now();
+    o->quiet = n == 0;
+    return n;
+}
+
+/* @relay ------------------------------------------------------------------------------------
+   Moves body bytes one way: decodes the source's framing, encodes the sink's, writes at once,
+   keeps what the sink did not take. Knows a flow and a descriptor, not who is behind them. */
+
+static size_t ldc_relay_waiting(const ldc_flow *f) { return f->head.len - f->sent + ldc_buf_size(&f->buf); }
+
+static ssize_t ldc_relay_send(int fd, struct iovec *v, int n) {
+    struct msghdr m;
+    ssize_t w;
+    memset(&m, 0, sizeof m);
+    m.msg_iov = v;
+    m.msg_iovlen = (size_t)n;
+    do w = sendmsg(fd, &m, LDC_SENDFLAGS);
+    while (w < 0 && errno == EINTR);
+    if (w < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
+    return w < 0 ? LDC_GONE : w;
+}
+
+static struct iovec ldc_relay_piece(const char *p, size_t n) {
+    struct iovec v;
+    v.iov_base = (void *)(uintptr_t)p;
+    v.iov_len = n;
+    return v;
+}
+
+/* Writes what waits. Bytes written, or LDC_GONE. */
+static ssize_t ldc_relay_flush(ldcorn *l, ldc_flow *f, int fd) {
+    struct iovec v[2];
+    int n = 0;
+    ssize_t w;
+    size_t head = f->head.len - f->sent;
+    if (head) v[n++] = ldc_relay_piece(f->head.p + f->sent, head);
+    if (ldc_buf_size(&f->buf)) v[n++] = ldc_relay_piece(ldc_buf_at(&f->buf), ldc_buf_size(&f->buf));
+    if (n == 0) return 0;
+    w = ldc_relay_send(fd, v, n);
+    if (w <= 0) return w;
+    if ((size_t)w < head) {
+        f->sent += (uint32_t)w;
+        return w;
+    }
+    f->sent = f->head.len;
+    if ((size_t)w > head) ldc_buf_drop(&l->mem, &f->buf, (size_t)w - head);
+    return w;
+}
+
+/* Sends the pieces behind what waits already; keeps the rest. */
+static ssize_t ldc_relay_emit(ldcorn *l, ldc_flow *f, int fd, struct iovec *v, int n) {
+    ssize_t w = 0;
+    size_t skip;
+    if (fd >= 0 && ldc_buf_size(&f->buf) == 0) { /* straight from the read buffer, no copy */
+        struct iovec all[5];
+        size_t head = f->head.len - f->sent;
+        int m = 0;
+        if (head) all[m++] = ldc_relay_piece(f->head.p + f->sent, head);
+        for (int i = 0; i < n; i++) all[m++] = v[i];
+        if (m) w = ldc_relay_send(fd, all, m);
+        if (w < 0) return w;
+        skip = (size_t)w < head ? (size_t)w : head;
+        f->sent += (uint32_t)skip;
+        skip = (size_t)w - skip;
+    } else {
+        skip = 0;
+    }
+    for (int i = 0; i < n; i++) {
+        size_t cut = skip < v[i].iov_len ? skip : v[i].iov_len;
+        skip -= cut;
+        if (!ldc_buf_add(&l->mem, &f->buf, (const char *)v[i].iov_base + cut, v[i].iov_len - cut)) return LDC_NOMEM;
+    }
+    return w;
+}
+
+/* Takes the source's bytes p[0..n): *used of them belong to this body. Decoding is in place.
+   `last`: the source has ended, which completes a body that runs until then. 0, LDC_BAD for
+   broken framing, LDC_GONE when the sink failed, LDC_NOMEM. */
+static int ldc_relay_push(ldcorn *l, ldc_flow *f, char *p, size_t n, bool last, int fd, size_t *used) {
+    struct iovec v[4];
+    char size[20];
+    size_t body = n, digits;
+    ptrdiff_t k;
+    int m = 0;
+    ssize_t w;
+    *used = n;
+    switch (f->in) {
+    case LDC_FRAME_NONE: body = *used = 0; break;
+    case LDC_FRAME_LENGTH:
+        if (n > f->left) body = *used = (size_t)f->left;
+        f->left -= body;
+        f->end = f->left == 0;
+        break;
+    case LDC_FRAME_CHUNKED:
+        k = ldc_chunk_decode(&f->chunk, p, n, &body);
+        if (k < 0) return LDC_BAD;
+        *used = (size_t)k;
+        f->end = f->chunk.state == LDC_CHUNK_DONE;
+        break;
+    default: f->end = last; break;
+    }
+    f->bytes += body;
+    if (f->discard) return 0;
+    if (f->out == LDC_FRAME_CHUNKED && body) {
+        digits = ldc_util_hexadecimal(body, size);
+        memcpy(size + digits, "\r\n", 2);
+        v[m++] = ldc_relay_piece(size, digits + 2);
+    }
+    if (body) v[m++] = ldc_relay_piece(p, body);
+    if (f->out == LDC_FRAME_CHUNKED && body) v[m++] = ldc_relay_piece(f->end ? "\r\n0\r\n\r\n" : "\r\n", f->end ? 7 : 2);
+    else if (f->out == LDC_FRAME_CHUNKED && f->end) v[m++] = ldc_relay_piece("0\r\n\r\n", 5);
+    w = ldc_relay_emit(l, f, fd, v, m);
+    return w < 0 ? (int)w : 0;
+}
+
+static void ldc_relay_free(ldcorn *l, ldc_flow *f) {
+    ldc_buf_free(&l->mem, &f->head);
+    ldc_buf_free(&l->mem, &f->buf);
+    memset(f, 0, sizeof *f);
+}
+
+/* @group ------------------------------------------------------------------------------------
+   Slots, choice, queue. The only place where a slot is taken or given back and where a request
+   enters or leaves a line. Invariants: a worker's in_flight is the number of its connections
+   that hold a slot; nobody waits while a slot is free; arrival order is kept. */
+
+static void ldc_up_start_or_requeue(ldcorn *l, ldc_exchange *e, ldc_worker *w, bool *starved);
+
+static bool ldc_group_takes(const ldc_worker *w) {
+    int64_t limit = w->group->conf->s.max_req_per_worker;
+    return w->state == LDC_PROC_READY && !w->candidate && !w->replaced && (limit < 0 || w->in_flight < limit);
+}
+
+/* The fewest inside, ties to the longest idle. */
+static ldc_worker *ldc_group_choose(const ldc_group *g) {
+    ldc_worker *best = NULL;
+    for (ldc_worker *w = g->workers; w; w = w->next) {
+        if (!ldc_group_takes(w)) continue;
+        if (best == NULL || w->in_flight < best->in_flight ||
+            (w->in_flight == best->in_flight && w->idle_since < best->idle_since))
+            best = w;
+    }
+    return best;
+}
+
+static int ldc_group_inside(const ldc_group *g) {
+    int n = 0;
+    for (const ldc_worker *w = g->workers; w; w = w->next) n += w->in_flight;
+    return n;
+}
+
+static int ldc_group_ready(const ldc_group *g) {
+    int n = 0;
+    for (const ldc_worker *w = g->workers; w; w = w->next) n += w->state == LDC_PROC_READY && !w->candidate && !w->replaced;
+    return n;
+}
+
+/* Slots of the ready workers, 0 where there is no limit. */
+static int64_t ldc_group_slots(const ldc_group *g) {
+    return g->conf->limited ? ldc_group_ready(g) * g->conf->s.max_req_per_worker : 0;
+}
+
+/* Will a worker take requests before `by` (0: no deadline)? */
+static bool ldc_group_hope(const ldc_group *g, uint64_t by) {
+    for (const ldc_worker *w = g->workers; w; w = w->next) {
+        if (w->candidate || (w->replaced && !w->respawn)) continue;
+        if (w->state == LDC_PROC_READY || w->state == LDC_PROC_STARTING || w->state == LDC_PROC_STOPPING) return true;
+        if ((w->state == LDC_PROC_BACKOFF || w->state == LDC_PROC_DOWN) && (by == 0 || w->probe_at <= by)) return true;
+    }
+    return false;
+}
+
+static void ldc_group_take(ldc_up *u) {
+    LDCORN_ASSERT(!u->slot);
+    u->slot = true;
+    u->worker->in_flight++;
+}
+
+/* `forced`: the worker may still be at it (the two exceptions, and close where it was asked). */
+static void ldc_group_give(ldcorn *l, ldc_up *u, bool forced) {
+    ldc_worker *w = u->worker;
+    if (!u->slot) return;
+    u->slot = false;
+    w->in_flight--;
+    w->idle_since = l->now;
+    if (forced && w->group->conf->limited) w->group->forced++;
+    if (w->in_flight == 0) ldc_proc_idle(l, w);
+    ldc_group_next(l, w->group);
+}
+
+static void ldc_group_push(ldc_group *g, ldc_exchange *e, bool front) {
+    LDCORN_ASSERT(!e->waiting);
+    e->ahead = e->behind = NULL;
+    if (g->head == NULL) g->head = g->tail = e;
+    else if (front) {
+        e->behind = g->head;
+        g->head->ahead = e;
+        g->head = e;
+    } else {
+        e->ahead = g->tail;
+        g->tail->behind = e;
+        g->tail = e;
+    }
+    e->waiting = true;
+    g->queued++;
+}
+
+static void ldc_group_pop(ldc_exchange *e) {
+    ldc_group *g = e->group;
+    if (!e->waiting) return;
+    if (e->ahead) e->ahead->behind = e->behind;
+    else g->head = e->behind;
+    if (e->behind) e->behind->ahead = e->ahead;
+    else g->tail = e->ahead;
+    e->ahead = e->behind = NULL;
+    e->waiting = false;
+    g->queued--;
+}
+
+/* Gives free slots to the oldest waiters, in this turn. A start that fails at once comes back
+   here through a give; the flag makes that a turn of this loop, not a recursion. */
+static void ldc_group_next(ldcorn *l, ldc_group *g) {
+    bool starved = false;
+    if (g->starting) return;
+    g->starting = true;
+    while (g->head && !starved) {
+        ldc_worker *w = ldc_group_choose(g);
+        ldc_exchange *e = g->head;
+        if (w == NULL) break;
+        ldc_group_pop(e);
+        ldc_up_start_or_requeue(l, e, w, &starved);
+    }
+    g->starting = false;
+}
+
+/* After a worker was lost: whoever cannot be served before the deadline hears it now. */
+static void ldc_group_review(ldcorn *l, ldc_group *g) {
+    for (ldc_exchange *e = g->head, *behind; e; e = behind) {
+        behind = e->behind;
+        if (ldc_group_hope(g, e->queue_by)) continue;
+        ldc_client_refuse(l, e, LDC_WHY_NO_WORKER);
+        behind = g->head && !ldc_group_hope(g, g->head->queue_by) ? g->head : NULL; /* the line changed */
+    }
+}
+
+/* ceil(length x mean / slots) in 1 .. 60 seconds; the end of the back-off where none is ready. */
+static int ldc_group_retry_after(const ldcorn *l, const ldc_group *g) {
+    int64_t slots = ldc_group_slots(g);
+    uint64_t s = 1;
+    if (ldc_group_ready(g) == 0) {
+        for (const ldc_worker *w = g->workers; w; w = w->next) {
+            if (w->probe_at > l->now && (w->state == LDC_PROC_BACKOFF || w->state == LDC_PROC_DOWN)) s = (w->probe_at - l->now + 999999) / 1000000;
+        }
+    } else if (slots > 0) {
+        s = ((uint64_t)g->queued * g->mean / (uint64_t)slots + 999999) / 1000000;
+    }
+    return s < 1 ? 1 : s > 60 ? 60 : (int)s;
+}
+
+static void ldc_group_refused(ldc_group *g, ldc_why why) { g->refused[why]++; }
+
+/* Into a worker, or in line, or refused. All that needs only the head was checked before. */
+static void ldc_group_submit(ldcorn *l, ldc_exchange *e) {
+    ldc_group *g = e->group;
+    e->queued = l->now;
+    e->queue_by = ldc_loop_after(l, g->conf->s.queue_timeout);
+    if (!ldc_group_hope(g, e->queue_by)) {
+        ldc_client_refuse(l, e, LDC_WHY_NO_WORKER);
+        return;
+    }
+    if (g->queued >= g->conf->s.queue && (g->head || ldc_group_choose(g) == NULL)) {
+        ldc_client_refuse(l, e, LDC_WHY_FULL);
+        return;
+    }
+    ldc_group_push(g, e, false);
+    ldc_group_next(l, g);
+}
+
+/* One line per group, limit and ten seconds, with the key to change. */
+static void ldc_group_report(ldcorn *l, ldc_group *g) {
+    char oldest[24], mean[24];
+    uint64_t full = g->refused[LDC_WHY_FULL] - g->refused_said[LDC_WHY_FULL];
+    uint64_t late = g->refused[LDC_WHY_TIMEOUT] - g->refused_said[LDC_WHY_TIMEOUT];
+    uint64_t none = g->refused[LDC_WHY_NO_WORKER] - g->refused_said[LDC_WHY_NO_WORKER];
+    ldc_util_span(g->head ? (l->now - g->head->queued) / 1000 : 0, oldest);
+    ldc_util_span(g->mean / 1000, mean);
+    if (full) ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: %llu requests refused with 503 in 10s: queue full (queue = %lld, oldest waits %s, %d of %lld slots busy, mean %s per request)", g->name, (unsigned long long)full, (long long)g->conf->s.queue, oldest, ldc_group_inside(g), (long long)ldc_group_slots(g), mean);
+    if (late) ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: %llu requests refused with 503 in 10s: waited too long (queue_timeout = %s, %d waiting, %d of %lld slots busy, mean %s per request)", g->name, (unsigned long long)late, ldc_util_span((uint64_t)g->conf->s.queue_timeout, oldest), g->queued, ldc_group_inside(g), (long long)ldc_group_slots(g), mean);
+    if (none) ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: %llu requests refused with 503 in 10s: no worker ready (workers = %lld)", g->name, (unsigned long long)none, (long long)g->conf->s.workers);
+    memcpy(g->refused_said, g->refused, sizeof g->refused);
+}
+
+static void ldc_group_measure(ldc_histogram *h, uint64_t us) {
+    static const uint32_t edges[LDC_BUCKETS - 1] = {1000, 5000, 10000, 25000, 50000, 100000, 250000, 500000, 1000000, 2500000, 5000000, 10000000, 30000000, 60000000};
+    int i = 0;
+    while (i < LDC_BUCKETS - 1 && us > edges[i]) i++;
+    h->bucket[i]++;
+    h->sum += us;
+    h->count++;
+}
+
+/* @up ---------------------------------------------------------------------------------------
+   One connection to a worker: opened or reused, the request sent, the answer read. Owns the
+   connection and, when the client is gone, the exchange (an orphan). */
+
+static void ldc_up_set(ldc_up *u, ldc_up_state to) {
+    LDCORN_ASSERT(u->state == to || (ldc_up_rows[u->state].next & (1u << to)));
+    u->state = (uint8_t)to;
+    ldc_loop_progress(&u->watch);
+}
+
+static void ldc_up_unpark(ldc_up *u) {
+    if (u->prev_parked == NULL) return;
+    *u->prev_parked = u->next_parked;
+    if (u->next_parked) u->next_parked->prev_parked = u->prev_parked;
+    u->prev_parked = NULL;
+    u->next_parked = NULL;
+    u->worker->parked_count--;
+}
+
+/* Marks it dead. The end of our side is visible to the worker at once, so that a limited worker
+   never has more open connections than its limit; the descriptor itself goes with the turn. */
+static void ldc_up_close(ldcorn *l, ldc_up *u) {
+    if (u->state == LDC_UP_DEAD) return;
+    ldc_up_unpark(u);
+    if (u->tunnel_slot) {
+        u->tunnel_slot = false;
+        u->worker->tunnels--;
+    }
+    if (u->worker->probe == u) u->worker->probe = NULL;
+    ldc_up_set(u, LDC_UP_DEAD);
+    shutdown(u->watch.fd, SHUT_RDWR);
+    ldc_loop_close(l, &u->watch);
+    ldc_loop_forget(l, &u->timer);
+    u->worker->conns--;
+    *u->prev = u->next;
+    if (u->next) u->next->prev = u->prev;
+    u->prev = NULL;
+    u->next = l->dead_ups;
+    l->dead_ups = u;
+    if (u->worker->tunnels == 0 && u->worker->in_flight == 0) ldc_proc_idle(l, u->worker);
+}
+
+static void ldc_up_rearm(ldcorn *l, ldc_up *u) {
+    ldc_exchange *e = u->exchange;
+    const ldcorn_group_desc *s = &u->worker->group->conf->s;
+    uint64_t due = u->by, t;
+    if (u->state == LDC_UP_PARKED) due = ldc_loop_after(l, s->worker_keepalive);
+    if (u->state == LDC_UP_BUSY && e && u->by == 0) {
+        if (s->run_timeout >= 0) {
+            t = e->started + (uint64_t)s->run_timeout * 1000;
+            if (due == 0 || t < due) due = t;
+        }
+        if (s->response_timeout >= 0 && e->sent && u->reading) {
+            t = u->gap + (uint64_t)s->response_timeout * 1000;
+            if (due == 0 || t < due) due = t;
+        }
+    }
+    ldc_loop_timer(l, &u->timer, due);
+}
+
+static void ldc_up_update(ldcorn *l, ldc_up *u) {
+    ldc_exchange *e = u->exchange;
+    bool reading = true;
+    short want = 0;
+    if (u->state == LDC_UP_DEAD) return;
+    if (e && !e->res.discard) reading = ldc_relay_waiting(&e->res) < LDC_AHEAD;
+    if (u->state == LDC_UP_CONNECT) want = u->connected ? POLLOUT : 0;
+    else if (reading && !(u->state == LDC_UP_TUNNEL && e && e->res.end)) want = POLLIN;
+    if (e && u->state != LDC_UP_CONNECT && ldc_relay_waiting(&e->req) && !u->half) want = (short)(want | POLLOUT);
+    if (reading && !u->reading) u->gap = l->now; /* the gap stood still while we did not read */
+    u->reading = reading;
+    ldc_loop_want(l, &u->watch, want);
+    ldc_up_rearm(l, u);
+}
+
+static ldc_up *ldc_up_new(ldcorn *l, ldc_worker *w, int fd) {
+    ldc_up *u = (ldc_up *)l->spare_up;
+    if (u) memcpy(&l->spare_up, u, sizeof(void *));
+    else u = (ldc_up *)ldc_mem_resize(&l->mem, NULL, 0, sizeof *u);
+    if (u == NULL) return NULL;
+    memset(u, 0, sizeof *u);
+    if (!ldc_loop_reserve_timer(l) || !ldc_loop_open(l, &u->watch, fd, LDC_KIND_UP, 0)) {
+        memcpy(u, &l->spare_up, sizeof(void *));
+        l->spare_up = u;
+        return NULL;
+    }
+    l->loop.timers++;
+    u->timer.kind = LDC_TIMER_UP;
+    u->worker = w;
+    u->state = LDC_UP_CONNECT;
+    u->opened = l->now;
+    u->next = w->ups;
+    u->prev = &w->ups;
+    if (w->ups) w->ups->prev = &u->next;
+    w->ups = u;
+    w->conns++;
+    return u;
+}
+
+/* connect() once more or for the first time. 1 connected, 0 under way or busy, -1 refused. */
+static int ldc_up_connect(ldc_up *u) {
+    int r;
+    do r = connect(u->watch.fd, &u->worker->addr.u.any, u->worker->addr.len);
+    while (r < 0 && errno == EINTR);
+    if (r == 0 || errno == EISCONN) return 1;
+    u->connected = errno == EINPROGRESS || errno == EALREADY; /* else: a full backlog, try again */
+    return errno == EINPROGRESS || errno == EALREADY || errno == EAGAIN ? 0 : -1;
+}
+
+/* A parked connection is used only if it is known to be quiet: its last answer ended in this
+   turn with a short read, or this turn's poll() saw it silent; otherwise one look. An end means
+   discard, bytes mean discard. */
+static bool ldc_up_quiet(ldcorn *l, ldc_up *u) {
+    char byte;
+    ssize_t n;
+    if (u->quiet == l->turn) return true;
+    if (u->watch.listed && u->watch.at < l->loop.polled && (u->watch.want & POLLIN) && u->parked < l->now && u->quiet + 1 < l->turn)
+        if (l->loop.set[u->watch.at].revents == 0) return true;
+    n = recv(u->watch.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
+static ldc_up *ldc_up_reuse(ldcorn *l, ldc_worker *w, const ldc_exchange *e) {
+    ldc_up *u;
+    while ((u = w->parked) != NULL) {
+        bool old = !e->safe && l->now - u->parked > 200000;
+        if (!e->fresh && !old && ldc_up_quiet(l, u)) {
+            ldc_up_unpark(u);
+            u->reused = true;
+            return u;
+        }
+        if ((e->fresh || old) && !w->group->conf->limited) return NULL;
+        ldc_up_close(l, u); /* stale, or in the way of a fresh one under a limit */
+    }
+    return NULL;
+}
+
+static void ldc_up_failed(ldcorn *l, ldc_up *u, ldc_why why);
+static void ldc_up_flush(ldcorn *l, ldc_up *u);
+static void ldc_up_readable(ldcorn *l, ldc_up *u);
+
+static void ldc_up_attach(ldcorn *l, ldc_up *u, ldc_exchange *e) {
+    ldc_worker *w = u->worker;
+    u->exchange = e;
+    e->up = u;
+    e->worker_index = w->index;
+    e->worker_pid = w->pid;
+    e->tries++;
+    if (e->started == 0) ldc_group_measure(&w->group->wait, l->now - e->queued);
+    e->started = l->now;
+    u->by = 0;
+    u->gap = l->now;
+    ldc_group_take(u);
+}
+
+/* Hands the request to worker `w`. Without a descriptor or memory it goes back to the head of
+   the line and *starved says to try again later. */
+static void ldc_up_start_or_requeue(ldcorn *l, ldc_exchange *e, ldc_worker *w, bool *starved) {
+    ldc_up *u = ldc_up_reuse(l, w, e);
+    int r = 1;
+    if (u == NULL) {
+        int fd = ldc_net_socket(w->addr.u.any.sa_family);
+        u = fd < 0 ? NULL : ldc_up_new(l, w, fd);
+        if (u == NULL) {
+            if (fd >= 0) close(fd);
+            ldc_group_push(e->group, e, true);
+            *starved = l->lean = true;
+            ldc_client_update(l, e->client);
+            return;
+        }
+        r = ldc_up_connect(u);
+    }
+    ldc_up_attach(l, u, e);
+    ldc_client_update(l, e->client);
+    if (r < 0) {
+        ldc_up_failed(l, u, LDC_WHY_CONNECT);
+        return;
+    }
+    if (r == 0) { /* EAGAIN from a unix socket is a full backlog: busy, tried again, not down */
+        u->by = l->now + (u->connected ? (uint64_t)w->group->conf->s.connect_timeout * 1000 : 5000);
+        ldc_up_update(l, u);
+        return;
+    }
+    u->connected = true;
+    ldc_up_set(u, LDC_UP_BUSY);
+    e->connected = l->now;
+    ldc_up_flush(l, u);
+}
+
+static void ldc_up_detach(ldc_up *u) {
+    ldc_exchange *e = u->exchange;
+    u->exchange = NULL;
+    if (e) e->up = NULL;
+}
+
+/* Lets go of the exchange; an orphan ends with it. */
+static void ldc_up_release(ldcorn *l, ldc_up *u) {
+    ldc_exchange *e = u->exchange;
+    ldc_up_detach(u);
+    if (e && e->client == NULL) {
+        e->group->orphans--;
+        ldc_client_exchange_free(l, e);
+    }
+}
+
+/* Back to the head of the line with its first deadline, for another worker or connection. */
+static void ldc_up_again(ldcorn *l, ldc_up *u) {
+    ldc_exchange *e = u->exchange;
+    ldc_group *g = e->group;
+    e->req.sent = 0;
+    e->sent = e->connected = 0;
+    ldc_up_detach(u);
+    g->starting = true; /* the slot given back belongs to this request */
+    ldc_up_close(l, u);
+    ldc_group_give(l, u, false);
+    g->starting = false;
+    if (!ldc_group_hope(g, e->queue_by)) {
+        ldc_client_refuse(l, e, LDC_WHY_NO_WORKER);
+        ldc_group_next(l, g);
+        return;
+    }
+    g->retries++;
+    ldc_group_push(g, e, true);
+    ldc_client_update(l, e->client);
+    ldc_group_next(l, g);
+}
+
+/* The connection failed under its exchange. What may be sent again is: a request of which no
+   byte can have reached the worker, and once a safe one on a reused connection. */
+static void ldc_up_failed(ldcorn *l, ldc_up *u, ldc_why why) {
+    ldc_exchange *e = u->exchange;
+    ldc_group *g = u->worker->group;
+    bool untouched = e && e->req.sent == 0, answered = e && (e->first || u->line || u->in.p);
+    g->errors[why == LDC_WHY_CONNECT ? LDC_ERROR_CONNECT : LDC_ERROR_RESET]++;
+    if (why == LDC_WHY_CONNECT) ldc_proc_event_down(l, u->worker);
+    if (e && e->client && !answered && !u->orphaned) {
+        if (untouched && e->req.bytes == 0 && e->tries <= g->conf->s.retries) {
+            ldc_up_again(l, u);
+            return;
+        }
+        if (u->reused && e->safe && e->req.in == LDC_FRAME_NONE && !e->replayed) {
+            e->replayed = e->fresh = true;
+            ldc_up_again(l, u);
+            return;
+        }
+    }
+    if (e && e->client) {
+        ldc_up_detach(u);
+        ldc_client_refuse(l, e, why);
+    }
+    ldc_up_release(l, u);
+    ldc_up_close(l, u);
+    ldc_group_give(l, u, u->half);
+}
+
+/* The client is gone or has had its answer while the worker works on. In a limited group the
+   slot stays until the worker is done, so the connection stays open and is read to its end. */
+static void ldc_up_orphan(ldcorn *l, ldc_up *u, ldc_why why) {
+    ldc_exchange *e = u->exchange;
+    if (e->client) e->client->exchange = NULL;
+    e->client = NULL;
+    e->res.discard = true;
+    e->group->orphans++;
+    u->orphaned = why;
+    ldc_buf_free(&l->mem, &e->res.buf);
+    if (u->state == LDC_UP_CONNECT) { /* nothing was sent */
+        ldc_up_release(l, u);
+        ldc_up_close(l, u);
+        ldc_group_give(l, u, false);
+        return;
+    }
+    if (!e->req.end && !u->half) { /* it can no longer be completed */
+        u->half = true;
+        ldc_buf_free(&l->mem, &e->req.buf);
+        shutdown(u->watch.fd, SHUT_WR);
+    }
+    ldc_up_update(l, u);
+}
+
+/* The client of `e` left. `close` in the group's terms ends the connection, else an orphan. */
+static void ldc_up_abandon(ldcorn *l, ldc_exchange *e, ldc_why why, bool close_it) {
+    ldc_up *u = e->up;
+    if (u == NULL) return;
+    if (u->state == LDC_UP_TUNNEL || close_it) {
+        e->client = NULL;
+        e->group->orphans++;
+        ldc_up_release(l, u);
+        ldc_up_close(l, u);
+        ldc_group_give(l, u, true);
+        return;
+    }
+    ldc_up_orphan(l, u, why);
+}
+
+/* Broken answers: 502 if nothing was sent, else a cut. What the worker still does is unknown:
+   in a limited group it gets our end and up to a second to end its own. */
+static void ldc_up_protocol(ldcorn *l, ldc_up *u, const char *what) {
+    ldc_exchange *e = u->exchange;
+    ldc_worker *w = u->worker;
+    w->group->errors[LDC_ERROR_PROTOCOL]++;
+    ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d: broken answer: %s", w->group->name, w->index, what);
+    if (e && e->client) {
+        ldc_up_detach(u);
+        ldc_client_refuse(l, e, LDC_WHY_PROTOCOL);
+    }
+    ldc_up_release(l, u);
+    if (!w->group->conf->limited || !u->slot) {
+        ldc_up_close(l, u);
+        ldc_group_give(l, u, false);
+        return;
+    }
+    u->deaf = u->half = true;
+    u->by = l->now + 1000000;
+    ldc_buf_free(&l->mem, &u->in);
+    shutdown(u->watch.fd, SHUT_WR);
+    ldc_up_update(l, u);
+}
+
+static void ldc_up_park(ldcorn *l, ldc_up *u, bool quiet) {
+    ldc_worker *w = u->worker;
+    ldc_up_set(u, LDC_UP_PARKED);
+    u->parked = l->now;
+    u->quiet = quiet ? l->turn : 0;
+    u->line = 0;
+    u->by = 0;
+    u->next_parked = w->parked;
+    u->prev_parked = &w->parked;
+    if (w->parked) w->parked->prev_parked = &u->next_parked;
+    w->parked = u;
+    w->parked_count++;
+    ldc_up_update(l, u);
+}
+
+/* The last byte of the answer was read: the slot is free, whatever the client still takes. */
+static void ldc_up_finish(ldcorn *l, ldc_up *u, bool clean, bool quiet) {
+    ldc_exchange *e = u->exchange;
+    ldc_worker *w = u->worker;
+    ldc_group *g = w->group;
+    uint64_t took = l->now - e->started;
+    bool whole = e->req.end && ldc_relay_waiting(&e->req) == 0 && !u->half;
+    e->answered = l->now;
+    w->served++;
+    g->mean = g->mean ? g->mean - g->mean / 8 + took / 8 : took;
+    ldc_group_measure(&g->worker, took);
+    if (!whole) e->keep = false; /* answered before the body was in: both sides close */
+    ldc_buf_free(&l->mem, &u->in);
+    ldc_up_detach(u);
+    if (clean && whole && !u->deaf && !u->orphaned && w->state == LDC_PROC_READY && !w->replaced && w->pid == (w->foreign ? 0 : e->worker_pid) && g->conf->s.worker_keepalive != 0)
+        ldc_up_park(l, u, quiet);
+    else ldc_up_close(l, u);
+    if (e->client) ldc_client_answered(l, e);
+    else {
+        g->orphans--;
+        ldc_client_exchange_free(l, e);
+    }
+    ldc_group_give(l, u, false);
+}
+
+/* --- the answer --- */
+
+static int ldc_up_client_fd(const ldc_exchange *e) { return e->client && !e->res.discard ? e->client->watch.fd : -1; }
+
+/* 1xx: passed to clients that know them (RFC 9110 15.2), never more than a few. */
+static bool ldc_up_interim(ldcorn *l, ldc_up *u) {
+    ldc_exchange *e = u->exchange;
+    if (++e->interim > LDC_INTERIM) {
+        ldc_up_protocol(l, u, "endless 1xx");
+        return false;
+    }
+    if (e->http10 || e->res.discard) return true;
+    if (!ldc_http_write_response(&l->mem, &e->res.buf, &l->head, LDC_FRAME_NONE, NULL)) {
+        ldc_up_failed(l, u, LDC_WHY_MEMORY);
+        return false;
+    }
+    if (ldc_relay_flush(l, &e->res, e->client->watch.fd) < 0) {
+        ldc_client_dead(l, e->client);
+        return u->exchange != NULL;
+    }
+    return true;
+}
+
+static bool ldc_up_upgraded(ldcorn *l, ldc_up *u) {
+    ldc_exchange *e = u->exchange;
+    if (!e->upgrade || !l->head.upgrade || !ldc_http_get(&l->head, LDC_FIELD_UPGRADE)) {
+        ldc_up_protocol(l, u, "101 that was not asked for");
+        return false;
+    }
+    if (e->res.discard) { /* nobody is there to talk to it */
+        ldc_up_release(l, u);
+        ldc_up_close(l, u);
+        ldc_group_give(l, u, false);
+        return false;
+    }
+    if (!ldc_http_write_response(&l->mem, &e->res.buf, &l->head, LDC_FRAME_NONE, NULL)) {
+        ldc_up_failed(l, u, LDC_WHY_MEMORY);
+        return false;
+    }
+    e->status = 101;
+    e->got_head = true;
+    e->res.in = e->res.out = e->req.in = e->req.out = LDC_FRAME_TUNNEL;
+    e->req.end = false;
+    u->tunnel_slot = true;
+    u->worker->tunnels++;
+    ldc_up_set(u, LDC_UP_TUNNEL);
+    ldc_client_tunnel(l, e);
+    ldc_group_give(l, u, false); /* the slot moves from requests to tunnels */
+    return true;
+}
+
+/* The final head. The client gets it together with the first body bytes, in one write. */
+static bool ldc_up_final(ldcorn *l, ldc_up *u) {
+    ldc_exchange *e = u->exchange;
+    ldc_head *h = &l->head;
+    const char *connection = NULL;
+    e->status = h->status;
+    e->res.in = (uint8_t)h->frame;
+    e->res.left = h->length;
+    e->res.end = h->frame == LDC_FRAME_NONE;
+    u->line = 0;
+    u->keep = h->minor == 1 && !h->close && h->frame != LDC_FRAME_EOF;
+    if (e->res.discard) return true;
+    e->res.out = e->res.in;
+    if (h->frame == LDC_FRAME_EOF && !e->http10) e->res.out = LDC_FRAME_CHUNKED;
+    if (h->frame == LDC_FRAME_CHUNKED && e->http10) e->res.out = LDC_FRAME_EOF; /* RFC 9112 7.1 */
+    if (e->res.out == LDC_FRAME_EOF || !e->req.end || l->life != LDC_LIFE_RUN) e->keep = false;
+    if (e->upgrade) e->keep = false; /* bytes behind it may be another protocol's */
+    if (!e->keep) connection = "close";
+    else if (e->http10) connection = "keep-alive";
+    if (!ldc_http_write_response(&l->mem, &e->res.head, h, (ldc_frame)e->res.out, connection)) {
+        ldc_up_failed(l, u, LDC_WHY_MEMORY);
+        return false;
+    }
+    e->got_head = true;
+    return true;
+}
+
+/* One head at p. Bytes used, LDC_MORE, or LDC_GONE when the exchange is over. */
+static ptrdiff_t ldc_up_head(ldcorn *l, ldc_up *u, const char *p, size_t n) {
+    ldc_exchange *e = u->exchange;
+    ptrdiff_t size = ldc_http_end(p, n, &u->line);
+    if (e->first == 0) e->first = l->now;
+    if (size == LDC_MORE && n < (size_t)l->conf->s.max_header * 2) {
+        if (n >= 5 && memcmp(p, "HTTP/", 5) != 0) size = LDC_BAD;
+        else return LDC_MORE;
+    }
+    if (size < 0 || size > l->conf->s.max_header * 2 || !ldc_http_response(&l->head, p, (size_t)size, e->head_only)) {
+        ldc_up_protocol(l, u, size == LDC_MORE ? "head too long" : "malformed head");
+        return LDC_GONE;
+    }
+    u->line = 0;
+    if (l->head.status == 101) return ldc_up_upgraded(l, u) ? size : LDC_GONE;
+    if (l->head.status < 200) return ldc_up_interim(l, u) ? size : LDC_GONE;
+    return ldc_up_final(l, u) ? size : LDC_GONE;
+}
+
+/* Bytes from the worker at p[0..n). `quiet`: the read was short, so nothing more waits. True if
+   the connection goes on with this exchange; bytes not used are kept in u->in. */
+static bool ldc_up_bytes(ldcorn *l, ldc_up *u, char *p, size_t n, bool quiet, size_t *used) {
+    ldc_exchange *e = u->exchange;
+    size_t k;
+    int r;
+    *used = 0;
+    while (e->status < 200 && u->state != LDC_UP_TUNNEL) {
+        ptrdiff_t size = ldc_up_head(l, u, p + *used, n - *used);
+        if (size == LDC_MORE) return true;
+        if (size < 0) return false;
+        *used += (size_t)size;
+    }
+    r = ldc_relay_push(l, &e->res, p + *used, n - *used, false, ldc_up_client_fd(e), &k);
+    *used += k;
+    if (r == LDC_BAD) {
+        ldc_up_protocol(l, u, "broken chunk framing");
+        return false;
+    }
+    if (r < 0 && e->client) { /* the client cannot be written to, or no memory for what waits */
+        ldc_client_dead(l, e->client);
+        if (u->exchange == NULL) return false;
+    }
+    if (u->state == LDC_UP_TUNNEL) {
+        if (e->client) ldc_client_update(l, e->client);
+        return true;
+    }
+    if (!e->res.end) {
+        if (e->client) ldc_client_update(l, e->client);
+        else ldc_up_update(l, u);
+        return true;
+    }
+    ldc_up_finish(l, u, u->keep && *used == n, quiet); /* surplus bytes: never reused */
+    return false;
+}
+
+/* The worker ended its side, orderly or not. */
+static void ldc_up_ended(ldcorn *l, ldc_up *u, bool reset) {
+    ldc_exchange *e = u->exchange;
+    size_t used;
+    if (e == NULL) { /* parked, or deaf: the slot comes back because the worker ended */
+        ldc_up_close(l, u);
+        ldc_group_give(l, u, u->half);
+        return;
+    }
+    if (e->status >= 200 && e->res.in == LDC_FRAME_EOF && !reset) {
+        ldc_relay_push(l, &e->res, NULL, 0, true, ldc_up_client_fd(e), &used);
+        ldc_up_finish(l, u, false, false);
+        return;
+    }
+    ldc_up_failed(l, u, LDC_WHY_RESET);
+}
+
+static void ldc_up_tunnel_end(ldcorn *l, ldc_up *u) {
+    ldc_exchange *e = u->exchange;
+    e->res.end = true;
+    if (e->client) ldc_client_update(l, e->client);
+}
+
+static void ldc_up_readable(ldcorn *l, ldc_up *u) {
+    bool kept = u->in.p != NULL;
+    size_t room = LDC_SCRATCH, used = 0;
+    char *to = l->scratch;
+    ssize_t n;
+    if (kept) { /* part of a head is waiting: read behind it */
+        room = 16384;
+        if (!ldc_buf_room(&l->mem, &u->in, room)) {
+            ldc_up_failed(l, u, LDC_WHY_MEMORY);
+            return;
+        }
+        to = u->in.p + u->in.len;
+    }
+    do n = recv(u->watch.fd, to, room, 0);
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    if (n > 0) {
+        ldc_loop_progress(&u->watch);
+        u->gap = l->now;
+        if (u->exchange == NULL && !u->deaf && !u->probe) n = 0; /* bytes on a parked connection */
+        else if (u->deaf || u->exchange == NULL) return;
+    }
+    if (n <= 0 && u->state == LDC_UP_TUNNEL && n == 0) ldc_up_tunnel_end(l, u);
+    else if (n <= 0) ldc_up_ended(l, u, n < 0);
+    if (n <= 0) return;
+    if (kept) {
+        u->in.len += (uint32_t)n;
+        if (ldc_up_bytes(l, u, ldc_buf_at(&u->in), ldc_buf_size(&u->in), (size_t)n < room, &used) && u->in.p)
+            ldc_buf_drop(&l->mem, &u->in, used);
+    } else if (ldc_up_bytes(l, u, to, (size_t)n, (size_t)n < room, &used) && used < (size_t)n) {
+        if (!ldc_buf_add(&l->mem, &u->in, to + used, (size_t)n - used)) ldc_up_failed(l, u, LDC_WHY_MEMORY);
+    }
+}
+
+/* Writes what the worker takes. When it takes no more, what it has to say is still read. */
+static void ldc_up_flush(ldcorn *l, ldc_up *u) {
+    ldc_exchange *e = u->exchange;
+    ssize_t w = e && !u->half ? ldc_relay_flush(l, &e->req, u->watch.fd) : 0;
+    if (e == NULL) return;
+    if (w == LDC_GONE) {
+        char peek;
+        ssize_t n = recv(u->watch.fd, &peek, 1, MSG_PEEK | MSG_DONTWAIT);
+        if (n <= 0) {
+            ldc_up_failed(l, u, LDC_WHY_RESET);
+            return;
+        }
+        u->half = true; /* an early answer is waiting; our side has ended */
+        e->req.discard = true;
+        ldc_buf_free(&l->mem, &e->req.buf);
+    } else if (w > 0) {
+        ldc_loop_progress(&u->watch);
+    }
+    if (e->req.end && e->sent == 0 && ldc_relay_waiting(&e->req) == 0) {
+        e->sent = u->gap = l->now;
+    }
+    if (u->state == LDC_UP_TUNNEL && e->req.end && !e->req.shut && ldc_relay_waiting(&e->req) == 0) {
+        e->req.shut = true;
+        shutdown(u->watch.fd, SHUT_WR);
+    }
+    if (e->client) ldc_client_update(l, e->client);
+    else ldc_up_update(l, u);
+}
+
+static void ldc_up_connecting(ldcorn *l, ldc_up *u, short revents) {
+    int failed = 0, r = 1;
+    socklen_t n = sizeof failed;
+    if (u->connected) {
+        if (getsockopt(u->watch.fd, SOL_SOCKET, SO_ERROR, &failed, &n) < 0) failed = errno;
+        if (failed == 0 && !(revents & POLLOUT)) return;
+        r = failed ? -1 : 1;
+    } else {
+        r = ldc_up_connect(u);
+    }
+    if (r == 0) return;
+    if (r < 0) {
+        if (u->probe) ldc_proc_probed(l, u, false, strerror(failed ? failed : errno));
+        else ldc_up_failed(l, u, LDC_WHY_CONNECT);
+        return;
+    }
+    u->connected = true;
+    if (u->probe) {
+        ldc_proc_probed(l, u, true, NULL);
+        return;
+    }
+    ldc_up_set(u, LDC_UP_BUSY);
+    u->by = 0;
+    u->exchange->connected = l->now;
+    ldc_up_flush(l, u);
+}
+
+static void ldc_up_event(ldcorn *l, ldc_up *u, short revents) {
+    if (u->state == LDC_UP_CONNECT) {
+        ldc_up_connecting(l, u, revents);
+        return;
+    }
+    if (u->probe) {
+        ldc_proc_probe_readable(l, u);
+        return;
+    }
+    if (revents & POLLOUT) ldc_up_flush(l, u);
+    if (u->state != LDC_UP_DEAD && (revents & (POLLIN | POLLHUP | POLLERR))) {
+        if ((u->watch.want & POLLIN) || u->state == LDC_UP_PARKED) ldc_up_readable(l, u);
+        else if (revents & (POLLHUP | POLLERR)) { /* gone while we did not read: what waits is still sent */
+            if (u->exchange && u->exchange->res.buf.p) ldc_loop_want(l, &u->watch, 0);
+            else ldc_up_readable(l, u);
+        }
+    }
+}
+
+/* Too late: the client hears 504 (or a cut), and the group says what becomes of the worker. */
+static void ldc_up_late(ldcorn *l, ldc_up *u, ldc_why why) {
+    ldc_exchange *e = u->exchange;
+    ldc_worker *w = u->worker;
+    const ldc_gconf *g = w->group->conf;
+    int64_t again = why == LDC_WHY_RUN_TIMEOUT ? g->s.run_timeout : g->s.response_timeout;
+    bool orphan = e->client == NULL;
+    w->group->errors[LDC_ERROR_TIMEOUT]++;
+    if (!orphan) { /* the answer is the client's, the work stays the worker's */
+        ldc_exchange *answer = ldc_client_split(l, e);
+        e->group->orphans++;
+        e->res.discard = true;
+        ldc_buf_free(&l->mem, &e->res.buf);
+        if (answer) ldc_client_refuse(l, answer, why);
+    }
+    if (g->on_timeout == LDC_CLOSE) {
+        ldc_up_release(l, u);
+        ldc_up_close(l, u);
+        ldc_group_give(l, u, true);
+        return;
+    }
+    u->orphaned = why;
+    u->by = l->now + (uint64_t)(again > 30000 ? again : 30000) * 1000;
+    ldc_up_update(l, u);
+    if (g->on_timeout == LDC_RESTART) ldc_proc_replace(l, w, "timeout");
+}
+
+/* An orphan that still holds its slot after the same time again. */
+static void ldc_up_overdue(ldcorn *l, ldc_up *u) {
+    ldc_worker *w = u->worker;
+    if (u->deaf) { /* a broken answer: a second was its time */
+        ldc_up_close(l, u);
+        ldc_group_give(l, u, true);
+        return;
+    }
+    u->by = l->now + 30000000;
+    ldc_loop_timer(l, &u->timer, u->by);
+    if (w->foreign) {
+        ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d (%s): a request past its time-out still holds its slot", w->group->name, w->index, w->addr.text);
+    } else {
+        ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d (pid %ld): stuck in a request past its time-out, restarting it", w->group->name, w->index, (long)w->pid);
+        ldc_proc_replace(l, w, "timeout");
+    }
+}
+
+static void ldc_up_timer(ldcorn *l, ldc_up *u) {
+    const ldcorn_group_desc *s = &u->worker->group->conf->s;
+    ldc_exchange *e = u->exchange;
+    if (u->probe) {
+        ldc_proc_probed(l, u, false, "no answer in time");
+    } else if (u->state == LDC_UP_PARKED) {
+        ldc_up_close(l, u);
+    } else if (u->state == LDC_UP_CONNECT) {
+        if (l->now - u->opened >= (uint64_t)s->connect_timeout * 1000 || u->connected) {
+            ldc_up_failed(l, u, LDC_WHY_CONNECT);
+            return;
+        }
+        u->by = l->now + 5000;
+        ldc_up_connecting(l, u, 0);
+        if (u->state == LDC_UP_CONNECT) ldc_up_update(l, u);
+    } else if (e == NULL || u->by) {
+        if (u->by && u->by <= l->now) ldc_up_overdue(l, u);
+        else ldc_up_rearm(l, u);
+    } else if (s->run_timeout >= 0 && e->started + (uint64_t)s->run_timeout * 1000 <= l->now) {
+        ldc_up_late(l, u, LDC_WHY_RUN_TIMEOUT);
+    } else if (e->sent && u->reading && s->response_timeout >= 0 && u->gap + (uint64_t)s->response_timeout * 1000 <= l->now) {
+        ldc_up_late(l, u, LDC_WHY_RESPONSE_TIMEOUT);
+    } else {
+        ldc_up_rearm(l, u);
+    }
+}
+
+/* @client -----------------------------------------------------------------------------------
+   One accepted connection: heads in, answers out, keep-alive, our own answers, the access
+   record. Owns the connection, its unused input, and the exchange while a client is there. */
+
+static const short ldc_client_leave = LDC_LEAVE ? LDC_LEAVE : POLLIN;
+
+static void ldc_client_unidle(ldcorn *l, ldc_client *c) {
+    if (c->state != LDC_CLIENT_IDLE) return;
+    if (c->older) c->older->newer = c->newer;
+    else l->idle_old = c->newer;
+    if (c->newer) c->newer->older = c->older;
+    else l->idle_new = c->older;
+    c->older = c->newer = NULL;
+}
+
+static void ldc_client_set(ldcorn *l, ldc_client *c, ldc_client_state to) {
+    LDCORN_ASSERT(c->state == to || (ldc_client_rows[c->state].next & (1u << to)));
+    if (c->state == to) return;
+    ldc_client_unidle(l, c);
+    c->state = (uint8_t)to;
+    c->since = l->now;
+    ldc_loop_progress(&c->watch);
+    if (to != LDC_CLIENT_IDLE) return;
+    c->older = l->idle_new;
+    if (l->idle_new) l->idle_new->newer = c;
+    else l->idle_old = c;
+    l->idle_new = c;
+}
+
+/* --- exchanges --- */
+
+static ldc_exchange *ldc_client_exchange(ldcorn *l, ldc_client *c) {
+    ldc_exchange *e = (ldc_exchange *)l->spare_exchange;
+    if (e) memcpy(&l->spare_exchange, e, sizeof(void *));
+    else e = (ldc_exchange *)ldc_mem_resize(&l->mem, NULL, 0, sizeof *e);
+    if (e == NULL) return NULL;
+    memset(e, 0, sizeof *e);
+    e->client = c;
+    e->conf = l->conf;
+    e->conf->refs++;
+    e->arrived = e->queued = l->now;
+    e->wall = l->wall;
+    e->worker_index = -1;
+    e->next = l->exchanges;
+    e->prev = &l->exchanges;
+    if (l->exchanges) l->exchanges->prev = &e->next;
+    l->exchanges = e;
+    c->exchange = e;
+    return e;
+}
+
+static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e) {
+    ldc_relay_free(l, &e->req);
+    ldc_relay_free(l, &e->res);
+    ldc_conf_free(e->conf);
+    *e->prev = e->next;
+    if (e->next) e->next->prev = e->prev;
+    memcpy(e, &l->spare_exchange, sizeof(void *));
+    l->spare_exchange = e;
+}
+
+/* A field of the head as it went to the worker; the record is written from it. */
+static ldc_str ldc_client_field(const ldc_exchange *e, const char *name) {
+    const char *p = e->req.head.p, *end = p + e->req.head.len;
+    size_t n = strlen(name);
+    while (p && (p = (const char *)memchr(p, '\n', (size_t)(end - p))) != NULL && ++p < end) {
+        const char *lf;
+        if ((size_t)(end - p) <= n || strncasecmp(p, name, n) != 0 || p[n] != ':') continue;
+        lf = (const char *)memchr(p, '\r', (size_t)(end - p));
+        return ldc_util_trim(ldc_util_str(p + n + 1, (size_t)(lf - p) - n - 1));
+    }
+    return ldc_util_str("", 0);
+}
+
+static ldc_str ldc_client_word(const ldc_exchange *e, int index) {
+    const char *p = e->req.head.p, *end = p + e->req.head.len, *blank;
+    if (p == NULL) return ldc_util_str("", 0);
+    blank = (const char *)memchr(p, ' ', (size_t)(end - p));
+    if (index == 0) return ldc_util_str(p, (size_t)(blank - p));
+    p = blank + 1;
+    blank = (const char *)memchr(p, ' ', (size_t)(end - p));
+    return ldc_util_str(p, (size_t)(blank - p));
+}
+
+static int ldc_client_ms(uint64_t from, uint64_t to) { return from && to > from ? (int)((to - from) / 1000) : 0; }
+
+typedef struct ldc_record { /* one access line */
+    ldc_str method, target, host, agent, referer, group, reason, id;
+    int status, recv, queue, connect, ttfb, total;
+} ldc_record;
+
+static void ldc_client_json_field(ldc_text *t, const char *name, ldc_str v) {
+    ldc_text_fmt(t, ",\"%s\":", name);
+    ldc_text_json(t, v);
+}
+
+static void ldc_client_record_json(ldc_text *t, const ldc_exchange *e, const ldc_record *r) {
+    char stamp[40];
+    time_t s = (time_t)(e->wall / 1000);
+    struct tm tm;
+    gmtime_r(&s, &tm);
+    strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &tm);
+    ldc_text_fmt(t, "{\"time\":\"%s.%03dZ\"", stamp, (int)(e->wall % 1000));
+    ldc_client_json_field(t, "id", r->id);
+    ldc_client_json_field(t, "client", ldc_util_z(e->address));
+    ldc_client_json_field(t, "method", r->method);
+    ldc_client_json_field(t, "host", r->host);
+    ldc_client_json_field(t, "target", r->target);
+    ldc_text_fmt(t, ",\"proto\":\"HTTP/1.%d\",\"status\":%d,\"bytes_in\":%llu,\"bytes_out\":%llu", !e->http10, r->status, (unsigned long long)e->req.bytes, (unsigned long long)e->res.bytes);
+    ldc_client_json_field(t, "group", r->group);
+    ldc_text_fmt(t, ",\"worker\":%d,\"pid\":%ld,\"recv_ms\":%d,\"queue_ms\":%d,\"connect_ms\":%d,\"ttfb_ms\":%d,\"total_ms\":%d", e->worker_index, (long)e->worker_pid, r->recv, r->queue, r->connect, r->ttfb, r->total);
+    ldc_client_json_field(t, "reason", r->reason);
+    ldc_client_json_field(t, "user_agent", r->agent);
+    ldc_client_json_field(t, "referer", r->referer);
+    ldc_text_add(t, "}\n");
+}
+
+/* Combined log format, then what it has no place for. */
+static void ldc_client_record_text(ldc_text *t, const ldc_exchange *e, const ldc_record *r) {
+    char stamp[40];
+    time_t s = (time_t)(e->wall / 1000);
+    struct tm tm;
+    localtime_r(&s, &tm);
+    strftime(stamp, sizeof stamp, "%d/%b/%Y:%H:%M:%S %z", &tm);
+    ldc_text_fmt(t, "%s - - [%s] \"", e->address[0] ? e->address : "-", stamp);
+    ldc_text_escape(t, r->method.n ? r->method : LDC_S("-"), true);
+    ldc_text_add(t, " ");
+    ldc_text_escape(t, r->target.n ? r->target : LDC_S("-"), true);
+    ldc_text_fmt(t, " HTTP/1.%d\" %d %llu \"", !e->http10, r->status, (unsigned long long)e->res.bytes);
+    ldc_text_escape(t, r->referer.n ? r->referer : LDC_S("-"), true);
+    ldc_text_add(t, "\" \"");
+    ldc_text_escape(t, r->agent.n ? r->agent : LDC_S("-"), true);
+    ldc_text_add(t, "\" host=\"");
+    ldc_text_escape(t, r->host, true);
+    ldc_text_add(t, "\" id=");
+    ldc_text_escape(t, r->id, true);
+    ldc_text_fmt(t, " group=%.*s worker=%d pid=%ld bytes_in=%llu recv_ms=%d queue_ms=%d connect_ms=%d ttfb_ms=%d total_ms=%d reason=%.*s\n",
+                 r->group.n ? (int)r->group.n : 1, r->group.n ? r->group.p : "-", e->worker_index, (long)e->worker_pid, (unsigned long long)e->req.bytes, r->recv, r->queue, r->connect, r->ttfb, r->total,
+                 r->reason.n ? (int)r->reason.n : 1, r->reason.n ? r->reason.p : "-");
+}
+
+static void ldc_client_record(ldcorn *l, ldc_exchange *e) {
+    ldc_record r;
+    ldc_text t;
+    if (l->log.access.fd < 0) return;
+    r.method = ldc_client_word(e, 0);
+    r.target = ldc_client_word(e, 1);
+    r.host = ldc_client_field(e, "Host");
+    r.agent = ldc_client_field(e, "User-Agent");
+    r.referer = ldc_client_field(e, "Referer");
+    r.id = ldc_client_field(e, "X-Request-Id");
+    if (r.id.n == 0) r.id = ldc_util_z(e->id);
+    r.group = ldc_util_z(e->group ? e->group->name : "");
+    r.reason = ldc_util_z(ldc_log_reasons[e->why].word);
+    r.status = e->status;
+    r.recv = 0;
+    r.queue = ldc_client_ms(e->queued, e->started ? e->started : e->group ? l->now : 0);
+    r.connect = ldc_client_ms(e->started, e->connected);
+    r.ttfb = ldc_client_ms(e->started, e->first);
+    r.total = ldc_client_ms(e->arrived, l->now);
+    ldc_text_init(&t, &l->mem);
+    if (l->log.json) ldc_client_record_json(&t, e, &r);
+    else ldc_client_record_text(&t, e, &r);
+    if (!t.failed) ldc_log_write(&l->log, &l->log.access, t.p, t.n);
+    ldc_text_free(&t);
+}
+
+/* The request is over for its client: counted and logged, once. */
+static void ldc_client_log(ldcorn *l, ldc_exchange *e) {
+    int class = e->status / 100;
+    if (e->logged) return;
+    e->logged = true;
+    if (e->client && e->client->admin) return;
+    l->bytes_in += e->req.bytes;
+    l->bytes_out += e->res.bytes;
+    if (e->group) {
+        e->group->requests[class >= 1 && class <= 5 ? class : 0]++;
+        ldc_group_measure(&e->group->total, l->now - e->arrived);
+    }
+    ldc_client_record(l, e);
+}
+
+/* --- endings --- */
+
+static void ldc_client_bury(ldcorn *l, ldc_client *c) {
+    if (c->state == LDC_CLIENT_DEAD) return;
+    ldc_client_set(l, c, LDC_CLIENT_DEAD);
+    ldc_loop_close(l, &c->watch);
+    ldc_loop_forget(l, &c->timer);
+    *c->prev = c->next;
+    if (c->next) c->next->prev = c->prev;
+    c->next = l->dead_clients;
+    l->dead_clients = c;
+    l->clients_count--;
+}
+
+/* Lets go of the exchange; the worker's part may go on as an orphan. */
+static void ldc_client_leave_exchange(ldcorn *l, ldc_client *c, ldc_why why) {
+    ldc_exchange *e = c->exchange;
+    ldc_up *u;
+    if (e == NULL) return;
+    c->exchange = NULL;
+    if (e->waiting) ldc_group_pop(e);
+    u = e->up;
+    if (!e->logged) {
+        if (e->why == LDC_WHY_NONE) e->why = why;
+        if (why == LDC_WHY_CLIENT_GONE && e->status < 200 && u && u->state != LDC_UP_TUNNEL) e->status = 499;
+        if (why == LDC_WHY_CLIENT_GONE && e->status == 0) e->status = 499;
+        if (why == LDC_WHY_CLIENT_GONE && e->group) ldc_group_refused(e->group, LDC_WHY_CLIENT_GONE);
+        ldc_client_log(l, e);
+        if (e->status == 499) e->status = 0; /* an orphan's answer is still to be parsed */
+    }
+    e->client = NULL;
+    if (u) ldc_up_abandon(l, e, why, e->group->conf->client_abort == LDC_CLOSE);
+    else ldc_client_exchange_free(l, e);
+}
+
+static void ldc_client_end(ldcorn *l, ldc_client *c, ldc_why why) {
+    if (c->state == LDC_CLIENT_DEAD) return;
+    ldc_client_leave_exchange(l, c, why);
+    ldc_client_bury(l, c);
+}
+
+static void ldc_client_dead(ldcorn *l, ldc_client *c) { ldc_client_end(l, c, LDC_WHY_CLIENT_GONE); }
+
+/* An answer that cannot be completed must not look complete: towards an until-close reader only
+   a reset tells (RFC 9112 8). */
+static void ldc_client_cut(ldcorn *l, ldc_client *c, ldc_why why) {
+    ldc_exchange *e = c->exchange;
+    struct linger off;
+    if (e && e->res.out == LDC_FRAME_EOF) {
+        off.l_onoff = 1;
+        off.l_linger = 0;
+        setsockopt(c->watch.fd, SOL_SOCKET, SO_LINGER, &off, sizeof off);
+    }
+    if (e) e->why = why;
+    ldc_client_end(l, c, why);
+}
+
+/* Our last word was written: the client gets two seconds to read it before the descriptor goes,
+   because closing on unread input would reset the connection (RFC 9112 9.6). */
+static void ldc_client_linger(ldcorn *l, ldc_client *c) {
+    if (shutdown(c->watch.fd, SHUT_WR) < 0 || c->eof) {
+        ldc_client_bury(l, c);
+        return;
+    }
+    ldc_buf_free(&l->mem, &c->in);
+    ldc_client_set(l, c, LDC_CLIENT_LINGER);
+    ldc_loop_want(l, &c->watch, POLLIN);
+    ldc_loop_timer(l, &c->timer, l->now + 2000000);
+}
+
+static void ldc_client_run(ldcorn *l, ldc_client *c) {
+    if (c->runnable) return;
+    c->runnable = true;
+    c->next_runnable = NULL;
+    *l->runnable_end = c;
+    l->runnable_end = &c->next_runnable;
+}
+
+static void ldc_client_finish(ldcorn *l, ldc_client *c) {
+    ldc_exchange *e = c->exchange;
+    bool keep = e->keep && l->life == LDC_LIFE_RUN && !c->eof && e->conf->s.keepalive_timeout != 0;
+    bool clean = e->req.end && c->in.p == NULL && e->why == LDC_WHY_NONE;
+    ldc_client_log(l, e);
+    c->exchange = NULL;
+    LDCORN_ASSERT(e->up == NULL);
+    ldc_client_exchange_free(l, e);
+    if (keep) {
+        c->line = 0;
+        ldc_client_set(l, c, LDC_CLIENT_IDLE);
+        ldc_loop_want(l, &c->watch, POLLIN);
+        ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.keepalive_timeout));
+        if (c->in.p) ldc_client_run(l, c);
+    } else if (clean) {
+        ldc_client_bury(l, c);
+    } else {
+        ldc_client_linger(l, c);
+    }
+}
+
+/* --- what an exchange's client waits for --- */
+
+static void ldc_client_update_tunnel(ldcorn *l, ldc_client *c, ldc_exchange *e) {
+    bool ended = e->res.end && ldc_relay_waiting(&e->res) == 0;
+    short want = 0;
+    if (ended && !e->res.shut) {
+        e->res.shut = true;
+        shutdown(c->watch.fd, SHUT_WR);
+    }
+    if (e->res.shut && e->req.shut) {
+        ldc_client_end(l, c, LDC_WHY_NONE);
+        return;
+    }
+    if (!e->req.end && ldc_relay_waiting(&e->req) < LDC_AHEAD) want = POLLIN;
+    if (ldc_relay_waiting(&e->res)) want = (short)(want | POLLOUT);
+    ldc_loop_want(l, &c->watch, want);
+    ldc_loop_timer(l, &c->timer, ldc_loop_after(l, e->group->conf->s.tunnel_timeout));
+    if (e->up) ldc_up_update(l, e->up);
+}
+
+static bool ldc_client_feed(ldcorn *l, ldc_client *c);
+
+static void ldc_client_update(ldcorn *l, ldc_client *c) {
+    ldc_exchange *e = c ? c->exchange : NULL;
+    const ldcorn_desc *s;
+    uint64_t due = 0;
+    short want = 0;
+    if (e == NULL || c->state == LDC_CLIENT_DEAD) return;
+    if (e->waiting) {
+        ldc_client_set(l, c, LDC_CLIENT_QUEUED);
+        ldc_loop_want(l, &c->watch, LDC_LEAVE || ldc_buf_size(&c->in) < LDC_PIPELINE ? ldc_client_leave : 0);
+        ldc_loop_timer(l, &c->timer, e->queue_by);
+        return;
+    }
+    if (c->state == LDC_CLIENT_TUNNEL) {
+        ldc_client_update_tunnel(l, c, e);
+        return;
+    }
+    if (c->state == LDC_CLIENT_HEAD || c->state == LDC_CLIENT_QUEUED) ldc_client_set(l, c, LDC_CLIENT_ACTIVE);
+    if (c->state != LDC_CLIENT_ACTIVE) return;
+    if (c->in.p && !e->req.end && ldc_relay_waiting(&e->req) < LDC_AHEAD && !ldc_client_feed(l, c)) return;
+    s = &e->conf->s;
+    if (ldc_relay_waiting(&e->res)) {
+        want = POLLOUT;
+        due = ldc_loop_after(l, s->send_timeout);
+    }
+    if (e->up && !e->req.end && !e->req.discard && ldc_relay_waiting(&e->req) < LDC_AHEAD) {
+        want = (short)(want | POLLIN);
+        if (due == 0) due = ldc_loop_after(l, s->body_timeout);
+    } else if (e->up && e->group->conf->client_abort == LDC_CLOSE && !c->eof &&
+               (LDC_LEAVE || ldc_buf_size(&c->in) < LDC_PIPELINE)) {
+        want = (short)(want | ldc_client_leave);
+    }
+    ldc_loop_want(l, &c->watch, want);
+    ldc_loop_timer(l, &c->timer, due);
+    if (e->up) ldc_up_update(l, e->up);
+}
+
+static void ldc_client_answered(ldcorn *l, ldc_exchange *e) {
+    if (ldc_relay_waiting(&e->res) == 0) ldc_client_finish(l, e->client);
+    else ldc_client_update(l, e->client);
+}
+
+static void ldc_client_tunnel(ldcorn *l, ldc_exchange *e) {
+    ldc_client *c = e->client;
+    size_t used;
+    ldc_client_set(l, c, LDC_CLIENT_TUNNEL);
+    if (c->in.p) { /* bytes behind the request waited for the final status */
+        if (ldc_relay_push(l, &e->req, ldc_buf_at(&c->in), ldc_buf_size(&c->in), false, -1, &used) < 0) {
+            ldc_client_dead(l, c);
+            return;
+        }
+        ldc_buf_free(&l->mem, &c->in);
+        ldc_up_flush(l, e->up);
+    }
+    if (e->up) ldc_client_update(l, c);
+}
+
+/* --- our own answers --- */
+
+static void ldc_client_flush(ldcorn *l, ldc_client *c) {
+    ldc_exchange *e = c->exchange;
+    ssize_t w = ldc_relay_flush(l, &e->res, c->watch.fd);
+    if (w == LDC_GONE) {
+        ldc_client_dead(l, c);
+        return;
+    }
+    if (w > 0) {
+        c->since = l->now;
+        ldc_loop_progress(&c->watch);
+    }
+    if (c->state == LDC_CLIENT_REPLY || (e->up == NULL && e->res.end)) {
+        if (ldc_relay_waiting(&e->res) == 0) {
+            ldc_client_finish(l, c);
+            return;
+        }
+        ldc_loop_want(l, &c->watch, POLLOUT);
+        ldc_loop_timer(l, &c->timer, ldc_loop_after(l, e->conf->s.send_timeout));
+        return;
+    }
+    ldc_client_update(l, c);
+}
+
+static const char *ldc_client_phrase(int status) {
+    static const struct {
+        int status;
+        const char *phrase;
+    } known[] = {{200, "OK"}, {202, "Accepted"}, {400, "Bad Request"}, {401, "Unauthorized"}, {403, "Forbidden"}, {404, "Not Found"},
+                 {405, "Method Not Allowed"}, {408, "Request Timeout"}, {409, "Conflict"}, {413, "Content Too Large"}, {414, "URI Too Long"},
+                 {417, "Expectation Failed"}, {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"}, {500, "Internal Server Error"},
+                 {501, "Not Implemented"}, {502, "Bad Gateway"}, {503, "Service Unavailable"}, {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"}};
+    for (size_t i = 0; i < LDC_LEN(known); i++) {
+        if (known[i].status == status) return known[i].phrase;
+    }
+    return "";
+}
+
+/* A whole local answer into the exchange and on its way. `extra` are whole field lines. */
+static void ldc_client_reply(ldcorn *l, ldc_exchange *e, int status, const char *type, const char *extra, ldc_str body) {
+    ldc_client *c = e->client;
+    ldc_text t;
+    bool ok;
+    if (!e->req.end || e->conf->s.keepalive_timeout == 0) e->keep = false;
+    if (l->life != LDC_LIFE_RUN) e->keep = false;
+    e->status = status;
+    ldc_text_init(&t, &l->mem);
+    ldc_text_fmt(&t, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %llu\r\n%s", status, ldc_client_phrase(status), type, (unsigned long long)body.n, extra);
+    if (e->id[0]) ldc_text_fmt(&t, "X-Request-Id: %s\r\n", e->id);
+    if (!e->keep) ldc_text_add(&t, "Connection: close\r\n");
+    else if (e->http10) ldc_text_add(&t, "Connection: keep-alive\r\n");
+    ldc_text_add(&t, "\r\n");
+    if (!e->head_only) ldc_text_put(&t, body.p, body.n);
+    ldc_relay_free(l, &e->res);
+    e->res.bytes = e->head_only ? 0 : body.n;
+    e->res.end = true;
+    ok = !t.failed && ldc_buf_add(&l->mem, &e->res.buf, t.p, t.n);
+    ldc_text_free(&t);
+    if (!ok) {
+        ldc_client_end(l, c, LDC_WHY_MEMORY);
+        return;
+    }
+    ldc_client_set(l, c, LDC_CLIENT_REPLY);
+    ldc_client_flush(l, c);
+}
+
+static void ldc_client_refuse(ldcorn *l, ldc_exchange *e, ldc_why why) {
+    const ldc_reason *r = &ldc_log_reasons[why];
+    char body[160], extra[64] = "";
+    if (e->waiting) ldc_group_pop(e);
+    if (e->group) ldc_group_refused(e->group, why);
+    e->why = why;
+    if (e->got_head || r->status == 0) {
+        ldc_client_cut(l, e->client, why);
+        return;
+    }
+    if (r->status == 503 && e->group) snprintf(extra, sizeof extra, "Retry-After: %d\r\n", ldc_group_retry_after(l, e->group));
+    if (r->status == 405) snprintf(extra, sizeof extra, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n");
+    snprintf(body, sizeof body, "%d %s (request %s)\n", r->status, r->text, e->id[0] ? e->id : "-");
+    ldc_client_reply(l, e, r->status, "text/plain; charset=utf-8", extra, ldc_util_z(body));
+}
+
+/* --- who is it --- */
+
+static bool ldc_client_trusted(const ldc_conf *conf, int family, const unsigned char *ip) {
+    unsigned char v4[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    if (family == AF_INET6 && memcmp(ip, v4, 12) == 0) { /* ::ffff:a.b.c.d is a.b.c.d */
+        family = AF_INET;
+        ip += 12;
+    }
+    for (int i = 0; i < conf->trusteds; i++) {
+        if (ldc_conf_within(&conf->trusted[i], family, ip)) return true;
+    }
+    return false;
+}
+
+/* The rightmost X-Forwarded-For element that is not trusted, at most 32 back; a malformed one
+   ends the walk. */
+static void ldc_client_forwarded(const ldc_conf *conf, const ldc_head *h, char out[INET6_ADDRSTRLEN]) {
+    unsigned char ip[16];
+    int seen = 0;
+    for (int i = h->count; i-- > 0;) {
+        ldc_str rest = h->field[i].value;
+        if (h->field[i].id != LDC_FIELD_XFF) continue;
+        while (rest.n && seen++ < 32) {
+            char text[64];
+            size_t from = rest.n;
+            ldc_str one;
+            int family;
+            while (from && rest.p[from - 1] != ',') from--;
+            one = ldc_util_trim(ldc_util_cut(rest, from));
+            rest.n = from ? from - 1 : 0;
+            if (one.n == 0 || one.n >= INET6_ADDRSTRLEN) return;
+            snprintf(text, sizeof text, "%.*s", LDC_STR_ARG(one));
+            family = strchr(text, ':') ? AF_INET6 : AF_INET;
+            if (inet_pton(family, text, ip) != 1) return;
+            memcpy(out, text, one.n + 1);
+            if (!ldc_client_trusted(conf, family, ip)) return;
+        }
+    }
+}
+
+static void ldc_client_make_id(ldcorn *l, char out[33]) {
+    uint64_t z = l->id_seed + ++l->id_next * 0x9E3779B97F4A7C15ULL;
+    char digits[16];
+    size_t n;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
+    z ^= z >> 31;
+    n = ldc_util_hexadecimal(z, digits);
+    memset(out, '0', 16);
+    memcpy(out + 16 - n, digits, n);
+    out[16] = 0;
+}
+
+static bool ldc_client_prepare(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_head *h) {
+    ldc_forward w;
+    char local[32];
+    struct sockaddr_in here;
+    socklen_t n = sizeof here;
+    memset(&w, 0, sizeof w);
+    w.trusted = ldc_client_trusted(e->conf, c->family, c->ip);
+    memcpy(e->address, c->peer, sizeof e->address);
+    if (w.trusted && ldc_http_get(h, LDC_FIELD_XFF)) ldc_client_forwarded(e->conf, h, e->address);
+    w.client = ldc_util_z(e->address);
+    w.proto = LDC_S("http");
+    w.host = LDC_S("localhost");
+    if (h->host.n == 0 && c->family == AF_INET && getsockname(c->watch.fd, (struct sockaddr *)&here, &n) == 0) {
+        char ip[INET_ADDRSTRLEN];
+        if (inet_ntop(AF_INET, &here.sin_addr, ip, sizeof ip)) {
+            snprintf(local, sizeof local, "%s:%u", ip, (unsigned)ntohs(here.sin_port));
+            w.host = ldc_util_z(local);
+        }
+    }
+    ldc_client_make_id(l, e->id);
+    if (w.trusted && ldc_http_value(h, LDC_FIELD_REQUEST_ID).n && ldc_http_value(h, LDC_FIELD_REQUEST_ID).n < sizeof e->id && ldc_http_token(ldc_http_value(h, LDC_FIELD_REQUEST_ID)))
+        snprintf(e->id, sizeof e->id, "%.*s", LDC_STR_ARG(ldc_http_value(h, LDC_FIELD_REQUEST_ID)));
+    w.id = ldc_util_z(e->id);
+    w.arrived = e->wall;
+    w.keep = true;
+    return ldc_http_write_request(&l->mem, &e->req.head, h, &w, ldc_util_z(c->peer));
+}
+
+/* --- a request --- */
+
+static void ldc_admin_request(ldcorn *l, ldc_exchange *e, const ldc_head *h);
+
+static ldc_group *ldc_client_group(ldcorn *l, const ldc_conf *conf, int index) {
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        if (!g->hidden && strcmp(g->name, conf->group[index].name) == 0) return g;
+    }
+    return NULL;
+}
+
+/* What the head alone decides, before anything of the body is asked for. */
+static ldc_why ldc_client_check(ldcorn *l, ldc_exchange *e, ldc_head *h) {
+    const ldc_route *route = NULL;
+    ldc_why why = ldc_route_find(e->conf, h->target, l->path_room, &route);
+    int64_t most;
+    if (why) return why;
+    e->group = ldc_client_group(l, e->conf, route->group);
+    if (e->group == NULL) return LDC_WHY_NO_WORKER;
+    most = e->group->conf->s.max_body;
+    if (most >= 0 && h->frame == LDC_FRAME_LENGTH && h->length > (uint64_t)most) return LDC_WHY_MAX_BODY;
+    return LDC_WHY_NONE;
+}
+
+static void ldc_client_body_framing(ldc_exchange *e, ldc_head *h) {
+    if (h->frame == LDC_FRAME_LENGTH && h->length == 0) {
+        e->req.in = LDC_FRAME_NONE;
+    } else {
+        e->req.in = (uint8_t)h->frame;
+    }
+    e->req.out = e->req.in;
+    e->req.left = h->length;
+    e->req.end = e->req.in == LDC_FRAME_NONE;
+}
+
+/* A whole head was parsed as `why` says. */
+static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) {
+    ldc_exchange *e = ldc_client_exchange(l, c);
+    if (e == NULL) {
+        ldc_client_bury(l, c);
+        return;
+    }
+    c->first = false;
+    if (why) { /* framing unknown: nothing behind it is parsed */
+        memcpy(e->address, c->peer, sizeof e->address);
+        ldc_client_make_id(l, e->id);
+        ldc_client_refuse(l, e, why);
+        return;
+    }
+    e->http10 = h->minor == 0;
+    e->keep = h->minor == 0 ? h->keep_alive && !h->close : !h->close;
+    e->head_only = ldc_util_is(h->method, "HEAD");
+    e->upgrade = ldc_http_upgrades(h);
+    e->expects = h->minor && ldc_http_get(h, LDC_FIELD_EXPECT) != NULL;
+    ldc_client_body_framing(e, h);
+    e->safe = e->req.end && (e->head_only || ldc_util_is(h->method, "GET") || ldc_util_is(h->method, "OPTIONS"));
+    if (c->admin) {
+        ldc_admin_request(l, e, h);
+        return;
+    }
+    why = ldc_client_check(l, e, h);
+    if (!ldc_client_prepare(l, c, e, h)) {
+        ldc_client_end(l, c, LDC_WHY_MEMORY);
+        return;
+    }
+    if (why) ldc_client_refuse(l, e, why);
+    else if (ldc_util_is(h->method, "OPTIONS") && ldc_util_is(ldc_http_value(h, LDC_FIELD_MAX_FORWARDS), "0"))
+        ldc_client_reply(l, e, 200, "text/plain", "", ldc_util_str("", 0)); /* RFC 9110 7.6.2 */
+    else ldc_group_submit(l, e);
+}
+
+/* Old clients send CRLF behind a body; two are let pass (RFC 9112 2.2). */
+static size_t ldc_client_blank(const ldc_client *c, const char *p, size_t n) {
+    size_t k = 0;
+    if (c->line) return 0;
+    while (k < 4 && n - k >= 2 && p[k] == '\r' && p[k + 1] == '\n') k += 2;
+    return k;
+}
+
+/* Looks for a head at p[0..n). Bytes used; the rest is kept by the caller. */
+static size_t ldc_client_parse(ldcorn *l, ldc_client *c, const char *p, size_t n) {
+    size_t blank = ldc_client_blank(c, p, n), most = (size_t)l->conf->s.max_header;
+    ptrdiff_t size;
+    ldc_why why;
+    p += blank;
+    n -= blank;
+    if (n == 0 || (n == 1 && p[0] == '\r')) return blank;
+    if (c->state == LDC_CLIENT_IDLE) {
+        ldc_client_set(l, c, LDC_CLIENT_HEAD);
+        ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.header_timeout));
+    }
+    size = ldc_http_end(p, n, &c->line);
+    if (size == LDC_MORE && n < most) return blank;
+    c->exchange = NULL;
+    if (size == LDC_BAD) why = LDC_WHY_REQUEST;
+    else if (size == LDC_MORE || (size_t)size > most) why = c->line ? LDC_WHY_MAX_HEADER : LDC_WHY_TARGET;
+    else why = ldc_http_request(&l->head, p, (size_t)size);
+    if (why == LDC_WHY_MAX_HEADER && memchr(p, '\n', n) && (size_t)((const char *)memchr(p, '\n', n) - p) >= most) why = LDC_WHY_TARGET;
+    c->line = 0;
+    ldc_client_head(l, c, &l->head, why);
+    return why ? blank + n : blank + (size_t)size;
+}
+
+/* The answer for the client when the worker's part goes on without it: a second exchange, so
+   that each side keeps its own framing. NULL: no memory, the client is gone. */
+static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e) {
+    ldc_client *c = e->client;
+    ldc_exchange *answer = ldc_client_exchange(l, c);
+    bool ok = answer && ldc_buf_add(&l->mem, &answer->req.head, e->req.head.p, e->req.head.len);
+    e->client = NULL;
+    if (!ok) {
+        if (answer) ldc_client_exchange_free(l, answer);
+        c->exchange = NULL;
+        ldc_client_bury(l, c);
+        return NULL;
+    }
+    answer->req.sent = answer->req.head.len;
+    answer->req.end = e->req.end;
+    answer->req.bytes = e->req.bytes;
+    answer->res.out = e->res.out;
+    answer->res.bytes = e->res.bytes;
+    answer->group = e->group;
+    answer->arrived = e->arrived;
+    answer->queued = e->queued;
+    answer->started = e->started;
+    answer->connected = e->connected;
+    answer->first = e->first;
+    answer->wall = e->wall;
+    answer->status = e->status;
+    answer->worker_index = e->worker_index;
+    answer->worker_pid = e->worker_pid;
+    memcpy(answer->id, e->id, sizeof e->id);
+    memcpy(answer->address, e->address, sizeof e->address);
+    answer->http10 = e->http10;
+    answer->head_only = e->head_only;
+    answer->keep = e->keep;
+    answer->got_head = e->got_head;
+    e->logged = true;
+    return answer;
+}
+
+/* The client broke its request while a worker has part of it. */
+static void ldc_client_refuse_inside(ldcorn *l, ldc_exchange *e, ldc_why why) {
+    bool close_it = e->group->conf->client_abort == LDC_CLOSE;
+    ldc_up *u = e->up;
+    ldc_exchange *answer = e;
+    e->req.end = e->keep = false;
+    if (u) {
+        answer = ldc_client_split(l, e);
+        ldc_up_abandon(l, e, why, close_it);
+    }
+    if (answer) ldc_client_refuse(l, answer, why);
+}
+
+/* Body bytes p[0..n) into the request's flow, to `fd` at once where it is not negative. Bytes
+   used, or LDC_GONE when this exchange is over for the client. */
+static ptrdiff_t ldc_client_body(ldcorn *l, ldc_client *c, char *p, size_t n, int fd) {
+    ldc_exchange *e = c->exchange;
+    int64_t most = e->group->conf->s.max_body;
+    size_t used;
+    int r = ldc_relay_push(l, &e->req, p, n, false, fd, &used);
+    if (r == LDC_NOMEM) {
+        ldc_client_end(l, c, LDC_WHY_MEMORY);
+        return LDC_GONE;
+    }
+    if (r == LDC_BAD || (most >= 0 && e->req.in == LDC_FRAME_CHUNKED && e->req.bytes > (uint64_t)most)) {
+        ldc_client_refuse_inside(l, e, r == LDC_BAD ? LDC_WHY_FRAMING : LDC_WHY_MAX_BODY);
+        return LDC_GONE;
+    }
+    if (r == LDC_GONE) { /* the worker takes no more; its answer, if any, decides */
+        e->req.discard = true;
+        if (e->up) ldc_up_flush(l, e->up);
+        return c->exchange == e ? (ptrdiff_t)n : LDC_GONE;
+    }
+    return (ptrdiff_t)used;
+}
+
+/* Body bytes that waited in c->in. False when this exchange is over for the client. */
+static bool ldc_client_feed(ldcorn *l, ldc_client *c) {
+    ptrdiff_t used = ldc_client_body(l, c, ldc_buf_at(&c->in), ldc_buf_size(&c->in), -1);
+    if (used < 0) return false;
+    ldc_buf_drop(&l->mem, &c->in, (size_t)used);
+    return true;
+}
+
+static void ldc_client_keep(ldcorn *l, ldc_client *c, const char *p, size_t n) {
+    if (c->state == LDC_CLIENT_DEAD || c->state == LDC_CLIENT_LINGER || n == 0) return;
+    if (!ldc_buf_add(&l->mem, &c->in, p, n)) ldc_client_end(l, c, LDC_WHY_MEMORY);
+}
+
+/* Bytes in IDLE or HEAD. After a head the rest is this request's body or the next request: it
+   is kept and fed where it belongs. */
+static void ldc_client_input(ldcorn *l, ldc_client *c, char *p, size_t n) {
+    size_t used;
+    if (c->in.p) {
+        if (!ldc_buf_add(&l->mem, &c->in, p, n)) {
+            ldc_client_bury(l, c);
+            return;
+        }
+        used = ldc_client_parse(l, c, ldc_buf_at(&c->in), ldc_buf_size(&c->in));
+        if (c->in.p && c->state != LDC_CLIENT_DEAD) ldc_buf_drop(&l->mem, &c->in, used < ldc_buf_size(&c->in) ? used : ldc_buf_size(&c->in));
+    } else {
+        used = ldc_client_parse(l, c, p, n);
+        if (used < n) ldc_client_keep(l, c, p + used, n - used);
+    }
+    if (c->state == LDC_CLIENT_IDLE && c->in.p) ldc_client_run(l, c);
+    else if (c->exchange && c->in.p) ldc_client_update(l, c);
+    if (c->exchange && c->exchange->up) ldc_up_flush(l, c->exchange->up);
+}
+
+/* Its FIN. While head or body is incomplete, or in the queue, it has left; while inside a worker
+   it is a half-close under `wait` and a departure under `close`. */
+static void ldc_client_fin(ldcorn *l, ldc_client *c) {
+    ldc_exchange *e = c->exchange;
+    c->eof = true;
+    if (c->state == LDC_CLIENT_TUNNEL) {
+        e->req.end = true;
+        if (e->up) ldc_up_flush(l, e->up);
+        return;
+    }
+    if (c->state == LDC_CLIENT_ACTIVE && e->req.end && (e->up == NULL || e->group->conf->client_abort == LDC_WAIT)) {
+        ldc_client_update(l, c);
+        return;
+    }
+    if (c->state == LDC_CLIENT_REPLY) {
+        ldc_loop_want(l, &c->watch, POLLOUT);
+        return;
+    }
+    ldc_client_dead(l, c);
+}
+
+static void ldc_client_active(ldcorn *l, ldc_client *c, char *p, size_t n) {
+    ldc_exchange *e = c->exchange;
+    ldc_up *u = e->up;
+    ptrdiff_t used;
+    if (e->req.end || c->in.p || u == NULL) { /* behind the request, or behind what waits */
+        ldc_client_keep(l, c, p, n);
+    } else {
+        bool direct = (u->state == LDC_UP_BUSY || u->state == LDC_UP_TUNNEL) && !u->half;
+        used = ldc_client_body(l, c, p, n, direct ? u->watch.fd : -1);
+        if (used < 0) return;
+        if ((size_t)used < n) ldc_client_keep(l, c, p + used, n - (size_t)used);
+    }
+    if (c->exchange && c->exchange->up && c->exchange->up->state != LDC_UP_CONNECT) ldc_up_flush(l, c->exchange->up);
+    else if (c->exchange) ldc_client_update(l, c);
+}
+
+static void ldc_client_readable(ldcorn *l, ldc_client *c) {
+    ssize_t n;
+    do n = recv(c->watch.fd, l->scratch, LDC_SCRATCH, 0);
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    if (n < 0) {
+        ldc_client_dead(l, c);
+        return;
+    }
+    if (n == 0) {
+        ldc_client_fin(l, c);
+        return;
+    }
+    ldc_loop_progress(&c->watch);
+    if (c->state == LDC_CLIENT_LINGER) return; /* thrown away */
+    if (c->state == LDC_CLIENT_IDLE || c->state == LDC_CLIENT_HEAD) ldc_client_input(l, c, l->scratch, (size_t)n);
+    else if (c->state == LDC_CLIENT_ACTIVE || c->state == LDC_CLIENT_TUNNEL) ldc_client_active(l, c, l->scratch, (size_t)n);
+    else {
+        ldc_client_keep(l, c, l->scratch, (size_t)n);
+        if (c->exchange) ldc_client_update(l, c);
+    }
+}
+
+static void ldc_client_event(ldcorn *l, ldc_client *c, short revents) {
+    if ((revents & POLLOUT) && c->exchange) ldc_client_flush(l, c);
+    if (c->state == LDC_CLIENT_DEAD) return;
+    if (revents & (POLLERR | POLLHUP | POLLNVAL)) {
+        if (c->state == LDC_CLIENT_LINGER) ldc_client_bury(l, c);
+        else if ((revents & POLLERR) || !(c->watch.want & POLLIN)) ldc_client_dead(l, c);
+        else ldc_client_readable(l, c);
+    } else if (revents & POLLIN) {
+        ldc_client_readable(l, c);
+    } else if (LDC_RDHUP && (revents & LDC_RDHUP)) {
+        ldc_client_fin(l, c); /* half of it has left: what that means depends on the state */
+    }
+}
+
+static void ldc_client_timer(ldcorn *l, ldc_client *c) {
+    ldc_exchange *e = c->exchange;
+    switch (c->state) {
+    case LDC_CLIENT_HEAD:
+        e = ldc_client_exchange(l, c);
+        if (e == NULL) ldc_client_bury(l, c);
+        else {
+            memcpy(e->address, c->peer, sizeof e->address);
+            ldc_client_make_id(l, e->id);
+            ldc_client_refuse(l, e, LDC_WHY_HEADER_TIMEOUT);
+        }
+        break;
+    case LDC_CLIENT_QUEUED: ldc_client_refuse(l, e, LDC_WHY_TIMEOUT); break;
+    case LDC_CLIENT_ACTIVE:
+        if (ldc_relay_waiting(&e->res)) ldc_client_cut(l, c, LDC_WHY_SEND_TIMEOUT);
+        else ldc_client_refuse_inside(l, e, LDC_WHY_BODY_TIMEOUT);
+        break;
+    case LDC_CLIENT_TUNNEL: ldc_client_end(l, c, LDC_WHY_TUNNEL_TIMEOUT); break;
+    case LDC_CLIENT_REPLY: ldc_client_end(l, c, LDC_WHY_SEND_TIMEOUT); break;
+    default: ldc_client_end(l, c, LDC_WHY_NONE); break; /* idle or lingering long enough */
+    }
+}
+
+/* --- accept --- */
+
+static void ldc_client_peer(ldc_client *c, const struct sockaddr_storage *from) {
+    c->family = (uint8_t)from->ss_family;
+    if (from->ss_family == AF_INET) {
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)(const void *)from;
+        memcpy(c->ip, &v4->sin_addr, 4);
+        inet_ntop(AF_INET, c->ip, c->peer, sizeof c->peer);
+    } else if (from->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)(const void *)from;
+        memcpy(c->ip, &v6->sin6_addr, 16);
+        inet_ntop(AF_INET6, c->ip, c->peer, sizeof c->peer);
+    } else {
+        c->family = AF_UNIX;
+    }
+}
+
+static ldc_client *ldc_client_new(ldcorn *l, int fd) {
+    ldc_client *c = (ldc_client *)l->spare_client;
+    if (c) memcpy(&l->spare_client, c, sizeof(void *));
+    else c = (ldc_client *)ldc_mem_resize(&l->mem, NULL, 0, sizeof *c);
+    if (c == NULL) return NULL;
+    memset(c, 0, sizeof *c);
+    if (!ldc_loop_reserve_timer(l) || !ldc_loop_open(l, &c->watch, fd, LDC_KIND_CLIENT, POLLIN)) {
+        memcpy(c, &l->spare_client, sizeof(void *));
+        l->spare_client = c;
+        return NULL;
+    }
+    l->loop.timers++;
+    c->timer.kind = LDC_TIMER_CLIENT;
+    c->state = LDC_CLIENT_HEAD;
+    c->first = true;
+    c->since = l->now;
+    c->next = l->clients;
+    c->prev = &l->clients;
+    if (l->clients) l->clients->prev = &c->next;
+    l->clients = c;
+    l->clients_count++;
+    l->accepted++;
+    return c;
+}
+
+static void ldc_client_pause(ldcorn *l, bool pause) {
+    if (l->paused == pause) return;
+    l->paused = pause;
+    for (ldc_listener *s = l->listeners; s; s = s->next) {
+        if (!s->admin) ldc_loop_want(l, &s->watch, pause ? 0 : POLLIN);
+    }
+}
+
+/* At the limit the longest idle keep-alive client makes room; without one, accept pauses. */
+static bool ldc_client_room(ldcorn *l) {
+    if (l->clients_count < l->conns_max) return true;
+    if (l->idle_old) {
+        ldc_client_bury(l, l->idle_old);
+        return true;
+    }
+    ldc_client_pause(l, true);
+    return false;
+}
+
+static void ldc_client_accept_failed(ldcorn *l) {
+    if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM) return; /* ECONNABORTED, EPROTO: the next one */
+    if (l->idle_old) ldc_client_bury(l, l->idle_old); /* its descriptor is free at the end of the turn */
+    ldc_client_pause(l, true);
+    l->lean = true;
+}
+
+static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
+    for (int i = 0; i < LDC_ACCEPTS; i++) {
+        struct sockaddr_storage from;
+        socklen_t n;
+        ldc_client *c;
+        int fd;
+        if (!s->admin && !ldc_client_room(l)) return;
+        fd = ldc_net_accept(s->watch.fd, &from, &n);
+        if (fd < 0 && errno == EINTR) continue;
+        if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+        if (fd < 0) {
+            ldc_client_accept_failed(l);
+            if (l->paused) return;
+            continue;
+        }
+        c = ldc_client_new(l, fd);
+        if (c == NULL) {
+            close(fd);
+            return;
+        }
+        if (n < sizeof(sa_family_t)) from.ss_family = AF_UNIX;
+        ldc_client_peer(c, &from);
+        c->admin = s->admin;
+        ldc_loop_progress(&s->watch);
+        ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.header_timeout));
+        ldc_client_readable(l, c); /* its request is often there already */
+    }
+}
+
+/* @proc -------------------------------------------------------------------------------------
+   Workers as processes: fork, readiness, restart with back-off, drain, stop; their output. Owns
+   pids, log pipes, worker sockets. A table of state x event; the loop only waits and calls the
+   cell. Knows no clients. */
+
+extern char **environ;
+
+typedef enum ldc_proc_event { LDC_EV_TIMER, LDC_EV_PASSED, LDC_EV_FAILED, LDC_EV_EXIT, LDC_EV_RETIRE, LDC_EV_IDLE, LDC_EV_COUNT } ldc_proc_event;
+
+static void ldc_proc_do(ldcorn *l, ldc_worker *w, ldc_proc_event event);
+static void ldc_reload_candidate(ldcorn *l, ldc_worker *w, const char *why);
+
+static void ldc_proc_set(ldcorn *l, ldc_worker *w, ldc_proc_state to) {
+    LDCORN_ASSERT(w->state == to || (ldc_proc_rows[w->state].next & (1u << to)));
+    w->state = (uint8_t)to;
+    w->since = l->now;
+    l->upset = true;
+    ldc_log_say(&l->log, LDCORN_LOG_DEBUG, "%s.%d (pid %ld): %s", w->group->name, w->index, (long)w->pid, ldc_proc_words[to]);
+}
+
+/* --- output --- */
+
+static ldc_sink *ldc_proc_sink(ldcorn *l, ldc_worker *w) {
+    if (strcmp(w->as->log_path, "stderr") == 0) return l->log.own.fd == 2 ? &l->log.own : &l->err;
+    if (strcmp(w->as->log_path, "stdout") == 0) return l->log.access.fd == 1 ? &l->log.access : &l->out;
+    return &w->out;
+}
+
+static void ldc_proc_remember(ldc_worker *w, const char *p, size_t n) {
+    if (n + 1 > sizeof w->tail / 2) n = sizeof w->tail / 2 - 1;
+    while (w->tail_n + n + 1 > sizeof w->tail) { /* the oldest line goes */
+        char *lf = (char *)memchr(w->tail, '\n', w->tail_n);
+        size_t cut = lf ? (size_t)(lf - w->tail) + 1 : w->tail_n;
+        memmove(w->tail, w->tail + cut, w->tail_n - cut);
+        w->tail_n -= cut;
+    }
+    memcpy(w->tail + w->tail_n, p, n);
+    w->tail_n += n;
+    w->tail[w->tail_n++] = '\n';
+}
+
+static void ldc_proc_line(ldcorn *l, ldc_pipe *p, bool split) {
+    ldc_worker *w = p->worker;
+    ldc_text t;
+    ldc_text_init(&t, &l->mem);
+    ldc_proc_remember(w, p->line, p->n);
+    ldc_text_fmt(&t, "%s.%d %ld %s", w->group->name, w->index, (long)w->pid, p->split ? "... " : "");
+    ldc_text_escape(&t, ldc_util_str(p->line, p->n), false);
+    ldc_text_add(&t, split ? " ...\n" : "\n");
+    if (!t.failed) ldc_log_write(&l->log, ldc_proc_sink(l, w), t.p, t.n);
+    ldc_text_free(&t);
+    p->split = split;
+    p->n = 0;
+}
+
+static void ldc_proc_bytes(ldcorn *l, ldc_pipe *p, const char *data, size_t n) {
+    if (p->worker->as->log_raw) {
+        ldc_log_write(&l->log, ldc_proc_sink(l, p->worker), data, n);
+        ldc_proc_remember(p->worker, data, n);
+        return;
+    }
+    while (n) {
+        const char *lf = (const char *)memchr(data, '\n', n);
+        size_t take = lf ? (size_t)(lf - data) : n, room = LDC_LOG_LINE - p->n;
+        bool full = take > room;
+        if (full) take = room;
+        memcpy(p->line + p->n, data, take);
+        p->n += take;
+        data += take;
+        n -= take;
+        if (full) ldc_proc_line(l, p, true);
+        else if (lf) {
+            if (p->n && p->line[p->n - 1] == '\r') p->n--;
+            ldc_proc_line(l, p, false);
+            data++;
+            n--;
+        }
+    }
+}
+
+static void ldc_proc_pipe_close(ldcorn *l, ldc_pipe *p) {
+    if (!p->open) return;
+    if (p->n) ldc_proc_line(l, p, false);
+    ldc_mem_free(&l->mem, p->line, LDC_LOG_LINE);
+    p->line = NULL;
+    p->open = false;
+    ldc_loop_close(l, &p->watch);
+}
+
+/* At most one read per turn; after the end everything that is left. */
+static void ldc_proc_pipe_read(ldcorn *l, ldc_pipe *p, bool rest) {
+    for (int i = 0; p->open && (i == 0 || (rest && i < 64)); i++) {
+        ssize_t n = read(p->watch.fd, l->scratch, LDC_SCRATCH);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+        if (n <= 0) {
+            ldc_proc_pipe_close(l, p);
+            return;
+        }
+        ldc_loop_progress(&p->watch);
+        ldc_proc_bytes(l, p, l->scratch, (size_t)n);
+    }
+}
+
+static void ldc_proc_tail(ldc_text *t, const ldc_worker *w) {
+    ldc_str rest = ldc_util_str(w->tail, w->tail_n);
+    int lines = 0, skip;
+    for (size_t i = 0; i < rest.n; i++) lines += rest.p[i] == '\n';
+    skip = lines > 10 ? lines - 10 : 0;
+    while (rest.n) {
+        const char *lf = (const char *)memchr(rest.p, '\n', rest.n);
+        size_t n = lf ? (size_t)(lf - rest.p) : rest.n;
+        if (skip-- <= 0) {
+            ldc_text_add(t, "\n    | ");
+            ldc_text_escape(t, ldc_util_str(rest.p, n), false);
+        }
+        rest = ldc_util_cut(rest, lf ? n + 1 : n);
+    }
+}
+
+/* --- fork --- */
+
+typedef struct ldc_spawn { /* everything a child needs, made before the fork */
+    char **argv, **env;
+    char *program;
+    int in, out, err, listener, status; /* descriptors of the child, -1: none */
+    ldc_worker *worker;
+} ldc_spawn;
+
+typedef struct ldc_exec_error {
+    int step, error;
+} ldc_exec_error;
+static const char *const ldc_proc_steps[] = {"", "descriptors", "working directory", "exec"};
+
+static char *ldc_proc_fill(ldc_arena *a, const ldc_worker *w, const char *word, const char *port) {
+    ldc_text t;
+    char *z;
+    ldc_text_init(&t, a->mem);
+    for (const char *p = word; *p; p++) {
+        const char *end = *p == '{' ? strchr(p, '}') : NULL;
+        if (p[0] == '{' && p[1] == '{') {
+            ldc_text_add(&t, "{");
+            p++;
+        } else if (p[0] == '}' && p[1] == '}') {
+            ldc_text_add(&t, "}");
+            p++;
+        } else if (end == NULL) {
+            ldc_text_put(&t, p, 1);
+        } else {
+            ldc_str name = ldc_util_str(p + 1, (size_t)(end - p) - 1);
+            if (ldc_util_is(name, "socket")) ldc_text_add(&t, w->path);
+            else if (ldc_util_is(name, "port")) ldc_text_add(&t, port);
+            else if (ldc_util_is(name, "fd")) ldc_text_add(&t, "3");
+            else if (ldc_util_is(name, "app")) ldc_text_add(&t, w->as->s.app ? w->as->s.app : "");
+            else if (ldc_util_is(name, "group")) ldc_text_add(&t, w->as->name);
+            else if (ldc_util_is(name, "index")) ldc_text_fmt(&t, "%d", w->index);
+            else ldc_text_fmt(&t, "%d", w->generation);
+            p = end;
+        }
+    }
+    z = t.failed ? NULL : ldc_arena_copy(a, t.p, t.n);
+    ldc_text_free(&t);
+    return z;
+}
+
+typedef struct ldc_env {
+    ldc_arena *arena;
+    char **list;
+    int n, cap;
+    bool failed;
+} ldc_env;
+
+/* NAME=value over what stood there before. */
+static void ldc_proc_env_put(ldc_env *v, const char *pair) {
+    size_t name = (size_t)(strchr(pair, '=') - pair) + 1;
+    char *copy = ldc_arena_copy(v->arena, pair, strlen(pair));
+    if (copy == NULL) v->failed = true;
+    if (v->failed) return;
+    for (int i = 0; i < v->n; i++) {
+        if (strncmp(v->list[i], copy, name) == 0) {
+            v->list[i] = copy;
+            return;
+        }
+    }
+    if (v->n < v->cap) v->list[v->n++] = copy;
+}
+
+static void ldc_proc_env_fmt(ldc_env *v, const char *format, ...) LDC_PRINTF(2, 3);
+static void ldc_proc_env_fmt(ldc_env *v, const char *format, ...) {
+    char pair[PATH_MAX + 64];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(pair, sizeof pair, format, list);
+    va_end(list);
+    ldc_proc_env_put(v, pair);
+}
+
+static bool ldc_proc_env(ldc_arena *a, const ldc_worker *w, const char *port, ldc_spawn *s) {
+    static const char *const ours[] = {"NOTIFY_SOCKET=", "WATCHDOG_", "LISTEN_", "LDCORN_"};
+    ldc_env v;
+    memset(&v, 0, sizeof v);
+    v.arena = a;
+    for (char **e = environ; e && *e; e++) v.cap++;
+    for (const char *const *e = w->as->s.env; e && *e; e++) v.cap++;
+    v.cap += 16;
+    v.list = (char **)ldc_arena_take(a, (size_t)(v.cap + 1) * sizeof *v.list);
+    if (v.list == NULL) return false;
+    for (char **e = environ; e && *e; e++) {
+        bool pass = strchr(*e, '=') != NULL;
+        for (size_t i = 0; i < LDC_LEN(ours); i++) pass = pass && strncmp(*e, ours[i], strlen(ours[i])) != 0;
+        if (pass && v.n < v.cap) v.list[v.n++] = *e;
+    }
+    if (w->as->transport != LDC_BY_PORT) ldc_proc_env_put(&v, "FORWARDED_ALLOW_IPS=*"); /* only we can reach it */
+    ldc_proc_env_put(&v, "PYTHONUNBUFFERED=1"); /* Python holds back what it prints into a pipe */
+    ldc_proc_env_fmt(&v, "LDCORN_GROUP=%s", w->as->name);
+    ldc_proc_env_fmt(&v, "LDCORN_INDEX=%d", w->index);
+    ldc_proc_env_fmt(&v, "LDCORN_GENERATION=%d", w->generation);
+    if (w->as->transport == LDC_BY_SOCKET) ldc_proc_env_fmt(&v, "LDCORN_SOCKET=%s", w->path);
+    if (w->as->transport == LDC_BY_PORT) ldc_proc_env_fmt(&v, "LDCORN_PORT=%s", port);
+    if (w->as->transport == LDC_BY_FD) {
+        ldc_proc_env_put(&v, "LDCORN_FD=3");
+        ldc_proc_env_put(&v, "LISTEN_FDS=1");
+        ldc_proc_env_put(&v, "LISTEN_PID=0000000000"); /* the child writes its own number in place */
+    }
+    for (const char *const *e = w->as->s.env; e && *e; e++) ldc_proc_env_put(&v, *e);
+    s->env = v.list;
+    return !v.failed;
+}
+
+/* Where the program is: in the worker's PATH, seen from its directory. */
+static char *ldc_proc_search(ldc_arena *a, const ldc_worker *w, char **env, const char *name) {
+    const char *path = "/usr/local/bin:/usr/bin:/bin", *dir = w->as->s.dir;
+    char full[PATH_MAX], seen[PATH_MAX * 2];
+    if (strchr(name, '/')) return ldc_arena_copy(a, name, strlen(name));
+    for (; *env; env++) {
+        if (strncmp(*env, "PATH=", 5) == 0) path = *env + 5;
+    }
+    while (*path) {
+        size_t n = strcspn(path, ":");
+        struct stat st;
+        snprintf(full, sizeof full, "%.*s%s%s", (int)n, path, n ? "/" : "./", name);
+        if (full[0] == '/' || dir == NULL) snprintf(seen, sizeof seen, "%s", full);
+        else snprintf(seen, sizeof seen, "%s/%s", dir, full);
+        if (access(seen, X_OK) == 0 && stat(seen, &st) == 0 && S_ISREG(st.st_mode)) return ldc_arena_copy(a, full, strlen(full));
+        path += n;
+        if (*path) path++;
+    }
+    errno = ENOENT;
+    return NULL;
+}
+
+/* From here on only async-signal-safe calls, up to exec or the function. */
+static void ldc_proc_child_fail(const ldc_spawn *s, int step) {
+    ldc_exec_error e;
+    ssize_t n;
+    memset(&e, 0, sizeof e);
+    e.step = step;
+    e.error = errno;
+    n = write(s->status, &e, sizeof e);
+    (void)n; /* the parent then sees exit 127 alone */
+    _exit(127);
+}
+
+static void ldc_proc_child_signals(void) {
+    struct sigaction fresh;
+    sigset_t none;
+    memset(&fresh, 0, sizeof fresh);
+    fresh.sa_handler = SIG_DFL;
+    for (int i = 1; i < 32; i++) sigaction(i, &fresh, NULL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+/* 0, 1, 2, the listener as 3, the status pipe as 4, nothing else. */
+static void ldc_proc_child_descriptors(ldc_spawn *s) {
+    int from[5], top;
+    struct rlimit most;
+    from[0] = s->in;
+    from[1] = s->out;
+    from[2] = s->err;
+    from[3] = s->listener;
+    from[4] = s->status;
+    for (int i = 0; i < 5; i++) {
+        if (from[i] < 0) continue;
+        from[i] = fcntl(from[i], F_DUPFD, 16); /* out of the way of 0 to 4 */
+        if (from[i] < 0) ldc_proc_child_fail(s, 1);
+    }
+    for (int i = 0; i < 5; i++) {
+        if (from[i] < 0) {
+            if (i > 2) close(i);
+        } else if (dup2(from[i], i) < 0) {
+            ldc_proc_child_fail(s, 1);
+        }
+    }
+    s->status = 4;
+    fcntl(4, F_SETFD, FD_CLOEXEC);
+#if defined(__linux__) && defined(CLOSE_RANGE_CLOEXEC) && !defined(LDCORN_PORTABLE)
+    if (close_range(5, ~0U, 0) == 0) return;
+#endif
+    top = getrlimit(RLIMIT_NOFILE, &most) == 0 && most.rlim_cur < 65536 ? (int)most.rlim_cur : 65536;
+    for (int fd = 5; fd < top; fd++) close(fd);
+}
+
+static void ldc_proc_child_pid(char **env) {
+    char digits[20];
+    size_t n = ldc_util_decimal((uint64_t)getpid(), digits);
+    for (; *env; env++) {
+        if (strncmp(*env, "LISTEN_PID=", 11) != 0) continue;
+        memcpy(*env + 11, digits, n);
+        (*env)[11 + n] = 0;
+    }
+}
+
+static void ldc_proc_child(ldcorn *l, ldc_spawn *s, pid_t parent) {
+    ldc_worker *w = s->worker;
+    ldcorn_worker_info info;
+    int listener = s->listener >= 0 ? 3 : -1;
+    setsid();
+    ldc_proc_child_signals();
+    ldc_proc_child_descriptors(s);
+    setrlimit(RLIMIT_NOFILE, &l->files);
+#if defined(__linux__) && defined(PR_SET_PDEATHSIG) && !defined(LDCORN_PORTABLE)
+    if (l->running) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != parent) _exit(127); /* it died before we asked */
+    }
+#endif
+    (void)parent;
+    if (w->as->s.dir && chdir(w->as->s.dir) < 0) ldc_proc_child_fail(s, 2);
+    if (w->as->function == NULL) {
+        ldc_proc_child_pid(s->env);
+        execve(s->program, s->argv, s->env);
+        ldc_proc_child_fail(s, 3);
+    }
+    close(4);
+    environ = s->env;
+    ldc_proc_child_pid(s->env);
+    info.group = w->as->name;
+    info.index = w->index;
+    info.generation = w->generation;
+    if (l->desc.after_fork) l->desc.after_fork(l->desc.after_fork_user, &info);
+    _exit(w->as->function->function(listener, &info, w->as->function->user));
+}
+
+/* A reserved port: bound and kept, never listening, so that the worker can bind it too. */
+static int ldc_proc_reserve(ldc_worker *w, char port[8]) {
+    struct sockaddr_in a;
+    socklen_t n = sizeof a;
+    int fd = ldc_net_socket(AF_INET), on = 1;
+    if (fd < 0) return -1;
+    memset(&a, 0, sizeof a);
+    a.sin_family = AF_INET;
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (bind(fd, (struct sockaddr *)&a, n) < 0 || getsockname(fd, (struct sockaddr *)&a, &n) < 0) {
+        close(fd);
+        return -1;
+    }
+    snprintf(port, 8, "%u", (unsigned)ntohs(a.sin_port));
+    w->addr.len = sizeof w->addr.u.v4;
+    w->addr.u.v4 = a;
+    return fd;
+}
+
+/* Socket, port or listener for a new start. 0 or an errno. */
+static int ldc_proc_transport(ldcorn *l, ldc_worker *w, ldc_spawn *s, char port[8]) {
+    char path[PATH_MAX];
+    if (w->as->transport == LDC_BY_PORT) {
+        w->port_fd = ldc_proc_reserve(w, port);
+        return w->port_fd < 0 ? errno : 0;
+    }
+    snprintf(path, sizeof path, "unix:%s/%.16s.%d.%x", l->conf->s.runtime_dir, w->group->name, w->index, ++l->serial);
+    if (ldc_conf_address(&w->addr, path)) return ENAMETOOLONG;
+    w->addr.text = w->group->name;
+    w->addr.mode = 0;
+    w->path = (char *)ldc_mem_resize(&l->mem, NULL, 0, sizeof w->addr.u.un.sun_path);
+    if (w->path == NULL) return ENOMEM;
+    memcpy(w->path, w->addr.u.un.sun_path, sizeof w->addr.u.un.sun_path);
+    if (w->as->transport == LDC_BY_FD) {
+        s->listener = ldc_net_listen(&w->addr, (int)l->conf->s.backlog);
+        if (s->listener < 0) return errno;
+        fcntl(s->listener, F_SETFL, fcntl(s->listener, F_GETFL) & ~O_NONBLOCK); /* what servers expect */
+    }
+    return 0;
+}
+
+static int ldc_proc_open_log(ldcorn *l, ldc_worker *w, ldc_spawn *s, int ours[2]) {
+    const char *path = w->as->log_path;
+    int fd[2], *theirs[2];
+    theirs[0] = &s->out;
+    theirs[1] = &s->err;
+    s->in = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (s->in < 0) return errno;
+    if (strcmp(path, "inherit") == 0) {
+        s->out = 1;
+        s->err = 2;
+        return 0;
+    }
+    if (strcmp(path, "off") == 0) {
+        s->out = s->err = s->in;
+        return 0;
+    }
+    if (strcmp(path, "stderr") != 0 && strcmp(path, "stdout") != 0 && w->out.fd < 0) {
+        int e = ldc_log_open(&l->log, &w->out, path);
+        if (e) return e;
+    }
+    for (int i = 0; i < 2; i++) {
+        if (!ldc_net_pipe(fd)) return errno;
+        ours[i] = fd[0];
+        *theirs[i] = fd[1];
+        fcntl(fd[0], F_SETFL, fcntl(fd[0], F_GETFL) | O_NONBLOCK); /* our end; theirs stays as it is */
+    }
+    return 0;
+}
+
+static int ldc_proc_prepare(ldcorn *l, ldc_arena *a, ldc_worker *w, ldc_spawn *s, const char *port) {
+    int n = 0;
+    if (!ldc_proc_env(a, w, port, s)) return ENOMEM;
+    if (w->as->function) return 0;
+    while (w->as->argv[n]) n++;
+    s->argv = (char **)ldc_arena_take(a, (size_t)(n + 1) * sizeof *s->argv);
+    if (s->argv == NULL) return ENOMEM;
+    for (int i = 0; i < n; i++) {
+        s->argv[i] = ldc_proc_fill(a, w, w->as->argv[i], port);
+        if (s->argv[i] == NULL) return ENOMEM;
+    }
+    s->program = ldc_proc_search(a, w, s->env, s->argv[0]);
+    (void)l;
+    return s->program ? 0 : errno;
+}
+
+static void ldc_proc_watch_pipes(ldcorn *l, ldc_worker *w, int ours[2]) {
+    for (int i = 0; i < 2; i++) {
+        ldc_pipe *p = &w->pipe[i];
+        if (ours[i] < 0) continue;
+        memset(p, 0, sizeof *p);
+        p->worker = w;
+        p->line = (char *)ldc_mem_resize(&l->mem, NULL, 0, LDC_LOG_LINE);
+        p->open = p->line && ldc_loop_open(l, &p->watch, ours[i], LDC_KIND_PIPE, POLLIN);
+        if (p->open) continue;
+        ldc_mem_free(&l->mem, p->line, LDC_LOG_LINE);
+        close(ours[i]);
+    }
+}
+
+static void ldc_proc_close_all(const int *fd, int n) {
+    for (int i = 0; i < n; i++) {
+        if (fd[i] > 2) close(fd[i]);
+    }
+}
+
+/* 0 with w->pid, or an errno and *step. */
+static int ldc_proc_fork(ldcorn *l, ldc_worker *w, const char **step) {
+    ldc_arena arena;
+    ldc_spawn s;
+    char port[8] = "";
+    int ours[2] = {-1, -1}, status[2] = {-1, -1}, failed, rest[4];
+    sigset_t all, old;
+    pid_t pid = -1, parent = getpid();
+    memset(&s, 0, sizeof s);
+    arena.mem = &l->mem;
+    arena.head = NULL;
+    s.in = s.out = s.err = s.listener = s.status = -1;
+    s.worker = w;
+    *step = "socket";
+    failed = ldc_proc_transport(l, w, &s, port);
+    if (!failed) *step = "worker_log", failed = ldc_proc_open_log(l, w, &s, ours);
+    if (!failed) *step = w->as->function ? "environment" : w->as->argv[0], failed = ldc_proc_prepare(l, &arena, w, &s, port);
+    if (!failed && !ldc_net_pipe(status)) *step = "pipe", failed = errno;
+    if (!failed) {
+        s.status = status[1];
+        fcntl(status[0], F_SETFL, fcntl(status[0], F_GETFL) | O_NONBLOCK);
+        sigfillset(&all); /* no handler of ours may run in the child */
+        sigprocmask(SIG_SETMASK, &all, &old);
+        pid = fork();
+        if (pid == 0) ldc_proc_child(l, &s, parent);
+        if (pid < 0) *step = "fork", failed = errno;
+        sigprocmask(SIG_SETMASK, &old, NULL);
+    }
+    rest[0] = s.in;
+    rest[1] = s.out == s.in ? -1 : s.out;
+    rest[2] = s.err == s.in ? -1 : s.err;
+    rest[3] = s.listener; /* a copy here would keep its backlog alive after its death */
+    ldc_proc_close_all(rest, 4);
+    ldc_proc_close_all(&status[1], 1);
+    ldc_arena_free(&arena);
+    if (failed) {
+        ldc_proc_close_all(ours, 2);
+        ldc_proc_close_all(&status[0], 1);
+        return failed;
+    }
+    w->pid = pid;
+    ldc_proc_watch_pipes(l, w, ours);
+    w->exec.worker = w;
+    w->exec.open = ldc_loop_open(l, &w->exec.watch, status[0], LDC_KIND_EXEC, POLLIN);
+    if (!w->exec.open) close(status[0]);
+    return 0;
+}
+
+/* --- what a start leaves behind --- */
+
+static void ldc_proc_clean(ldcorn *l, ldc_worker *w) {
+    if (w->probe) ldc_up_close(l, w->probe);
+    for (int i = 0; i < 2; i++) {
+        if (w->pipe[i].open) ldc_proc_pipe_read(l, &w->pipe[i], true);
+        ldc_proc_pipe_close(l, &w->pipe[i]);
+    }
+    if (w->exec.open) {
+        w->exec.open = false;
+        ldc_loop_close(l, &w->exec.watch);
+    }
+    if (w->port_fd >= 0) close(w->port_fd);
+    w->port_fd = -1;
+    if (w->path) {
+        unlink(w->path);
+        ldc_mem_free(&l->mem, w->path, sizeof w->addr.u.un.sun_path);
+        w->path = NULL;
+    }
+}
+
+static void ldc_proc_timer_at(ldcorn *l, ldc_worker *w, uint64_t at) { ldc_loop_timer(l, &w->timer, at); }
+
+static double ldc_proc_seconds(uint64_t us) { return (double)us / 1e6; }
+
+static const char *ldc_proc_command(const ldc_worker *w) {
+    return w->as->function ? w->as->s.function : w->as->s.cmd ? w->as->s.cmd : w->as->s.app ? w->as->s.app : "";
+}
+
+/* What ran where, and when it is tried again. */
+static void ldc_proc_explain(ldcorn *l, ldc_text *t, const ldc_worker *w) {
+    char cwd[512] = ".";
+    const ldc_origin *at = &w->as->at;
+    if (w->as->s.dir == NULL && getcwd(cwd, sizeof cwd) == NULL) cwd[0] = '.', cwd[1] = 0;
+    ldc_text_fmt(t, "\n    ran: %s   in: %s", ldc_proc_command(w), w->as->s.dir ? w->as->s.dir : cwd);
+    if (at->file && at->line) ldc_text_fmt(t, "   (%s:%d)", at->file->name, at->line);
+    (void)l;
+}
+
+static void ldc_proc_routes(ldcorn *l, ldc_text *t, const ldc_group *g) {
+    int n = 0;
+    for (int i = 0; i < l->conf->routes; i++) {
+        const ldc_route *r = &l->conf->route[i];
+        if (strcmp(l->conf->group[r->group].name, g->name) != 0) continue;
+        ldc_text_fmt(t, "%s%s", n++ ? " " : "", r->said);
+    }
+}
+
+static uint64_t ldc_proc_jitter(ldcorn *l, uint64_t us) { /* +-20 % */
+    char id[33];
+    uint64_t r;
+    ldc_client_make_id(l, id);
+    r = ldc_util_fnv(id, 16, 14695981039346656037ULL) % 401;
+    return us * (800 + r) / 1000;
+}
+
+/* Back to the next start, or for good after max_restarts. `what`: "exit 1 after 0.3s". */
+static void ldc_proc_again(ldcorn *l, ldc_worker *w, const char *what, bool crash) {
+    const ldcorn_group_desc *s = &w->group->conf->s;
+    ldc_text t;
+    bool early = !w->was_ready, brief = !w->was_ready || l->now - w->ready_at < 30000000;
+    uint64_t pause = 0;
+    if (crash && brief) w->failures++;
+    else w->failures = crash ? 1 : 0;
+    if (crash && !brief) w->failures = 1;
+    for (int i = 0; crash && i < w->failures; i++) pause = pause ? pause * 2 : 100;
+    if (pause > (uint64_t)s->backoff_max || w->failures > 40) pause = (uint64_t)s->backoff_max;
+    w->pause = pause;
+    w->probe_at = l->now + ldc_proc_jitter(l, pause * 1000);
+    if (w->candidate) {
+        ldc_proc_set(l, w, LDC_PROC_FAILED);
+        ldc_reload_candidate(l, w, what);
+        return;
+    }
+    if (crash && s->max_restarts >= 0 && w->failures > s->max_restarts) ldc_proc_set(l, w, LDC_PROC_FAILED);
+    else ldc_proc_set(l, w, LDC_PROC_BACKOFF);
+    ldc_text_init(&t, &l->mem);
+    ldc_text_fmt(&t, "%s.%d (pid %ld) %s: %s", w->group->name, w->index, (long)w->pid, early ? "ended before it was ready" : "ended", what);
+    ldc_proc_tail(&t, w);
+    if (early) ldc_proc_explain(l, &t, w);
+    if (w->state == LDC_PROC_FAILED) ldc_text_fmt(&t, "\n    given up after %d failed starts (max_restarts); a reload tries again", w->failures);
+    else if (crash) ldc_text_fmt(&t, "\n    next try in %.1fs", ldc_proc_seconds(w->probe_at - l->now));
+    if (crash && ldc_group_ready(w->group) == 0) {
+        ldc_text_add(&t, "; until one is ready ");
+        ldc_proc_routes(l, &t, w->group);
+        ldc_text_add(&t, " answer 503");
+    }
+    if (!t.failed) ldc_log_line(&l->log, crash ? LDCORN_LOG_ERROR : LDCORN_LOG_INFO, ldc_util_str(t.p, t.n));
+    ldc_text_free(&t);
+    w->pid = 0;
+    if (w->state == LDC_PROC_BACKOFF) ldc_proc_timer_at(l, w, w->probe_at);
+    ldc_group_review(l, w->group);
+}
+
+/* --- the cells of the table --- */
+
+static void ldc_proc_nothing(ldcorn *l, ldc_worker *w) {
+    (void)l;
+    (void)w;
+}
+
+static void ldc_proc_gone(ldcorn *l, ldc_worker *w) {
+    ldc_proc_clean(l, w);
+    ldc_proc_set(l, w, LDC_PROC_GONE);
+    ldc_loop_forget(l, &w->timer);
+    while (w->parked) ldc_up_close(l, w->parked);
+    w->replaced = true;
+}
+
+/* One fork per turn: a fork is the longest thing that a turn can do. */
+static void ldc_proc_start(ldcorn *l, ldc_worker *w) {
+    const char *step = "";
+    char what[256];
+    int failed;
+    if (l->forks++ > 0) {
+        ldc_proc_timer_at(l, w, l->now + 1);
+        return;
+    }
+    if (!w->candidate && w->as != w->group->conf) { /* each start takes what is configured now */
+        ldc_conf_free(w->conf);
+        w->conf = w->group->owner;
+        w->conf->refs++;
+        w->as = w->group->conf;
+    }
+    ldc_proc_set(l, w, LDC_PROC_STARTING);
+    w->started = l->now;
+    w->was_ready = w->asked = w->killed = w->slow_said = false;
+    w->tail_n = 0;
+    w->probe_fails = 0;
+    w->pause = 10;
+    if (w->last_exit[0]) w->group->restarts++;
+    w->start_by = ldc_loop_after(l, w->as->s.start_timeout);
+    failed = ldc_proc_fork(l, w, &step);
+    if (failed) {
+        ldc_proc_clean(l, w);
+        snprintf(what, sizeof what, "%s: %s", step, strerror(failed));
+        snprintf(w->last_exit, sizeof w->last_exit, "%.95s", what);
+        w->last_exit_at = l->now;
+        ldc_proc_again(l, w, what, true);
+        return;
+    }
+    ldc_proc_timer_at(l, w, l->now + 10000);
+}
+
+static bool ldc_proc_asks_http(const ldc_worker *w) { return w->as->health_path || (!w->foreign && w->as->transport == LDC_BY_FD); }
+
+static void ldc_proc_probe_send(ldcorn *l, ldc_up *u) {
+    ldc_worker *w = u->worker;
+    char head[1024];
+    int n;
+    ssize_t sent;
+    ldc_up_set(u, LDC_UP_BUSY);
+    n = snprintf(head, sizeof head, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: ldcorn/" LDCORN_VERSION "\r\nConnection: close\r\n\r\n",
+                 w->as->health_path ? "GET" : "HEAD", w->as->health_path ? w->as->health_path : "/", w->as->health_host ? w->as->health_host : "localhost");
+    if (n < 0 || n >= (int)sizeof head) n = 0;
+    sent = send(u->watch.fd, head, (size_t)n, LDC_SENDFLAGS);
+    if (sent != n) {
+        ldc_proc_probed(l, u, false, "cannot send to it");
+        return;
+    }
+    ldc_loop_want(l, &u->watch, POLLIN);
+}
+
+static void ldc_proc_probe(ldcorn *l, ldc_worker *w) {
+    int fd, r;
+    ldc_up *u;
+    if (w->probe) return;
+    fd = ldc_net_socket(w->addr.u.any.sa_family);
+    u = fd < 0 ? NULL : ldc_up_new(l, w, fd);
+    if (u == NULL) {
+        if (fd >= 0) close(fd);
+        ldc_proc_timer_at(l, w, l->now + 50000);
+        return;
+    }
+    w->probe = u;
+    u->probe = true;
+    u->by = l->now + 5000000;
+    ldc_loop_timer(l, &u->timer, u->by);
+    r = ldc_up_connect(u);
+    if (r > 0) {
+        u->connected = true;
+        ldc_proc_probed(l, u, true, NULL);
+    } else if (r == 0 && u->connected) {
+        ldc_loop_want(l, &u->watch, POLLOUT);
+    } else {
+        ldc_proc_probed(l, u, false, strerror(errno));
+    }
+}
+
+static void ldc_proc_probe_readable(ldcorn *l, ldc_up *u) {
+    char *to;
+    ssize_t n;
+    ptrdiff_t size;
+    if (!ldc_buf_room(&l->mem, &u->in, 4096)) return;
+    to = u->in.p + u->in.len;
+    n = recv(u->watch.fd, to, 4096, 0);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR || errno == EWOULDBLOCK)) return;
+    if (n > 0) u->in.len += (uint32_t)n;
+    size = ldc_http_end(ldc_buf_at(&u->in), ldc_buf_size(&u->in), &u->line);
+    if (size == LDC_MORE && n > 0 && ldc_buf_size(&u->in) < (size_t)l->conf->s.max_header) return;
+    if (size <= 0 || !ldc_http_response(&l->head, ldc_buf_at(&u->in), (size_t)size, true)) {
+        ldc_proc_probed(l, u, false, n <= 0 ? "closed without an answer" : "broken answer");
+        return;
+    }
+    if (u->worker->as->health_path && (l->head.status < 200 || l->head.status > 399)) {
+        char why[64];
+        snprintf(why, sizeof why, "health_path answered %d", l->head.status);
+        ldc_proc_probed(l, u, false, why);
+        return;
+    }
+    u->connected = u->reused = true; /* asked and answered */
+    ldc_proc_probed(l, u, true, NULL);
+}
+
+/* A probe came to its end; a connection that must also answer is asked first. */
+static void ldc_proc_probed(ldcorn *l, ldc_up *u, bool passed, const char *why) {
+    ldc_worker *w = u->worker;
+    if (passed && ldc_proc_asks_http(w) && !u->reused) {
+        ldc_proc_probe_send(l, u);
+        return;
+    }
+    ldc_up_close(l, u);
+    if (!passed && why) ldc_log_say(&l->log, LDCORN_LOG_DEBUG, "%s.%d: not ready: %s", w->group->name, w->index, why);
+    if (!passed) w->probe_fails++;
+    ldc_proc_do(l, w, passed ? LDC_EV_PASSED : LDC_EV_FAILED);
+}
+
+static void ldc_proc_stop(ldcorn *l, ldc_worker *w);
+
+static void ldc_proc_starting_timer(ldcorn *l, ldc_worker *w) {
+    if (w->start_by && w->start_by <= l->now) {
+        ldc_log_say(&l->log, LDCORN_LOG_ERROR, "%s.%d (pid %ld): not ready after start_timeout, ending it", w->group->name, w->index, (long)w->pid);
+        w->why_stop = "timeout";
+        ldc_proc_stop(l, w);
+        return;
+    }
+    if (!w->slow_said && l->now - w->started > 30000000) {
+        w->slow_said = true;
+        ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld): still starting after 30s", w->group->name, w->index, (long)w->pid);
+    }
+    ldc_proc_probe(l, w);
+}
+
+static void ldc_proc_starting_failed(ldcorn *l, ldc_worker *w) {
+    uint64_t next = l->now + w->pause * 1000;
+    w->pause = w->pause * 2 > 250 ? 250 : w->pause * 2;
+    if (w->start_by && next > w->start_by) next = w->start_by;
+    ldc_proc_timer_at(l, w, next);
+}
+
+static void ldc_proc_ready(ldcorn *l, ldc_worker *w) {
+    bool back = w->state == LDC_PROC_DOWN;
+    ldc_proc_set(l, w, LDC_PROC_READY);
+    ldc_loop_timer(l, &w->timer, 0);
+    if (!w->was_ready) w->ready_at = l->now;
+    w->was_ready = true;
+    w->idle_since = l->now;
+    w->probe_fails = 0;
+    if (back) ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d: takes connections again", w->group->name, w->index);
+    else if (l->ready_said && !w->candidate) ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld) ready, %.1fs", w->group->name, w->index, (long)w->pid, ldc_proc_seconds(l->now - w->started));
+    ldc_group_next(l, w->group);
+}
+
+static void ldc_proc_down_failed(ldcorn *l, ldc_worker *w) {
+    w->pause = w->pause * 2 > (uint64_t)w->as->s.backoff_max ? (uint64_t)w->as->s.backoff_max : w->pause * 2;
+    w->probe_at = l->now + w->pause * 1000;
+    if (!w->foreign && w->probe_fails >= 3) {
+        ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d (pid %ld): alive but takes no connections, restarting it", w->group->name, w->index, (long)w->pid);
+        w->why_stop = "health";
+        ldc_proc_stop(l, w);
+        return;
+    }
+    ldc_proc_timer_at(l, w, w->probe_at);
+    ldc_group_review(l, w->group);
+}
+
+/* A connect to it failed. */
+static void ldc_proc_event_down(ldcorn *l, ldc_worker *w) {
+    if (w->state != LDC_PROC_READY) return;
+    ldc_proc_set(l, w, LDC_PROC_DOWN);
+    ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d%s%s%s: cannot be reached", w->group->name, w->index, w->foreign ? " (" : "", w->foreign ? w->addr.text : "", w->foreign ? ")" : "");
+    while (w->parked) ldc_up_close(l, w->parked);
+    w->pause = 100;
+    w->probe_fails = 0;
+    w->probe_at = l->now + 100000;
+    ldc_proc_timer_at(l, w, w->probe_at);
+}
+
+static int ldc_proc_live(const ldc_worker *w) { /* inside, without those already past their time */
+    int n = 0;
+    for (const ldc_up *u = w->ups; u; u = u->next) n += u->slot && u->by == 0;
+    return n;
+}
+
+static void ldc_proc_draining(ldcorn *l, ldc_worker *w) {
+    uint64_t next = 0;
+    bool inside = ldc_proc_live(w) > 0, late = w->drain_by && w->drain_by <= l->now;
+    bool tunnels = w->tunnels > 0 && !(w->tunnel_by && w->tunnel_by <= l->now);
+    if ((inside && !late) || tunnels) {
+        if (inside && !late) next = w->drain_by;
+        if (tunnels && w->tunnel_by && (next == 0 || w->tunnel_by < next)) next = w->tunnel_by;
+        ldc_proc_timer_at(l, w, next);
+        return;
+    }
+    if (!w->foreign) ldc_proc_stop(l, w);
+    else if (w->in_flight == 0 || late) ldc_proc_gone(l, w);
+}
+
+static void ldc_proc_drain(ldcorn *l, ldc_worker *w) {
+    ldc_proc_set(l, w, LDC_PROC_DRAINING);
+    w->drain_by = ldc_loop_after(l, w->group->conf->s.drain_timeout);
+    w->tunnel_by = ldc_loop_after(l, w->group->conf->s.tunnel_drain);
+    if (w->probe) ldc_up_close(l, w->probe);
+    while (w->parked) ldc_up_close(l, w->parked);
+    ldc_proc_draining(l, w);
+}
+
+static void ldc_proc_stop(ldcorn *l, ldc_worker *w) {
+    int sig = w->as->stop_signal;
+    if (w->probe) ldc_up_close(l, w->probe);
+    ldc_proc_set(l, w, LDC_PROC_STOPPING);
+    w->asked = true;
+    if (kill(w->pid, sig) < 0 && errno != ESRCH) ldc_log_say(&l->log, LDCORN_LOG_ERROR, "%s.%d: kill: %s", w->group->name, w->index, strerror(errno));
+    ldc_proc_timer_at(l, w, ldc_loop_after(l, w->as->s.stop_timeout));
+}
+
+static void ldc_proc_stopping_timer(ldcorn *l, ldc_worker *w) {
+    if (!w->killed) ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d (pid %ld): still there after stop_timeout, killed", w->group->name, w->index, (long)w->pid);
+    w->killed = true;
+    kill(-w->pid, SIGKILL);
+    kill(w->pid, SIGKILL);
+    ldc_proc_timer_at(l, w, l->now + 1000000);
+}
+
+static void ldc_proc_retire_idle(ldcorn *l, ldc_worker *w) {
+    w->replaced = true;
+    ldc_proc_gone(l, w);
+}
+
+static void ldc_proc_retire_starting(ldcorn *l, ldc_worker *w) {
+    w->replaced = true;
+    if (w->pid) ldc_proc_stop(l, w);
+    else ldc_proc_gone(l, w);
+}
+
+static void ldc_proc_retire_ready(ldcorn *l, ldc_worker *w) {
+    w->replaced = true;
+    ldc_proc_drain(l, w);
+}
+
+static void ldc_proc_retire_stopping(ldcorn *l, ldc_worker *w) {
+    (void)l;
+    w->replaced = true;
+}
+
+static void ldc_proc_count_exit(ldc_worker *w, const char *why) {
+    for (size_t i = 0; i < LDC_LEN(ldc_exit_names); i++) {
+        if (strcmp(ldc_exit_names[i], why) == 0) w->group->exits[i]++;
+    }
+}
+
+/* The leader ended and its group was killed: nothing is inside it any more. What its connections
+   still hold is read by their own events. */
+static void ldc_proc_exit(ldcorn *l, ldc_worker *w) {
+    bool asked = w->asked, stopping = w->state == LDC_PROC_STOPPING;
+    char what[160];
+    for (ldc_up *u = w->ups, *next; u; u = next) {
+        next = u->next;
+        if (u->slot) {
+            u->slot = false;
+            w->in_flight--;
+        }
+    }
+    LDCORN_ASSERT(w->in_flight == 0);
+    while (w->parked) ldc_up_close(l, w->parked);
+    ldc_proc_count_exit(w, asked && w->why_stop ? w->why_stop : asked ? "stop" : "crash");
+    ldc_proc_clean(l, w);
+    snprintf(what, sizeof what, "%s after %.1fs", w->last_exit, ldc_proc_seconds(l->now - w->started));
+    if (w->replaced || (stopping && w->candidate)) {
+        ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld) ended: %s", w->group->name, w->index, (long)w->pid, what);
+        w->pid = 0;
+        ldc_proc_gone(l, w);
+        return;
+    }
+    ldc_proc_again(l, w, what, !asked || !w->was_ready);
+    ldc_group_next(l, w->group);
+}
+
+typedef void (*ldc_proc_cell)(ldcorn *, ldc_worker *);
+static const ldc_proc_cell ldc_proc_table[LDC_PROC_COUNT][LDC_EV_COUNT] = {
+    /*             TIMER                    PASSED             FAILED                    EXIT              RETIRE                     IDLE */
+    /* STARTING */ {ldc_proc_starting_timer, ldc_proc_ready,    ldc_proc_starting_failed, ldc_proc_exit,    ldc_proc_retire_starting,  ldc_proc_nothing},
+    /* READY    */ {ldc_proc_nothing,        ldc_proc_nothing,  ldc_proc_nothing,         ldc_proc_exit,    ldc_proc_retire_ready,     ldc_proc_nothing},
+    /* DOWN     */ {ldc_proc_probe,          ldc_proc_ready,    ldc_proc_down_failed,     ldc_proc_exit,    ldc_proc_retire_ready,     ldc_proc_nothing},
+    /* DRAINING */ {ldc_proc_draining,       ldc_proc_nothing,  ldc_proc_nothing,         ldc_proc_exit,    ldc_proc_nothing,          ldc_proc_draining},
+    /* STOPPING */ {ldc_proc_stopping_timer, ldc_proc_nothing,  ldc_proc_nothing,         ldc_proc_exit,    ldc_proc_retire_stopping,  ldc_proc_nothing},
+    /* BACKOFF  */ {ldc_proc_start,          ldc_proc_nothing,  ldc_proc_nothing,         ldc_proc_nothing, ldc_proc_retire_idle,      ldc_proc_nothing},
+    /* FAILED   */ {ldc_proc_nothing,        ldc_proc_nothing,  ldc_proc_nothing,         ldc_proc_nothing, ldc_proc_retire_idle,      ldc_proc_nothing},
+    /* GONE     */ {ldc_proc_nothing,        ldc_proc_nothing,  ldc_proc_nothing,         ldc_proc_nothing, ldc_proc_nothing,          ldc_proc_nothing},
+};
+
+static void ldc_proc_do(ldcorn *l, ldc_worker *w, ldc_proc_event event) { ldc_proc_table[w->state][event](l, w); }
+
+static void ldc_proc_idle(ldcorn *l, ldc_worker *w) { ldc_proc_do(l, w, LDC_EV_IDLE); }
+
+/* --- exits --- */
+
+static void ldc_proc_describe(ldc_worker *w, int status, bool known) {
+    int sig = known && WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+    const char *name = ldc_util_signame(sig);
+    if (!known) snprintf(w->last_exit, sizeof w->last_exit, "ended, status unknown");
+    else if (sig) snprintf(w->last_exit, sizeof w->last_exit, "killed by signal %d%s%s%s", sig, name[0] ? " (" : "", name, name[0] ? ")" : "");
+    else snprintf(w->last_exit, sizeof w->last_exit, "exit %d", WEXITSTATUS(status));
+}
+
+static void ldc_proc_ended(ldcorn *l, ldc_worker *w, int status, bool known) {
+    ldc_proc_describe(w, status, known);
+    w->last_exit_at = l->now;
+    if (w->exec.open) { /* why exec failed tells more than exit 127 */
+        ldc_exec_error e;
+        if (read(w->exec.watch.fd, &e, sizeof e) == (ssize_t)sizeof e && e.step > 0 && e.step < (int)LDC_LEN(ldc_proc_steps))
+            snprintf(w->last_exit, sizeof w->last_exit, "%s: %.60s", ldc_proc_steps[e.step], strerror(e.error));
+    }
+    ldc_proc_do(l, w, LDC_EV_EXIT);
+}
+
+/* The whole process group gets KILL before its leader is reaped: until then the number cannot
+   belong to anybody else. */
+static void ldc_proc_reap_one(ldcorn *l, ldc_worker *w) {
+    siginfo_t info;
+    int status = 0;
+    pid_t r;
+    memset(&info, 0, sizeof info);
+    if (waitid(P_PID, (id_t)w->pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0) {
+        if (errno == ECHILD) ldc_proc_ended(l, w, 0, false);
+        return;
+    }
+    if (info.si_pid != w->pid) return;
+    kill(-w->pid, SIGKILL);
+    do r = waitpid(w->pid, &status, 0);
+    while (r < 0 && errno == EINTR);
+    ldc_proc_ended(l, w, status, r > 0);
+}
+
+static void ldc_proc_reap(ldcorn *l) {
+    l->child_noted = false;
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        for (ldc_worker *w = g->workers, *next; w; w = next) {
+            next = w->next;
+            if (w->pid > 0) ldc_proc_reap_one(l, w);
+        }
+    }
+    if (l->reap_all) { /* process 1 gets everybody's orphans */
+        while (waitpid(-1, NULL, WNOHANG) > 0) {}
+    }
+}
+
+static void ldc_proc_exec_event(ldcorn *l, ldc_exec *x) {
+    ldc_exec_error e;
+    ssize_t n = read(x->watch.fd, &e, sizeof e);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (n == (ssize_t)sizeof e) { /* kept for ldc_proc_ended: the exit follows at once */
+        if (e.step > 0 && e.step < (int)LDC_LEN(ldc_proc_steps)) {
+            char line[160];
+            int k = snprintf(line, sizeof line, "ldcorn: %s: %s", ldc_proc_steps[e.step], strerror(e.error));
+            if (k > 0) ldc_proc_remember(x->worker, line, (size_t)k < sizeof line ? (size_t)k : sizeof line - 1);
+        }
+    }
+    x->open = false;
+    ldc_loop_close(l, &x->watch);
+}
+
+/* --- groups of workers --- */
+
+static ldc_worker *ldc_proc_new(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_gconf *as, int index) {
+    ldc_worker *w, **end = &g->workers;
+    if (!ldc_loop_reserve_timer(l)) return NULL;
+    w = (ldc_worker *)ldc_mem_zero(&l->mem, sizeof *w);
+    if (w == NULL) return NULL;
+    l->loop.timers++;
+    w->timer.kind = LDC_TIMER_WORKER;
+    w->group = g;
+    w->conf = conf;
+    conf->refs++;
+    w->as = as;
+    w->index = index;
+    w->generation = l->generation;
+    w->port_fd = -1;
+    w->out.fd = -1;
+    if (index >= g->indexes) g->indexes = index + 1;
+    w->state = LDC_PROC_BACKOFF;
+    w->since = w->idle_since = l->now;
+    w->probe_at = l->now;
+    while (*end) end = &(*end)->next;
+    *end = w;
+    if (as->addrs) {
+        w->foreign = true;
+        w->addr = as->addr[index];
+        w->started = l->now;
+        w->state = LDC_PROC_STARTING;
+        w->was_ready = as->health_path == NULL;
+        w->ready_at = l->now;
+        if (w->was_ready) w->state = LDC_PROC_READY; /* its first request shows; see DOWN */
+        else ldc_proc_timer_at(l, w, l->now);
+    } else {
+        ldc_proc_timer_at(l, w, l->now);
+    }
+    return w;
+}
+
+static int ldc_proc_wanted(const ldc_gconf *g) { return g->addrs ? g->addrs : (int)g->s.workers; }
+
+/* A worker that must go and come back: the new one first, the old one drains meanwhile. */
+static void ldc_proc_replace(ldcorn *l, ldc_worker *w, const char *why) {
+    ldc_worker *fresh;
+    if (w->replaced || w->foreign || l->life != LDC_LIFE_RUN) return;
+    w->why_stop = why;
+    fresh = ldc_proc_new(l, w->group, w->group->owner, w->group->conf, w->index);
+    if (fresh == NULL) return;
+    fresh->restarts = w->restarts + 1;
+    memcpy(fresh->last_exit, w->last_exit, sizeof w->last_exit);
+    ldc_proc_do(l, w, LDC_EV_RETIRE);
+    l->upset = true;
+}
+
+static void ldc_proc_free(ldcorn *l, ldc_worker *w) {
+    if (w->index < LDC_SUMS) w->group->served[w->index] += w->served;
+    ldc_loop_forget(l, &w->timer);
+    l->loop.timers--;
+    ldc_log_close(&l->log, &w->out);
+    ldc_conf_free(w->conf);
+    ldc_mem_free(&l->mem, w, sizeof *w);
+}
+
+/* @reload -----------------------------------------------------------------------------------
+   Generations: a new conf and candidate workers grow inside the living groups, which take
+   nothing until the switch; an abandoned reload kills the candidates and frees the conf. Owns
+   listeners and groups. */
+
+static void ldc_admin_reloaded(ldcorn *l);
+
+static void ldc_reload_set(ldcorn *l, ldc_reload_state to) {
+    LDCORN_ASSERT(ldc_reload_rows[l->reload.state].next & (1u << to));
+    l->reload.state = (uint8_t)to;
+}
+
+static bool ldc_reload_busy(const ldcorn *l) { return l->reload.state == LDC_RELOAD_LOADING || l->reload.state == LDC_RELOAD_STARTING; }
+
+/* --- listeners --- */
+
+static bool ldc_reload_same_addr(const ldc_addr *a, const ldc_addr *b) { return a->len == b->len && memcmp(&a->u, &b->u, a->len) == 0; }
+
+static ldc_listener *ldc_reload_listener(ldcorn *l, const ldc_addr *a, bool admin) {
+    for (ldc_listener *s = l->listeners; s; s = s->next) {
+        if (!s->watch.dead && s->admin == admin && ldc_reload_same_addr(&s->addr, a)) return s;
+    }
+    return NULL;
+}
+
+static int ldc_reload_bind(ldcorn *l, const ldc_addr *a, bool admin, int backlog) {
+    ldc_listener *s;
+    struct stat st;
+    int fd, e;
+    if (ldc_reload_listener(l, a, admin)) return 0;
+    fd = ldc_net_listen(a, backlog);
+    if (fd < 0) return errno;
+    s = (ldc_listener *)ldc_mem_zero(&l->mem, sizeof *s);
+    if (s == NULL || !ldc_loop_open(l, &s->watch, fd, LDC_KIND_LISTENER, POLLIN)) {
+        e = ENOMEM;
+        close(fd);
+        ldc_mem_free(&l->mem, s, sizeof *s);
+        return e;
+    }
+    s->addr = *a;
+    s->addr.text = NULL;
+    s->admin = admin;
+    s->fresh = true;
+    s->next = l->listeners;
+    l->listeners = s;
+    if (a->u.any.sa_family == AF_UNIX && lstat(a->u.un.sun_path, &st) == 0) {
+        s->device = st.st_dev;
+        s->inode = st.st_ino;
+    }
+    return 0;
+}
+
+/* The path goes only if it is still ours: a successor may have bound it again. */
+static void ldc_reload_unlisten(ldcorn *l, ldc_listener *s) {
+    struct stat st;
+    if (s->addr.u.any.sa_family == AF_UNIX && lstat(s->addr.u.un.sun_path, &st) == 0 && st.st_dev == s->device && st.st_ino == s->inode)
+        unlink(s->addr.u.un.sun_path);
+    ldc_loop_close(l, &s->watch);
+}
+
+/* Every address of `conf`; on failure *bad is the one, and an errno. */
+static int ldc_reload_listen(ldcorn *l, const ldc_conf *conf, const ldc_addr **bad) {
+    for (int i = 0; i < conf->listens; i++) {
+        int e = ldc_reload_bind(l, &conf->listen[i], false, (int)conf->s.backlog);
+        *bad = &conf->listen[i];
+        if (e) return e;
+    }
+    *bad = &conf->admin;
+    return conf->admin_on ? ldc_reload_bind(l, &conf->admin, true, 128) : 0;
+}
+
+static void ldc_reload_settle_listeners(ldcorn *l, bool switched) {
+    for (ldc_listener *s = l->listeners; s; s = s->next) {
+        s->keep = !switched ? !s->fresh : false;
+        for (int i = 0; switched && !s->admin && i < l->conf->listens; i++) s->keep = s->keep || ldc_reload_same_addr(&s->addr, &l->conf->listen[i]);
+        if (switched && s->admin) s->keep = l->conf->admin_on && ldc_reload_same_addr(&s->addr, &l->conf->admin);
+        s->fresh = false;
+        if (!s->keep && !s->watch.dead) {
+            if (switched) ldc_client_accept(l, s); /* who is already in its backlog is still served */
+            ldc_reload_unlisten(l, s);
+        }
+    }
+}
+
+static void ldc_reload_limits(ldcorn *l) {
+    struct rlimit now;
+    int64_t most = l->conf->s.max_conns;
+    int64_t workers = 0;
+    if (getrlimit(RLIMIT_NOFILE, &now) < 0) now.rlim_cur = 1024;
+    for (int i = 0; i < l->conf->groups; i++) workers += 8 * ldc_proc_wanted(&l->conf->group[i]);
+    if (most <= 0) most = now.rlim_cur == RLIM_INFINITY ? 65536 : ((int64_t)now.rlim_cur - workers - 32) * 2 / 3;
+    l->conns_max = most < 8 ? 8 : most > 1 << 24 ? 1 << 24 : (int)most;
+}
+
+static void ldc_reload_logs(ldcorn *l) {
+    const ldcorn_desc *s = &l->conf->s;
+    int e;
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(ldc_log_names[i], s->log_level) == 0) l->log.level = (ldcorn_level)i;
+    }
+    l->log.json = strcmp(s->log_format, "json") == 0;
+    e = ldc_log_open(&l->log, &l->log.own, s->log);
+    if (e) ldc_log_say(&l->log, LDCORN_LOG_ERROR, "cannot open log %s: %s", s->log, strerror(e));
+    e = ldc_log_open(&l->log, &l->log.access, s->access_log);
+    if (e) ldc_log_say(&l->log, LDCORN_LOG_ERROR, "cannot open access_log %s: %s", s->access_log, strerror(e));
+}
+
+/* --- groups --- */
+
+static ldc_group *ldc_reload_find(ldcorn *l, const char *name) {
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        if (strcmp(g->name, name) == 0) return g;
+    }
+    return NULL;
+}
+
+static void ldc_reload_own(ldc_group *g, ldc_conf *conf, const ldc_gconf *as) {
+    conf->refs++;
+    if (g->owner) ldc_conf_free(g->owner);
+    g->owner = conf;
+    g->conf = as;
+}
+
+static ldc_group *ldc_reload_group(ldcorn *l, ldc_conf *conf, const ldc_gconf *as) {
+    ldc_group *g = (ldc_group *)ldc_mem_zero(&l->mem, sizeof *g), **end = &l->groups;
+    size_t n = strlen(as->name) + 1;
+    if (g == NULL) return NULL;
+    g->name = (char *)ldc_mem_resize(&l->mem, NULL, 0, n);
+    if (g->name == NULL) {
+        ldc_mem_free(&l->mem, g, sizeof *g);
+        return NULL;
+    }
+    memcpy(g->name, as->name, n);
+    g->hidden = true;
+    ldc_reload_own(g, conf, as);
+    while (*end) end = &(*end)->next;
+    *end = g;
+    return g;
+}
+
+static void ldc_reload_free_group(ldcorn *l, ldc_group *g) {
+    ldc_mem_free(&l->mem, g->name, strlen(g->name) + 1);
+    ldc_conf_free(g->owner);
+    ldc_mem_free(&l->mem, g, sizeof *g);
+}
+
+static bool ldc_reload_same_text(const char *a, const char *b) { return a == b || (a && b && strcmp(a, b) == 0); }
+
+/* Does the edit change what runs? */
+static bool ldc_reload_changed(const ldc_gconf *a, const ldc_gconf *b) {
+    const char *const *x = a->s.env, *const *y = b->s.env;
+    if ((a->addrs > 0) != (b->addrs > 0) || !ldc_reload_same_text(a->s.cmd, b->s.cmd) || !ldc_reload_same_text(a->s.app, b->s.app) ||
+        !ldc_reload_same_text(a->s.function, b->s.function) || !ldc_reload_same_text(a->s.dir, b->s.dir))
+        return true;
+    while (x && y && *x && *y && strcmp(*x, *y) == 0) x++, y++;
+    return (x && *x) || (y && *y);
+}
+
+/* Candidates for one group; false without memory. */
+static bool ldc_reload_candidates(ldcorn *l, ldc_conf *conf, const ldc_gconf *as, int *count) {
+    ldc_group *g = ldc_reload_find(l, as->name);
+    bool fresh = g == NULL || g->removed, changed = g && ldc_reload_changed(g->conf, as), wants;
+    if (g == NULL) g = ldc_reload_group(l, conf, as);
+    if (g == NULL) return false;
+    wants = fresh || (as->addrs == 0 && (as->reload != LDC_OFF || g->conf->addrs) && (!l->reload.keep || changed)) || (as->addrs > 0) != (g->conf->addrs > 0);
+    if (!wants) {
+        if (changed && as->addrs == 0) ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: reload = off: its new command is taken by each worker at its next start", g->name);
+        return true;
+    }
+    for (int i = 0; i < ldc_proc_wanted(as); i++) {
+        ldc_worker *w = ldc_proc_new(l, g, conf, as, i);
+        if (w == NULL) return false;
+        w->candidate = true;
+        w->generation = l->generation + 1;
+        (*count)++;
+    }
+    return true;
+}
+
+static void ldc_reload_retire(ldcorn *l, ldc_worker *w, const char *why) {
+    w->why_stop = why;
+    w->candidate = false;
+    ldc_proc_do(l, w, LDC_EV_RETIRE);
+}
+
+static ldc_worker *ldc_reload_at_index(ldc_group *g, int index) {
+    for (ldc_worker *w = g->workers; w; w = w->next) {
+        if (w->index == index && !w->replaced && !w->candidate && w->state != LDC_PROC_GONE) return w;
+    }
+    return NULL;
+}
+
+/* Addresses stay with their worker; a changed list retires and adds what differs. */
+static void ldc_reload_addresses(ldcorn *l, ldc_group *g) {
+    const ldc_gconf *as = g->conf;
+    for (ldc_worker *w = g->workers; w; w = w->next) {
+        bool stays = false;
+        for (int i = 0; i < as->addrs && !stays; i++) {
+            if (!ldc_reload_same_addr(&as->addr[i], &w->addr)) continue;
+            stays = true;
+            ldc_conf_free(w->conf);
+            w->conf = g->owner;
+            w->conf->refs++;
+            w->as = as;
+            w->addr.text = as->addr[i].text;
+            w->index = i;
+        }
+        if (!stays && !w->replaced) ldc_reload_retire(l, w, "scale");
+    }
+    for (int i = 0; i < as->addrs; i++) {
+        bool there = false;
+        for (ldc_worker *w = g->workers; w; w = w->next) there = there || (!w->replaced && ldc_reload_same_addr(&as->addr[i], &w->addr));
+        if (!there) ldc_proc_new(l, g, g->owner, as, i);
+    }
+}
+
+/* The switch for one group. */
+static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_gconf *as) {
+    bool swapped = false;
+    ldc_reload_own(g, conf, as);
+    g->hidden = g->removed = false;
+    for (ldc_worker *w = g->workers; w; w = w->next) swapped = swapped || w->candidate;
+    for (ldc_worker *w = g->workers; w && swapped; w = w->next) {
+        if (w->candidate) w->candidate = false;
+        else if (!w->replaced) ldc_reload_retire(l, w, "reload");
+        if (w->state == LDC_PROC_DRAINING && w->generation + 2 < l->generation) w->drain_by = w->tunnel_by = l->now;
+    }
+    if (!swapped && as->addrs) ldc_reload_addresses(l, g);
+    else if (!swapped) {
+        for (ldc_worker *w = g->workers; w; w = w->next) {
+            if (!w->replaced && w->index >= (int)as->s.workers) ldc_reload_retire(l, w, "scale");
+            else if (w->state == LDC_PROC_FAILED && !w->replaced) {
+                w->failures = 0;
+                ldc_proc_set(l, w, LDC_PROC_BACKOFF);
+                ldc_proc_timer_at(l, w, l->now);
+            }
+        }
+        for (int i = 0; i < (int)as->s.workers; i++) {
+            if (ldc_reload_at_index(g, i) == NULL) ldc_proc_new(l, g, conf, as, i);
+        }
+    }
+    ldc_group_next(l, g);
+}
+
+static void ldc_reload_end(ldcorn *l, bool ok) {
+    ldc_reload *r = &l->reload;
+    r->took = (l->now - r->began) / 1000;
+    r->at = l->wall;
+    snprintf(r->result, sizeof r->result, "%s", ok ? "ok" : "failed");
+    if (ok) r->ok++;
+    else r->failed++;
+    if (ok) ldc_log_say(&l->log, LDCORN_LOG_INFO, "reload done after %.1fs: generation %d", ldc_proc_seconds(l->now - r->began), l->generation);
+    else ldc_log_say(&l->log, LDCORN_LOG_ERROR, "reload failed after %.1fs, nothing changed: generation %d goes on with the old code and file\n    %s", ldc_proc_seconds(l->now - r->began), l->generation, r->error.p ? r->error.p : "");
+    ldc_admin_reloaded(l);
+    l->upset = true;
+}
+
+static void ldc_reload_undo(ldcorn *l, const char *why, size_t n) {
+    ldc_reload *r = &l->reload;
+    ldc_text_free(&r->error);
+    while (n && why[n - 1] == '\n') n--;
+    for (size_t i = 0; i < n; i++) { /* continuation lines stand under the first */
+        ldc_text_put(&r->error, why + i, 1);
+        if (why[i] == '\n' && i + 1 < n && why[i + 1] != ' ') ldc_text_add(&r->error, "    ");
+    }
+    ldc_reload_set(l, LDC_RELOAD_UNDONE);
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        if (g->hidden) g->removed = true;
+        for (ldc_worker *w = g->workers; w; w = w->next) {
+            if (w->candidate) ldc_reload_retire(l, w, "reload");
+        }
+    }
+    ldc_reload_settle_listeners(l, false);
+    ldc_conf_free(r->conf);
+    r->conf = NULL;
+    ldc_reload_end(l, false);
+}
+
+static void ldc_reload_switch(ldcorn *l) {
+    ldc_conf *old = l->conf, *conf = l->reload.conf;
+    ldc_reload_set(l, LDC_RELOAD_SWITCHED);
+    l->conf = conf;
+    l->reload.conf = NULL;
+    l->generation++;
+    for (ldc_group *g = l->groups; g; g = g->next) g->removed = true;
+    for (int i = 0; i < conf->groups; i++) {
+        ldc_group *g = ldc_reload_find(l, conf->group[i].name);
+        if (g) ldc_reload_apply(l, g, conf, &conf->group[i]);
+    }
+    ldc_reload_limits(l);
+    ldc_reload_logs(l);
+    ldc_reload_settle_listeners(l, true);
+    ldc_conf_free(old);
+    ldc_reload_set(l, LDC_RELOAD_DONE);
+    ldc_reload_end(l, true);
+}
+
+/* A candidate ended or could not start: everything is undone. */
+static void ldc_reload_candidate(ldcorn *l, ldc_worker *w, const char *what) {
+    ldc_text t;
+    if (l->reload.state != LDC_RELOAD_STARTING) return;
+    ldc_text_init(&t, &l->mem);
+    ldc_text_fmt(&t, "%s.%d (pid %ld) ended before it was ready: %s", w->group->name, w->index, (long)w->pid, what);
+    ldc_proc_tail(&t, w);
+    w->pid = 0;
+    ldc_reload_undo(l, t.p ? t.p : "out of memory", t.p ? t.n : 13);
+    ldc_text_free(&t);
+}
+
+static bool ldc_reload_room(ldcorn *l, const ldc_conf *conf) {
+    size_t n = (size_t)conf->s.max_header;
+    char *p;
+    if (n <= l->path_cap) return true;
+    p = (char *)ldc_mem_resize(&l->mem, l->path_room, l->path_cap, n);
+    if (p == NULL) return false;
+    l->path_room = p;
+    l->path_cap = n;
+    return true;
+}
+
+static void ldc_reload_begin(ldcorn *l, bool keep) {
+    ldc_reload *r = &l->reload;
+    ldcorn_error error;
+    const ldc_addr *bad = NULL;
+    char text[PATH_MAX + 128];
+    int e, count = 0;
+    bool ok = true;
+    if (ldc_reload_busy(l)) {
+        r->again_keep = r->again ? r->again_keep && keep : keep;
+        r->again = true;
+        return;
+    }
+    if (l->life != LDC_LIFE_RUN) return;
+    ldc_reload_set(l, LDC_RELOAD_LOADING);
+    r->began = l->now;
+    r->keep = keep;
+    r->conf = ldc_conf_read(&l->mem, &l->desc, &error, NULL);
+    if (r->conf == NULL) {
+        ldc_reload_undo(l, error.text, strlen(error.text));
+        return;
+    }
+    if (strcmp(r->conf->s.runtime_dir, l->conf->s.runtime_dir) != 0) {
+        ldc_reload_undo(l, "`runtime_dir` cannot change at a reload: restart ldcorn", 54);
+        return;
+    }
+    e = ldc_reload_listen(l, r->conf, &bad);
+    if (e) {
+        int n = snprintf(text, sizeof text, "cannot listen on %s: %s", bad->text, strerror(e));
+        ldc_reload_undo(l, text, n > 0 ? (size_t)n : 0);
+        return;
+    }
+    for (int i = 0; i < r->conf->groups && ok; i++) ok = ldc_reload_candidates(l, r->conf, &r->conf->group[i], &count);
+    if (!ok || !ldc_reload_room(l, r->conf)) {
+        ldc_reload_undo(l, "out of memory", 13);
+        return;
+    }
+    ldc_reload_set(l, LDC_RELOAD_STARTING);
+    l->upset = true;
+}
+
+/* Called when some worker changed its state. */
+static void ldc_reload_advance(ldcorn *l) {
+    if (l->reload.state == LDC_RELOAD_STARTING) {
+        bool all = true;
+        for (ldc_group *g = l->groups; g; g = g->next) {
+            for (ldc_worker *w = g->workers; w; w = w->next) all = all && (!w->candidate || w->state == LDC_PROC_READY || (w->foreign && w->as->s.optional));
+        }
+        if (all) ldc_reload_switch(l);
+    } else if (l->reload.again) {
+        l->reload.again = false;
+        ldc_reload_begin(l, l->reload.again_keep);
+    }
+}
+
+/* Removed groups take nothing new, serve their queue, and go when nothing is left of them. */
+static void ldc_reload_sweep(ldcorn *l) {
+    for (ldc_group **at = &l->groups; *at;) {
+        ldc_group *g = *at;
+        bool used = g->queued > 0;
+        if (!g->removed) {
+            at = &g->next;
+            continue;
+        }
+        for (ldc_worker *w = g->workers; w && !used; w = w->next) {
+            if (!w->replaced) ldc_reload_retire(l, w, "reload");
+        }
+        for (ldc_exchange *e = l->exchanges; e; e = e->next) used = used || e->group == g;
+        if (used || g->workers) {
+            at = &g->next;
+            continue;
+        }
+        *at = g->next;
+        ldc_reload_free_group(l, g);
+    }
+}
+
+/* @admin ------------------------------------------------------------------------------------
+   Status, metrics, control. Answers are built whole and sent like any other local answer. Owns
+   nothing. */
+
+static void ldc_admin_routes_json(ldcorn *l, ldc_text *t, const ldc_group *g) {
+    int n = 0;
+    ldc_text_add(t, "[");
+    for (int i = 0; i < l->conf->routes; i++) {
+        if (strcmp(l->conf->group[l->conf->route[i].group].name, g->name) != 0) continue;
+        if (n++) ldc_text_add(t, ",");
+        ldc_text_json(t, ldc_util_z(l->conf->route[i].said));
+    }
+    ldc_text_add(t, "]");
+}
+
+/* Resident bytes of a process, 0 where nobody tells. */
+static uint64_t ldc_admin_rss(pid_t pid) {
+    uint64_t pages = 0;
+#ifdef __linux__
+    char path[64], text[128];
+    int fd;
+    ssize_t n;
+    char *blank;
+    snprintf(path, sizeof path, "/proc/%ld/statm", (long)pid);
+    fd = pid > 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd < 0) return 0;
+    n = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0) return 0;
+    text[n] = 0;
+    blank = strchr(text, ' ');
+    if (blank) pages = strtoull(blank + 1, NULL, 10);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+#else
+    (void)pid;
+    return pages;
+#endif
+}
+
+/* Upper edge in ms of the bucket that holds the p-th part of all. */
+static double ldc_admin_percentile(const ldc_histogram *h, double p) {
+    static const double edges[LDC_BUCKETS] = {1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 60000};
+    uint64_t seen = 0, want = (uint64_t)((double)h->count * p);
+    for (int i = 0; i < LDC_BUCKETS; i++) {
+        seen += h->bucket[i];
+        if (seen > want) return edges[i];
+    }
+    return 0;
+}
+
+static void ldc_admin_latency(ldc_text *t, const char *name, const ldc_histogram *h, const char *after) {
+    ldc_text_fmt(t, "\"%s\":{\"count\":%llu,\"mean_ms\":%.3f,\"p50_ms\":%g,\"p99_ms\":%g}%s", name, (unsigned long long)h->count,
+                 h->count ? (double)h->sum / (double)h->count / 1000 : 0.0, ldc_admin_percentile(h, .5), ldc_admin_percentile(h, .99), after);
+}
+
+static void ldc_admin_worker(ldcorn *l, ldc_text *t, const ldc_worker *w) {
+    ldc_text_fmt(t, "{\"index\":%d,\"pid\":%ld,\"state\":\"%s\",\"generation\":%d,\"in_flight\":%d,\"tunnels\":%d,\"connections\":%d,\"served\":%llu,\"rss\":%llu,\"uptime\":%.3f,\"since\":%.3f,\"last_exit\":",
+                 w->index, (long)w->pid, w->candidate ? "starting" : ldc_proc_words[w->state], w->generation, w->in_flight, w->tunnels, w->conns,
+                 (unsigned long long)w->served, (unsigned long long)ldc_admin_rss(w->pid), w->pid || w->foreign ? ldc_proc_seconds(l->now - w->started) : 0.0, ldc_proc_seconds(l->now - w->since));
+    if (w->last_exit[0]) ldc_text_json(t, ldc_util_z(w->last_exit));
+    else ldc_text_add(t, "null");
+    ldc_text_add(t, ",\"last_lines\":");
+    ldc_text_json(t, ldc_util_str(w->tail, w->tail_n));
+    if (w->foreign) {
+        ldc_text_add(t, ",\"address\":");
+        ldc_text_json(t, ldc_util_z(w->addr.text));
+    }
+    ldc_text_add(t, "}");
+}
+
+static void ldc_admin_group(ldcorn *l, ldc_text *t, const ldc_group *g) {
+    int n = 0;
+    ldc_text_add(t, "{\"name\":");
+    ldc_text_json(t, ldc_util_z(g->name));
+    ldc_text_add(t, ",\"routes\":");
+    ldc_admin_routes_json(l, t, g);
+    ldc_text_fmt(t, ",\"queue\":{\"len\":%d,\"cap\":%lld,\"oldest_ms\":%llu}", g->queued, (long long)g->conf->s.queue, (unsigned long long)(g->head ? (l->now - g->head->queued) / 1000 : 0));
+    ldc_text_fmt(t, ",\"in_flight\":%d,\"slots\":%lld,\"orphans\":%d,\"limit\":%lld,\"refused\":{\"full\":%llu,\"timeout\":%llu,\"no_worker\":%llu,\"client_gone\":%llu}", ldc_group_inside(g),
+                 (long long)ldc_group_slots(g), g->orphans, (long long)(g->conf->limited ? g->conf->s.max_req_per_worker : 0), (unsigned long long)g->refused[LDC_WHY_FULL],
+                 (unsigned long long)g->refused[LDC_WHY_TIMEOUT], (unsigned long long)g->refused[LDC_WHY_NO_WORKER], (unsigned long long)g->refused[LDC_WHY_CLIENT_GONE]);
+    ldc_text_fmt(t, ",\"restarts\":%llu,\"latency\":{", (unsigned long long)g->restarts);
+    ldc_admin_latency(t, "total", &g->total, ",");
+    ldc_admin_latency(t, "queue", &g->wait, ",");
+    ldc_admin_latency(t, "worker", &g->worker, "},\"workers\":[");
+    for (const ldc_worker *w = g->workers; w; w = w->next) {
+        if (w->state == LDC_PROC_GONE) continue;
+        if (n++) ldc_text_add(t, ",");
+        ldc_admin_worker(l, t, w);
+    }
+    ldc_text_add(t, "]}");
+}
+
+static void ldc_admin_status(ldcorn *l, ldc_text *t) {
+    const ldc_reload *r = &l->reload;
+    int n = 0, idle = 0;
+    for (const ldc_client *c = l->idle_old; c; c = c->newer) idle++;
+    ldc_text_fmt(t, "{\"version\":\"%s\",\"pid\":%ld,\"generation\":%d,\"uptime\":%.3f,\"stopping\":%s,\"clients\":{\"open\":%d,\"idle\":%d,\"limit\":%d},\"accepted\":%llu,\"last_reload\":",
+                 LDCORN_VERSION, (long)getpid(), l->generation, ldc_proc_seconds(l->now - l->began), l->life == LDC_LIFE_RUN ? "false" : "true", l->clients_count, idle, l->conns_max, (unsigned long long)l->accepted);
+    if (r->result[0]) {
+        ldc_text_fmt(t, "{\"result\":\"%s\",\"error\":", r->result);
+        if (strcmp(r->result, "ok") != 0) ldc_text_json(t, ldc_util_str(r->error.p, r->error.n));
+        else ldc_text_add(t, "null");
+        ldc_text_fmt(t, ",\"at\":%llu,\"ms\":%llu}", (unsigned long long)r->at, (unsigned long long)r->took);
+    } else {
+        ldc_text_add(t, "null");
+    }
+    ldc_text_fmt(t, ",\"reloading\":%s,\"groups\":[", ldc_reload_busy(l) ? "true" : "false");
+    for (const ldc_group *g = l->groups; g; g = g->next) {
+        if (g->hidden) continue;
+        if (n++) ldc_text_add(t, ",");
+        ldc_admin_group(l, t, g);
+    }
+    ldc_text_add(t, "]}\n");
+}
+
+static const char *ldc_admin_phase(const ldc_exchange *e) {
+    if (e->client == NULL) return "orphan";
+    if (e->waiting) return "queued";
+    if (e->client->state == LDC_CLIENT_TUNNEL) return "tunnel";
+    if (e->up == NULL) return "sending";
+    return e->up->state == LDC_UP_CONNECT ? "connect" : e->got_head ? "answer" : "worker";
+}
+
+static void ldc_admin_requests(ldcorn *l, ldc_text *t) {
+    int n = 0;
+    ldc_text_add(t, "[");
+    for (const ldc_exchange *e = l->exchanges; e; e = e->next) {
+        if (e->client && e->client->admin) continue;
+        ldc_text_fmt(t, "%s{\"id\":\"%s\",\"group\":", n++ ? "," : "", e->id);
+        ldc_text_json(t, ldc_util_z(e->group ? e->group->name : ""));
+        ldc_text_fmt(t, ",\"worker\":%d,\"pid\":%ld,\"phase\":\"%s\",\"age_ms\":%llu,\"client\":", e->worker_index, (long)e->worker_pid, ldc_admin_phase(e), (unsigned long long)((l->now - e->arrived) / 1000));
+        ldc_text_json(t, ldc_util_z(e->address));
+        ldc_text_add(t, ",\"method\":");
+        ldc_text_json(t, ldc_client_word(e, 0));
+        ldc_text_add(t, ",\"target\":");
+        ldc_text_json(t, ldc_client_word(e, 1));
+        ldc_text_add(t, "}");
+    }
+    ldc_text_add(t, "]\n");
+}
+
+/* --- metrics (Prometheus text format) --- */
+
+static void ldc_admin_type(ldc_text *t, const char *name, const char *type, const char *help) {
+    ldc_text_fmt(t, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void ldc_admin_histogram(ldcorn *l, ldc_text *t, const char *name, const char *help, size_t offset) {
+    static const char *const edges[LDC_BUCKETS] = {"0.001", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "30", "60", "+Inf"};
+    ldc_admin_type(t, name, "histogram", help);
+    for (const ldc_group *g = l->groups; g; g = g->next) {
+        const ldc_histogram *h = (const ldc_histogram *)(const void *)((const char *)g + offset);
+        uint64_t sum = 0;
+        if (g->hidden) continue;
+        for (int i = 0; i < LDC_BUCKETS; i++) {
+            sum += h->bucket[i];
+            ldc_text_fmt(t, "%s_bucket{group=\"%s\",le=\"%s\"} %llu\n", name, g->name, edges[i], (unsigned long long)sum);
+        }
+        ldc_text_fmt(t, "%s_sum{group=\"%s\"} %.6f\n%s_count{group=\"%s\"} %llu\n", name, g->name, (double)h->sum / 1e6, name, g->name, (unsigned long long)h->count);
+    }
+}
+
+static void ldc_admin_gauge(ldc_text *t, const char *name, const char *type, const char *help, double value) {
+    ldc_admin_type(t, name, type, help);
+    ldc_text_fmt(t, "%s %.17g\n", name, value);
+}
+
+static int64_t ldc_admin_tunnels(const ldc_group *g) {
+    int64_t n = 0;
+    for (const ldc_worker *w = g->workers; w; w = w->next) n += w->tunnels;
+    return n;
+}
+
+typedef struct ldc_figure { /* one number per group */
+    const char *name, *type, *help;
+    int64_t (*value)(const ldc_group *);
+} ldc_figure;
+
+static int64_t ldc_admin_queued(const ldc_group *g) { return g->queued; }
+static int64_t ldc_admin_cap(const ldc_group *g) { return g->conf->s.queue; }
+static int64_t ldc_admin_forced(const ldc_group *g) { return (int64_t)g->forced; }
+static int64_t ldc_admin_inside(const ldc_group *g) { return ldc_group_inside(g); }
+static int64_t ldc_admin_orphans(const ldc_group *g) { return g->orphans; }
+static int64_t ldc_admin_retries(const ldc_group *g) { return (int64_t)g->retries; }
+
+static void ldc_admin_per_group(ldcorn *l, ldc_text *t) {
+    static const ldc_figure figures[] = {
+        {"ldcorn_queue_length", "gauge", "requests waiting", ldc_admin_queued},
+        {"ldcorn_queue_limit", "gauge", "requests that may wait", ldc_admin_cap},
+        {"ldcorn_slots", "gauge", "requests that fit into the ready workers, 0 without a limit", ldc_group_slots},
+        {"ldcorn_slots_forced_total", "counter", "slots given back before the worker was known to be done", ldc_admin_forced},
+        {"ldcorn_in_flight", "gauge", "requests inside workers", ldc_admin_inside},
+        {"ldcorn_orphans", "gauge", "requests inside workers whose client is gone", ldc_admin_orphans},
+        {"ldcorn_tunnels", "gauge", "upgraded connections", ldc_admin_tunnels},
+        {"ldcorn_retries_total", "counter", "requests sent again", ldc_admin_retries}};
+    for (size_t i = 0; i < LDC_LEN(figures); i++) {
+        ldc_admin_type(t, figures[i].name, figures[i].type, figures[i].help);
+        for (const ldc_group *g = l->groups; g; g = g->next) {
+            if (!g->hidden) ldc_text_fmt(t, "%s{group=\"%s\"} %lld\n", figures[i].name, g->name, (long long)figures[i].value(g));
+        }
+    }
+}
+
+static void ldc_admin_labelled(ldcorn *l, ldc_text *t) {
+    static const ldc_why refusals[] = {LDC_WHY_FULL, LDC_WHY_TIMEOUT, LDC_WHY_CLIENT_GONE, LDC_WHY_NO_WORKER, LDC_WHY_MEMORY};
+    static const char *const kinds[] = {"connect", "reset", "timeout", "protocol"};
+    ldc_admin_type(t, "ldcorn_requests_total", "counter", "requests answered, by class of status");
+    for (const ldc_group *g = l->groups; g; g = g->next) {
+        for (int i = 1; i < 6 && !g->hidden; i++) ldc_text_fmt(t, "ldcorn_requests_total{group=\"%s\",class=\"%dxx\"} %llu\n", g->name, i, (unsigned long long)g->requests[i]);
+    }
+    ldc_admin_type(t, "ldcorn_refused_total", "counter", "requests that ldcorn refused, or whose client left");
+    for (const ldc_group *g = l->groups; g; g = g->next) {
+        for (size_t i = 0; i < LDC_LEN(refusals) && !g->hidden; i++) ldc_text_fmt(t, "ldcorn_refused_total{group=\"%s\",reason=\"%s\"} %llu\n", g->name, ldc_log_reasons[refusals[i]].word, (unsigned long long)g->refused[refusals[i]]);
+    }
+    ldc_admin_type(t, "ldcorn_worker_errors_total", "counter", "what went wrong between ldcorn and workers");
+    for (const ldc_group *g = l->groups; g; g = g->next) {
+        for (int i = 0; i < 4 && !g->hidden; i++) ldc_text_fmt(t, "ldcorn_worker_errors_total{group=\"%s\",kind=\"%s\"} %llu\n", g->name, kinds[i], (unsigned long long)g->errors[i]);
+    }
+    ldc_admin_type(t, "ldcorn_worker_exits_total", "counter", "workers that ended, and why");
+    for (const ldc_group *g = l->groups; g; g = g->next) {
+        for (size_t i = 0; i < LDC_LEN(ldc_exit_names) && !g->hidden; i++) ldc_text_fmt(t, "ldcorn_worker_exits_total{group=\"%s\",reason=\"%s\"} %llu\n", g->name, ldc_exit_names[i], (unsigned long long)g->exits[i]);
+    }
+    ldc_admin_type(t, "ldcorn_workers", "gauge", "workers by state");
+    for (const ldc_group *g = l->groups; g; g = g->next) {
+        for (int s = 0; s < LDC_PROC_GONE && !g->hidden; s++) {
+            int n = 0;
+            for (const ldc_worker *w = g->workers; w; w = w->next) n += w->state == s;
+            ldc_text_fmt(t, "ldcorn_workers{group=\"%s\",state=\"%s\"} %d\n", g->name, ldc_proc_words[s], n);
+        }
+    }
+}
+
+/* Per index the sum over generations, so that counters never fall at a reload. */
+static void ldc_admin_workers(ldcorn *l, ldc_text *t) {
+    static const char *const names[] = {"ldcorn_worker_in_flight", "ldcorn_worker_served_total", "ldcorn_worker_rss_bytes"};
+    static const char *const helps[] = {"requests inside", "requests answered", "resident memory"};
+    for (int what = 0; what < 3; what++) {
+        ldc_admin_type(t, names[what], what == 1 ? "counter" : "gauge", helps[what]);
+        for (const ldc_group *g = l->groups; g; g = g->next) {
+            int most = g->hidden ? 0 : g->indexes;
+            for (int i = 0; i < most; i++) {
+                uint64_t sum = what == 1 && i < LDC_SUMS ? g->served[i] : 0;
+                for (const ldc_worker *w = g->workers; w; w = w->next) {
+                    if (w->index != i || w->state == LDC_PROC_GONE) continue;
+                    sum += what == 0 ? (uint64_t)w->in_flight : what == 1 ? w->served : ldc_admin_rss(w->pid);
+                }
+                ldc_text_fmt(t, "%s{group=\"%s\",index=\"%d\"} %llu\n", names[what], g->name, i, (unsigned long long)sum);
+            }
+        }
+    }
+}
+
+static void ldc_admin_metrics(ldcorn *l, ldc_text *t) {
+    int states[LDC_CLIENT_COUNT] = {0};
+    ldc_admin_labelled(l, t);
+    ldc_admin_histogram(l, t, "ldcorn_request_seconds", "whole time of a request", offsetof(ldc_group, total));
+    ldc_admin_histogram(l, t, "ldcorn_worker_seconds", "time inside the worker", offsetof(ldc_group, worker));
+    ldc_admin_histogram(l, t, "ldcorn_queue_seconds", "time in the queue", offsetof(ldc_group, wait));
+    ldc_admin_per_group(l, t);
+    ldc_admin_workers(l, t);
+    for (const ldc_client *c = l->clients; c; c = c->next) states[c->state]++;
+    ldc_admin_type(t, "ldcorn_connections", "gauge", "client connections by state");
+    for (int i = 0; i < LDC_CLIENT_DEAD; i++) {
+        char word[16];
+        size_t n = 0;
+        for (const char *p = ldc_client_rows[i].name; *p && n < 15; p++) word[n++] = (char)ldc_util_lower(*p);
+        word[n] = 0;
+        ldc_text_fmt(t, "ldcorn_connections{state=\"%s\"} %d\n", word, states[i]);
+    }
+    ldc_admin_gauge(t, "ldcorn_accepted_total", "counter", "client connections accepted", (double)l->accepted);
+    ldc_admin_type(t, "ldcorn_bytes_total", "counter", "body bytes from and to clients");
+    ldc_text_fmt(t, "ldcorn_bytes_total{direction=\"in\"} %llu\nldcorn_bytes_total{direction=\"out\"} %llu\n", (unsigned long long)l->bytes_in, (unsigned long long)l->bytes_out);
+    ldc_admin_gauge(t, "ldcorn_buffer_bytes", "gauge", "memory in buffers", (double)l->mem.in_buffers);
+    ldc_admin_type(t, "ldcorn_reloads_total", "counter", "reloads by result");
+    ldc_text_fmt(t, "ldcorn_reloads_total{result=\"ok\"} %llu\nldcorn_reloads_total{result=\"failed\"} %llu\n", (unsigned long long)l->reload.ok, (unsigned long long)l->reload.failed);
+    ldc_admin_gauge(t, "ldcorn_generation", "gauge", "number of the configuration in force", l->generation);
+    ldc_admin_gauge(t, "ldcorn_start_time_seconds", "gauge", "when ldcorn started, Unix time", (double)(l->wall - (l->now - l->began) / 1000) / 1000);
+    ldc_admin_type(t, "ldcorn_info", "gauge", "version");
+    ldc_text_add(t, "ldcorn_info{version=\"" LDCORN_VERSION "\"} 1\n");
+}
+
+/* --- who may ask --- */
+
+/* Names of groups that are not ready; 200 only if there is none and we are not stopping. */
+static bool ldc_admin_ready(ldcorn *l, ldc_text *t) {
+    bool ready = l->life == LDC_LIFE_RUN;
+    if (!ready) ldc_text_add(t, "stopping\n");
+    for (const ldc_group *g = l->groups; g; g = g->next) {
+        if (g->hidden || g->removed || g->conf->s.optional || ldc_group_ready(g)) continue;
+        ldc_text_fmt(t, "%s\n", g->name);
+        ready = false;
+    }
+    if (ready) ldc_text_add(t, "ready\n");
+    return ready;
+}
+
+/* Web pages and rebound names must not reach in: Host is an address or localhost. */
+static bool ldc_admin_host(ldc_str host) {
+    char text[64];
+    unsigned char ip[16];
+    size_t n = host.n;
+    if (n && host.p[0] == '[') {
+        const char *close = (const char *)memchr(host.p, ']', n);
+        if (close == NULL || (size_t)(close - host.p) > sizeof text) return false;
+        snprintf(text, sizeof text, "%.*s", (int)(close - host.p) - 1, host.p + 1);
+        return inet_pton(AF_INET6, text, ip) == 1;
+    }
+    for (size_t i = 0; i < host.n; i++) {
+        if (host.p[i] == ':') n = i;
+    }
+    if (n >= sizeof text) return false;
+    snprintf(text, sizeof text, "%.*s", (int)n, host.n ? host.p : "");
+    return strcmp(text, "localhost") == 0 || inet_pton(AF_INET, text, ip) == 1;
+}
+
+static bool ldc_admin_same_origin(ldc_str origin, ldc_str host) {
+    if (ldc_util_starts(origin, "http://")) return ldc_util_same(ldc_util_cut(origin, 7), host);
+    return false;
+}
+
+static bool ldc_admin_token(const ldcorn *l, const ldc_head *h) {
+    ldc_str given = ldc_http_value(h, LDC_FIELD_AUTHORIZATION), want = ldc_util_z(l->conf->s.admin_token);
+    unsigned differ = 0;
+    if (want.n == 0 || given.n != want.n + 7 || strncasecmp(given.p, "Bearer ", 7) != 0) return false;
+    for (size_t i = 0; i < want.n; i++) differ |= (unsigned char)(given.p[7 + i] ^ want.p[i]); /* no early end to measure */
+    return differ == 0;
+}
+
+static ldc_why ldc_admin_allowed(ldcorn *l, const ldc_exchange *e, const ldc_head *h, bool changes, bool open) {
+    const ldc_field *origin = ldc_http_get(h, LDC_FIELD_ORIGIN);
+    if (origin && !ldc_admin_same_origin(origin->value, h->host)) return LDC_WHY_DENIED;
+    if (e->client->family == AF_UNIX) return LDC_WHY_NONE;
+    if (!ldc_admin_host(h->host)) return LDC_WHY_DENIED;
+    if (ldc_admin_token(l, h)) return LDC_WHY_NONE;
+    if (changes) return LDC_WHY_TOKEN;
+    return open || ldc_conf_loopback(&l->conf->admin) ? LDC_WHY_NONE : LDC_WHY_TOKEN;
+}
+
+static void ldc_admin_answer(ldcorn *l, ldc_exchange *e, int status, const char *type, ldc_text *t) {
+    if (t->failed) ldc_client_refuse(l, e, LDC_WHY_MEMORY);
+    else ldc_client_reply(l, e, status, type, "Cache-Control: no-store\r\n", ldc_util_str(t->p ? t->p : "", t->n));
+    ldc_text_free(t);
+}
+
+typedef struct ldc_endpoint {
+    const char *method, *path;
+    bool changes, open; /* open: answered without a token anywhere */
+} ldc_endpoint;
+
+enum { LDC_ADMIN_STATUS, LDC_ADMIN_REQUESTS, LDC_ADMIN_SERVER, LDC_ADMIN_METRICS, LDC_ADMIN_HEALTHZ, LDC_ADMIN_READYZ, LDC_ADMIN_RELOAD, LDC_ADMIN_STOP };
+static const ldc_endpoint ldc_admin_endpoints[] = {
+    {"GET", "/status", false, false}, {"GET", "/requests", false, false}, {"GET", "/server", false, true}, {"GET", "/metrics", false, true},
+    {"GET", "/healthz", false, true}, {"GET", "/readyz", false, true},    {"POST", "/reload", true, false}, {"POST", "/stop", true, false}};
+
+static void ldc_admin_reload(ldcorn *l, ldc_exchange *e, ldc_str query) {
+    bool keep = ldc_util_is(query, "?processes=keep");
+    ldc_text t;
+    ldc_text_init(&t, &l->mem);
+    if (query.n && !keep) {
+        ldc_text_add(&t, "unknown query; write /reload or /reload?processes=keep\n");
+        ldc_admin_answer(l, e, 400, "text/plain", &t);
+        return;
+    }
+    if (l->life != LDC_LIFE_RUN) {
+        ldc_client_refuse(l, e, LDC_WHY_STOPPING);
+        return;
+    }
+    ldc_client_set(l, e->client, LDC_CLIENT_WAIT);
+    ldc_loop_want(l, &e->client->watch, ldc_client_leave);
+    ldc_loop_timer(l, &e->client->timer, 0); /* candidates have start_timeout */
+    e->why = LDC_WHY_NONE;
+    e->interim = ldc_reload_busy(l) ? 2 : 1; /* how many results to wait for */
+    ldc_reload_begin(l, keep);
+}
+
+/* A reload came to its end: whoever asked for it hears the result. */
+static void ldc_admin_reloaded(ldcorn *l) {
+    for (ldc_client *c = l->clients, *next; c; c = next) {
+        ldc_text t;
+        bool ok = strcmp(l->reload.result, "ok") == 0;
+        next = c->next;
+        if (c->state != LDC_CLIENT_WAIT || --c->exchange->interim > 0) continue;
+        ldc_text_init(&t, &l->mem);
+        ldc_text_fmt(&t, ok ? "reload done: generation %d\n" : "reload failed, nothing changed: generation %d goes on\n", l->generation);
+        if (!ok) ldc_text_put(&t, l->reload.error.p, l->reload.error.n);
+        if (!ok) ldc_text_add(&t, "\n");
+        ldc_admin_answer(l, c->exchange, ok ? 200 : 409, "text/plain; charset=utf-8", &t);
+    }
+}
+
+static void ldc_admin_do(ldcorn *l, ldc_exchange *e, int what, ldc_str query) {
+    ldc_text t;
+    const char *type = "text/plain; charset=utf-8";
+    int status = 200;
+    ldc_text_init(&t, &l->mem);
+    switch (what) {
+    case LDC_ADMIN_STATUS: ldc_admin_status(l, &t), type = "application/json"; break;
+    case LDC_ADMIN_REQUESTS: ldc_admin_requests(l, &t), type = "application/json"; break;
+    case LDC_ADMIN_METRICS: ldc_admin_metrics(l, &t), type = "text/plain; version=0.0.4; charset=utf-8"; break;
+    case LDC_ADMIN_READYZ: status = ldc_admin_ready(l, &t) ? 200 : 503; break;
+    case LDC_ADMIN_RELOAD: ldc_admin_reload(l, e, query); return;
+    case LDC_ADMIN_STOP:
+        ldc_text_add(&t, "stopping\n");
+        status = 202;
+        l->stop_asked = l->stop_asked + 1;
+        e->keep = false;
+        break;
+    default: ldc_text_add(&t, "ok\n"); break;
+    }
+    ldc_admin_answer(l, e, status, type, &t);
+}
+
+static void ldc_admin_request(ldcorn *l, ldc_exchange *e, const ldc_head *h) {
+    ldc_str path = h->target, query = ldc_util_str("", 0);
+    const char *mark = (const char *)memchr(path.p, '?', path.n);
+    bool known = false;
+    ldc_client_make_id(l, e->id);
+    if (mark) {
+        query = ldc_util_cut(path, (size_t)(mark - path.p));
+        path.n = (size_t)(mark - path.p);
+    }
+    for (size_t i = 0; i < LDC_LEN(ldc_admin_endpoints); i++) {
+        const ldc_endpoint *p = &ldc_admin_endpoints[i];
+        ldc_why why;
+        if (!ldc_util_is(path, p->path)) continue;
+        known = true;
+        if (!ldc_util_is(h->method, p->method) && !(e->head_only && !p->changes)) continue;
+        why = ldc_admin_allowed(l, e, h, p->changes, p->open);
+        if (why) ldc_client_refuse(l, e, why);
+        else ldc_admin_do(l, e, (int)i, query);
+        return;
+    }
+    ldc_client_refuse(l, e, known ? LDC_WHY_METHOD : LDC_WHY_ROUTE);
+}
+
+/* @turn -------------------------------------------------------------------------------------
+   One turn of the loop, the graceful stop, the burial, the audit. Read ldc_turn() first. */
+
+enum { LDC_SIG_CHILD = 'c', LDC_SIG_HUP = 'h', LDC_SIG_USR1 = 'u', LDC_SIG_STOP = 't', LDC_SIG_QUIT = 'q' };
+
+static void ldc_turn_reopen(ldcorn *l) {
+    const char *own = l->log.own.path, *access = l->log.access.path;
+    int e = own ? ldc_log_open(&l->log, &l->log.own, own) : 0;
+    if (e) ldc_log_say(&l->log, LDCORN_LOG_ERROR, "cannot reopen %s: %s", own, strerror(e));
+    e = access ? ldc_log_open(&l->log, &l->log.access, access) : 0;
+    if (e) ldc_log_say(&l->log, LDCORN_LOG_ERROR, "cannot reopen %s: %s", access, strerror(e));
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        for (ldc_worker *w = g->workers; w; w = w->next) {
+            if (w->out.path) ldc_log_open(&l->log, &w->out, w->out.path);
+        }
+    }
+    ldc_log_say(&l->log, LDCORN_LOG_INFO, "logs reopened");
+}
+
+static void ldc_turn_signals(ldcorn *l) {
+    char bytes[64];
+    ssize_t n;
+    while ((n = read(l->signal.fd, bytes, sizeof bytes)) != 0) {
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return;
+        ldc_loop_progress(&l->signal);
+        for (ssize_t i = 0; i < n; i++) {
+            if (bytes[i] == LDC_SIG_CHILD) l->child_noted = true;
+            else if (bytes[i] == LDC_SIG_HUP) ldc_reload_begin(l, false);
+            else if (bytes[i] == LDC_SIG_USR1) ldc_turn_reopen(l);
+            else if (bytes[i] == LDC_SIG_STOP) l->stop_asked = l->stop_asked + 1;
+            else l->stop_asked = l->stop_asked + 2;
+        }
+    }
+}
+
+static void ldc_turn_dispatch(ldcorn *l, ldc_watch *w, short revents) {
+    w->busy = l->now;
+    if (!w->hot) {
+        w->hot = true;
+        ldc_loop_dirty(l, w);
+    }
+    switch (w->kind) {
+    case LDC_KIND_SIGNAL: ldc_turn_signals(l); break;
+    case LDC_KIND_LISTENER: ldc_client_accept(l, (ldc_listener *)(void *)w); break;
+    case LDC_KIND_CLIENT: ldc_client_event(l, (ldc_client *)(void *)w, revents); break;
+    case LDC_KIND_UP: ldc_up_event(l, (ldc_up *)(void *)w, revents); break;
+    case LDC_KIND_PIPE: ldc_proc_pipe_read(l, (ldc_pipe *)(void *)w, false); break;
+    default: ldc_proc_exec_event(l, (ldc_exec *)(void *)w); break;
+    }
+}
+
+/* Ready for many turns without a byte or a change of state: our mistake or a peer's trick. It is
+   told with all we know, and ended, so that the loop never burns. */
+static void ldc_turn_spinning(ldcorn *l, ldc_watch *w, short revents) {
+    if (++w->spin < LDC_SPIN || w->kind == LDC_KIND_LISTENER || w->kind == LDC_KIND_SIGNAL) return;
+    w->spin = 0;
+    ldc_log_say(&l->log, LDCORN_LOG_ERROR, "descriptor %d (kind %d) was ready %d times without progress (want %x, got %x): closed", w->fd, w->kind, LDC_SPIN, (unsigned)w->want, (unsigned)revents);
+    if (w->kind == LDC_KIND_CLIENT) {
+        ldc_client *c = (ldc_client *)(void *)w;
+        ldc_log_say(&l->log, LDCORN_LOG_ERROR, "  client %s in %s", c->peer, ldc_client_rows[c->state].name);
+        ldc_client_end(l, c, LDC_WHY_SPIN);
+    } else if (w->kind == LDC_KIND_UP) {
+        ldc_up *u = (ldc_up *)(void *)w;
+        ldc_log_say(&l->log, LDCORN_LOG_ERROR, "  worker connection to %s.%d in %s", u->worker->group->name, u->worker->index, ldc_up_rows[u->state].name);
+        if (u->exchange) ldc_up_failed(l, u, LDC_WHY_SPIN);
+        else {
+            ldc_up_close(l, u);
+            ldc_group_give(l, u, true);
+        }
+    } else if (w->kind == LDC_KIND_PIPE) {
+        ldc_proc_pipe_close(l, (ldc_pipe *)(void *)w);
+    }
+}
+
+static void ldc_turn_events(ldcorn *l) {
+    ldc_loop *o = &l->loop;
+    for (uint32_t i = 0; i < o->polled; i++) {
+        ldc_watch *w = o->who[i];
+        short revents = o->set[i].revents;
+        if (revents == 0 || w->dead || w->want == 0) continue;
+        ldc_turn_dispatch(l, w, revents);
+        if (!w->dead) ldc_turn_spinning(l, w, revents);
+    }
+}
+
+static void ldc_turn_runnable(ldcorn *l) {
+    ldc_client *c = l->runnable;
+    l->runnable = NULL;
+    l->runnable_end = &l->runnable;
+    while (c) {
+        ldc_client *next = c->next_runnable;
+        c->runnable = false;
+        if (c->state == LDC_CLIENT_IDLE && c->in.p) { /* the next request was sent ahead */
+            ldc_buf in = c->in;
+            memset(&c->in, 0, sizeof c->in);
+            ldc_client_input(l, c, in.p + in.off, in.len - in.off);
+            ldc_mem_give(&l->mem, in.p, in.cap);
+        }
+        c = next;
+    }
+}
+
+/* --- the graceful stop --- */
+
+static void ldc_turn_kill_all(ldcorn *l) {
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        for (ldc_worker *w = g->workers; w; w = w->next) {
+            if (w->pid <= 0) continue;
+            w->replaced = w->asked = true;
+            kill(-w->pid, SIGKILL);
+            kill(w->pid, SIGKILL);
+        }
+    }
+}
+
+/* No new connections and no idle ones; what was asked is still answered. */
+static void ldc_turn_drain(ldcorn *l) {
+    int64_t all = l->conf->s.shutdown_timeout;
+    l->life = LDC_LIFE_DRAIN;
+    l->stop_by = all < 0 ? 0 : l->now + (uint64_t)all * 1000;
+    ldc_log_say(&l->log, LDCORN_LOG_INFO, "stopping");
+    if (ldc_reload_busy(l)) ldc_reload_undo(l, "stopped meanwhile", 17);
+    for (ldc_listener *s = l->listeners; s; s = s->next) {
+        if (s->watch.dead || s->admin) continue;
+        ldc_client_accept(l, s); /* who is in the backlog has been promised an answer */
+        ldc_reload_unlisten(l, s);
+    }
+    while (l->idle_old) ldc_client_bury(l, l->idle_old);
+}
+
+static uint64_t ldc_turn_drain_end(const ldcorn *l) {
+    int64_t longest = 0, third = l->conf->s.shutdown_timeout / 3;
+    for (int i = 0; i < l->conf->groups; i++) {
+        if (l->conf->group[i].s.stop_timeout > longest) longest = l->conf->group[i].s.stop_timeout;
+    }
+    return l->stop_by - (uint64_t)(longest < third ? longest : third) * 1000;
+}
+
+static bool ldc_turn_inside(const ldcorn *l) { /* tunnels are not waited for */
+    for (const ldc_exchange *e = l->exchanges; e; e = e->next) {
+        if (e->client == NULL || (e->client->state != LDC_CLIENT_TUNNEL && !e->client->admin)) return true;
+    }
+    return false;
+}
+
+static void ldc_turn_stop_workers(ldcorn *l) {
+    l->life = LDC_LIFE_STOP;
+    for (ldc_client *c = l->clients, *next; c; c = next) {
+        next = c->next;
+        if (c->state == LDC_CLIENT_QUEUED) ldc_client_refuse(l, c->exchange, LDC_WHY_STOPPING);
+        else if (c->state != LDC_CLIENT_REPLY && c->state != LDC_CLIENT_LINGER && !c->admin) ldc_client_end(l, c, LDC_WHY_STOPPING);
+    }
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        for (ldc_worker *w = g->workers; w; w = w->next) {
+            if (!w->replaced) ldc_reload_retire(l, w, "stop");
+            if (w->state == LDC_PROC_DRAINING) {
+                w->drain_by = w->tunnel_by = l->now;
+                ldc_proc_draining(l, w);
+            }
+        }
+    }
+}
+
+static bool ldc_turn_workers_left(const ldcorn *l) {
+    for (const ldc_group *g = l->groups; g; g = g->next) {
+        for (const ldc_worker *w = g->workers; w; w = w->next) {
+            if (w->pid > 0) return true;
+        }
+    }
+    return false;
+}
+
+static void ldc_turn_life(ldcorn *l) {
+    int asked = (int)l->stop_asked;
+    if (asked && l->life == LDC_LIFE_RUN) ldc_turn_drain(l);
+    if (asked > 1 && l->life < LDC_LIFE_OVER && l->stops_seen <= 1) {
+        ldc_log_say(&l->log, LDCORN_LOG_WARN, "stopping at once");
+        if (l->life != LDC_LIFE_STOP) ldc_turn_stop_workers(l);
+        ldc_turn_kill_all(l);
+        l->child_noted = true;
+    }
+    l->stops_seen = asked;
+    if (l->life == LDC_LIFE_DRAIN && (!ldc_turn_inside(l) || (l->stop_by && l->now >= ldc_turn_drain_end(l)))) ldc_turn_stop_workers(l);
+    if (l->life == LDC_LIFE_STOP) {
+        if (l->stop_by && l->now >= l->stop_by) ldc_turn_kill_all(l);
+        if (!ldc_turn_workers_left(l)) l->life = LDC_LIFE_OVER;
+    }
+    if (l->life != LDC_LIFE_RUN && l->stop_by) {
+        uint64_t at = l->life == LDC_LIFE_DRAIN ? ldc_turn_drain_end(l) : l->stop_by;
+        ldc_loop_timer(l, &l->timer, at > l->now ? at : l->now + 100000);
+    }
+}
+
+/* --- what every turn looks after --- */
+
+static void ldc_turn_say_ready(ldcorn *l) {
+    bool all = true;
+    if (l->ready_said) return;
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        int wanted = ldc_proc_wanted(g->conf), ready = ldc_group_ready(g);
+        if (!g->said_ready && ready >= wanted) {
+            g->said_ready = true;
+            ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: %d of %d ready, %.1fs", g->name, ready, wanted, ldc_proc_seconds(l->now - l->began));
+        }
+        all = all && (g->said_ready || g->conf->s.optional);
+    }
+    if (!all) return;
+    l->ready_said = true;
+    if (l->running) ldc_log_say(&l->log, LDCORN_LOG_INFO, "ready after %.1fs. Reload: kill -HUP %ld. Stop: Ctrl-C", ldc_proc_seconds(l->now - l->began), (long)getpid());
+    else ldc_log_say(&l->log, LDCORN_LOG_INFO, "ready after %.1fs", ldc_proc_seconds(l->now - l->began));
+}
+
+/* Descriptors or memory ran out: try again a little later what had to wait. */
+static void ldc_turn_starved(ldcorn *l) {
+    if (!l->lean || l->now < l->retry_at) return;
+    l->lean = false;
+    for (ldc_group *g = l->groups; g; g = g->next) ldc_group_next(l, g);
+    if (l->paused && l->clients_count < l->conns_max) ldc_client_pause(l, false);
+}
+
+static void ldc_turn_reports(ldcorn *l) {
+    if (l->now - l->refusals_at < 10000000) return;
+    l->refusals_at = l->now;
+    for (ldc_group *g = l->groups; g; g = g->next) ldc_group_report(l, g);
+}
+
+static void ldc_turn_timers(ldcorn *l) {
+    ldc_timer *t;
+    int most = 10000; /* a bound for one turn; the rest is due in the next */
+    while (most-- > 0 && (t = ldc_loop_due(l)) != NULL) {
+        if (t->kind == LDC_TIMER_CLIENT) {
+            ldc_client *c = (ldc_client *)(void *)((char *)t - offsetof(ldc_client, timer));
+            if (c->state != LDC_CLIENT_DEAD) ldc_client_timer(l, c);
+        } else if (t->kind == LDC_TIMER_UP) {
+            ldc_up *u = (ldc_up *)(void *)((char *)t - offsetof(ldc_up, timer));
+            if (u->state != LDC_UP_DEAD) ldc_up_timer(l, u);
+        } else if (t->kind == LDC_TIMER_WORKER) {
+            ldc_proc_do(l, (ldc_worker *)(void *)((char *)t - offsetof(ldc_worker, timer)), LDC_EV_TIMER);
+        }
+    }
+}
+
+/* --- burial --- */
+
+static void ldc_turn_bury_workers(ldcorn *l) {
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        for (ldc_worker **at = &g->workers; *at;) {
+            ldc_worker *w = *at;
+            if (w->state != LDC_PROC_GONE || w->ups || w->pipe[0].watch.dirty || w->pipe[1].watch.dirty || w->exec.watch.dirty) {
+                at = &w->next;
+                continue;
+            }
+            *at = w->next;
+            ldc_proc_free(l, w);
+        }
+    }
+}
+
+/* The one place where connections are freed. Their descriptors were closed by the settling of
+   the set just before. */
+static void ldc_turn_bury(ldcorn *l) {
+    ldc_loop_settle(l);
+    if ((l->dead_clients || l->dead_ups) && l->paused && l->clients_count < l->conns_max) ldc_client_pause(l, false);
+    while (l->dead_clients) {
+        ldc_client *c = l->dead_clients;
+        l->dead_clients = c->next;
+        ldc_buf_free(&l->mem, &c->in);
+        l->loop.timers--;
+        memcpy(c, &l->spare_client, sizeof(void *));
+        l->spare_client = c;
+    }
+    while (l->dead_ups) {
+        ldc_up *u = l->dead_ups;
+        l->dead_ups = u->next;
+        ldc_buf_free(&l->mem, &u->in);
+        l->loop.timers--;
+        memcpy(u, &l->spare_up, sizeof(void *));
+        l->spare_up = u;
+    }
+    for (ldc_listener **at = &l->listeners; *at;) {
+        ldc_listener *s = *at;
+        if (!s->watch.dead) {
+            at = &s->next;
+            continue;
+        }
+        *at = s->next;
+        ldc_mem_free(&l->mem, s, sizeof *s);
+    }
+    if (l->upset) {
+        ldc_turn_bury_workers(l);
+        ldc_reload_sweep(l);
+    }
+}
+
+/* --- audit: everything is counted again --- */
+#ifdef LDCORN_AUDIT
+static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
+    int waiting = 0, orphans = 0;
+    for (ldc_exchange *e = g->head; e; e = e->behind) {
+        waiting++;
+        LDCORN_ASSERT(e->waiting && e->group == g && e->client && e->up == NULL);
+        LDCORN_ASSERT(e->behind ? e->behind->ahead == e : g->tail == e);
+    }
+    LDCORN_ASSERT(waiting == g->queued);
+    LDCORN_ASSERT(g->head == NULL || ldc_group_choose(g) == NULL || l->lean);
+    for (ldc_exchange *e = l->exchanges; e; e = e->next) orphans += e->group == g && e->client == NULL;
+    LDCORN_ASSERT(orphans == g->orphans);
+    for (ldc_worker *w = g->workers; w; w = w->next) {
+        int slots = 0, tunnels = 0, conns = 0, parked = 0;
+        for (ldc_up *u = w->ups; u; u = u->next) {
+            conns++;
+            slots += u->slot;
+            tunnels += u->tunnel_slot;
+            parked += u->state == LDC_UP_PARKED;
+            LDCORN_ASSERT(u->worker == w && u->state != LDC_UP_DEAD);
+            LDCORN_ASSERT(u->exchange == NULL || u->exchange->up == u);
+            LDCORN_ASSERT(u->state != LDC_UP_PARKED || (u->exchange == NULL && !u->slot));
+        }
+        LDCORN_ASSERT(slots == w->in_flight && tunnels == w->tunnels && conns == w->conns && parked == w->parked_count);
+        LDCORN_ASSERT(g->conf->s.max_req_per_worker < 0 || slots <= (int)(w->as->s.max_req_per_worker > g->conf->s.max_req_per_worker ? w->as->s.max_req_per_worker : g->conf->s.max_req_per_worker));
+    }
+}
+
+static void ldc_turn_audit(ldcorn *l) {
+    uint32_t clients = 0;
+    for (ldc_client *c = l->clients; c; c = c->next) {
+        clients++;
+        LDCORN_ASSERT(c->state != LDC_CLIENT_DEAD && !c->watch.dead);
+        LDCORN_ASSERT(c->exchange == NULL || c->exchange->client == c);
+        LDCORN_ASSERT((c->state == LDC_CLIENT_QUEUED) == (c->exchange != NULL && c->exchange->waiting));
+    }
+    LDCORN_ASSERT((int)clients == l->clients_count);
+    for (ldc_group *g = l->groups; g; g = g->next) ldc_turn_audit_group(l, g);
+    for (uint32_t i = 0; i < l->loop.n; i++) { /* each descriptor has one owner, each entry its watch */
+        ldc_watch *w = l->loop.who[i];
+        LDCORN_ASSERT(w->at == i && w->listed && !w->dead && w->hot == (i < l->loop.hot));
+        LDCORN_ASSERT(l->loop.set[i].fd == (w->want ? w->fd : ~w->fd) && l->loop.set[i].events == w->want);
+    }
+    LDCORN_ASSERT(l->loop.n == l->loop.watches);
+    for (uint32_t i = 0; i < l->loop.due; i++) LDCORN_ASSERT(l->loop.heap[i].timer->at == i + 1);
+}
+#endif
+
+static void ldc_turn_clock(ldcorn *l) {
+    l->now = ldc_util_now();
+    l->wall = ldc_util_wall();
+    l->turn++;
+    l->forks = 0;
+}
+
+static int ldc_turn_patience(ldcorn *l, int most) {
+    int ms = ldc_loop_timeout(l, most);
+    if (l->runnable || l->child_noted || l->upset) return 0;
+    if ((l->lean || !l->running) && (ms < 0 || ms > 50)) ms = 50; /* no signals: children are asked */
+    if ((l->log.own.used || l->log.access.used || l->err.used || l->out.used) && (ms < 0 || ms > 20)) ms = 20;
+    if (l->stop_asked && l->life == LDC_LIFE_RUN) ms = 0;
+    return ms;
+}
+
+/* What poll() found is served, and what follows from it; 1 goes on, 0 stopped. */
+static int ldc_turn_serve(ldcorn *l) {
+    if (l->lean && l->retry_at < l->now) l->retry_at = l->now + 10000;
+    ldc_turn_events(l);
+    ldc_turn_runnable(l);
+    if (l->child_noted || !l->running) ldc_proc_reap(l);
+    ldc_turn_timers(l);
+    ldc_turn_starved(l);
+    l->upset = l->upset || l->life != LDC_LIFE_RUN;
+    if (l->upset) {
+        l->upset = false;
+        ldc_reload_advance(l);
+        ldc_turn_say_ready(l);
+        ldc_turn_bury(l);
+        ldc_turn_bury_workers(l);
+        ldc_reload_sweep(l);
+    } else {
+        ldc_turn_bury(l);
+    }
+    ldc_turn_life(l);
+    ldc_turn_reports(l);
+#ifdef LDCORN_AUDIT
+    ldc_turn_bury(l);
+    ldc_turn_audit(l);
+#endif
+    ldc_log_flush(&l->log.own);
+    ldc_log_flush(&l->log.access);
+    ldc_log_flush(&l->err);
+    ldc_log_flush(&l->out);
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        for (ldc_worker *w = g->workers; w; w = w->next) {
+            if (w->out.used) ldc_log_flush(&w->out);
+        }
+    }
+    ldc_log_note_dropped(&l->log, &l->log.own);
+    ldc_log_note_dropped(&l->log, &l->log.access);
+    return l->life == LDC_LIFE_OVER ? 0 : 1;
+}
+
+/* The whole machine on one page. */
+static int ldc_turn(ldcorn *l, int timeout) {
+    int n;
+    ldc_loop_settle(l); /* opened outside a turn */
+    ldc_turn_clock(l);
+    n = ldc_loop_wait(l, ldc_turn_patience(l, timeout));
+    if (n < 0 && errno != EINTR && errno != EAGAIN) return -1;
+    if (n < 0) l->loop.polled = 0;
+    ldc_turn_clock(l);
+    return ldc_turn_serve(l);
+}
+
+/* @serve ------------------------------------------------------------------------------------
+   A small HTTP/1.1 server for C workers, from the same parser and relay. One thread; a handler
+   that takes its time holds up only its own process, which is what a group's limit is for. */
+
+enum { LDC_SERVE_CONNS = 256, LDC_SERVE_BODY = 1 << 20 };
+
+typedef struct ldc_serve_conn {
+    int fd;
+    char *in;
+    size_t n, cap;
+    ldc_text out;
+    size_t sent;
+    bool close, eof;
+} ldc_serve_conn;
+
+typedef struct ldc_serve_call { /* what `internal` of a call points to */
+    ldc_mem *mem;
+    const ldc_head *head;
+    ldc_text *out;
+    bool answered, head_only, close, http10;
+} ldc_serve_call;
+
+static void ldc_serve_end(ldc_mem *m, ldc_serve_conn *c) {
+    close(c->fd);
+    ldc_mem_free(m, c->in, c->cap);
+    ldc_text_free(&c->out);
+    memset(c, 0, sizeof *c);
+    c->fd = -1;
+}
+
+/* The body behind the head, decoded in place. 1 complete with *used, 0 more, -1 broken. */
+static int ldc_serve_body(const ldc_head *h, char *p, size_t n, size_t *size, size_t *used) {
+    if (h->frame == LDC_FRAME_CHUNKED) {
+        ldc_chunk k;
+        char *copy = (char *)malloc(n + 1);
+        ptrdiff_t r;
+        if (copy == NULL) return -1;
+        memcpy(copy, p, n);
+        memset(&k, 0, sizeof k);
+        r = ldc_chunk_decode(&k, copy, n, size);
+        if (r >= 0 && k.state == LDC_CHUNK_DONE) memcpy(p, copy, *size);
+        free(copy);
+        if (r < 0) return -1;
+        *used = (size_t)r;
+        return k.state == LDC_CHUNK_DONE;
+    }
+    *size = *used = (size_t)h->length;
+    if (h->length > LDC_SERVE_BODY) return -1;
+    return n >= h->length;
+}
+
+static void ldc_serve_call_handler(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, const char *body, size_t size, ldcorn_handler handler, void *user) {
+    ldc_serve_call in;
+    ldcorn_call call;
+    ldc_arena arena;
+    arena.mem = m;
+    arena.head = NULL;
+    memset(&in, 0, sizeof in);
+    in.mem = m;
+    in.head = h;
+    in.out = &c->out;
+    in.head_only = ldc_util_is(h->method, "HEAD");
+    in.close = h->close || (h->minor == 0 && !h->keep_alive);
+    in.http10 = h->minor == 0;
+    call.method = ldc_arena_copy(&arena, h->method.p, h->method.n);
+    call.target = ldc_arena_copy(&arena, h->target.p, h->target.n);
+    call.body = body;
+    call.body_size = size;
+    call.internal = &in;
+    if (call.method && call.target) handler(&call, user);
+    if (!in.answered) ldcorn_reply(&call, 500, NULL, "no answer\n", 10);
+    ldc_arena_free(&arena);
+    c->close = c->close || in.close;
+}
+
+/* Every complete request in the buffer. False when the connection must end. */
+static bool ldc_serve_requests(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, ldcorn_handler handler, void *user) {
+    while (c->n && !c->close) {
+        size_t line = 0, size = 0, used = 0;
+        ptrdiff_t head = ldc_http_end(c->in, c->n, &line);
+        int r;
+        if (head == LDC_MORE) return c->n < 65536;
+        if (head < 0 || ldc_http_request(h, c->in, (size_t)head)) return false;
+        r = ldc_serve_body(h, c->in + head, c->n - (size_t)head, &size, &used);
+        if (r < 0) return false;
+        if (r == 0) {
+            if (ldc_http_get(h, LDC_FIELD_EXPECT) && c->n == (size_t)head) ldc_text_add(&c->out, "HTTP/1.1 100 Continue\r\n\r\n");
+            return c->n < 65536 + LDC_SERVE_BODY + LDC_SERVE_BODY / 4;
+        }
+        ldc_serve_call_handler(m, c, h, c->in + head, size, handler, user);
+        c->n -= (size_t)head + used;
+        memmove(c->in, c->in + head + used, c->n);
+    }
+    return true;
+}
+
+static bool ldc_serve_flush(ldc_serve_conn *c) {
+    while (c->sent < c->out.n) {
+        ssize_t w = send(c->fd, c->out.p + c->sent, c->out.n - c->sent, LDC_SENDFLAGS);
+        if (w < 0 && errno == EINTR) continue;
+        if (w < 0) return errno == EAGAIN || errno == EWOULDBLOCK;
+        c->sent += (size_t)w;
+    }
+    c->out.n = c->sent = 0;
+    return !c->close && !c->out.failed;
+}
+
+static bool ldc_serve_read(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, ldcorn_handler handler, void *user) {
+    ssize_t n;
+    if (c->cap - c->n < 8192) {
+        size_t cap = c->cap ? c->cap * 2 : 16384;
+        char *p = (char *)ldc_mem_resize(m, c->in, c->cap, cap);
+        if (p == NULL) return false;
+        c->in = p;
+        c->cap = cap;
+    }
+    n = recv(c->fd, c->in + c->n, c->cap - c->n, 0);
+    if (n < 0) return errno == EAGAIN || errno == EINTR || errno == EWOULDBLOCK;
+    if (n == 0) return false;
+    c->n += (size_t)n;
+    return ldc_serve_requests(m, c, h, handler, user) && ldc_serve_flush(c);
+}
+
+static int ldc_serve_accept(ldc_mem *m, int listen_fd, ldc_serve_conn *conns) {
+    for (int i = 0; i < LDC_SERVE_CONNS; i++) {
+        struct sockaddr_storage from;
+        socklen_t size;
+        int fd;
+        if (conns[i].fd >= 0) continue;
+        fd = ldc_net_accept(listen_fd, &from, &size);
+        if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ECONNABORTED || errno == EMFILE || errno == ENFILE)) return 0;
+        if (fd < 0) return -1;
+        conns[i].fd = fd;
+        ldc_text_init(&conns[i].out, m);
+    }
+    return 0;
+}
+
+static int ldc_serve_loop(ldc_mem *m, int listen_fd, ldc_serve_conn *conns, struct pollfd *set, ldc_head *h, ldcorn_handler handler, void *user) {
+    for (;;) {
+        int room = 0;
+        for (int i = 0; i < LDC_SERVE_CONNS; i++) {
+            set[i].fd = conns[i].fd;
+            set[i].events = conns[i].out.n ? POLLOUT : POLLIN;
+            room += conns[i].fd < 0;
+        }
+        set[LDC_SERVE_CONNS].fd = room ? listen_fd : -1;
+        set[LDC_SERVE_CONNS].events = POLLIN;
+        if (poll(set, LDC_SERVE_CONNS + 1, -1) < 0 && errno != EINTR) return 1;
+        for (int i = 0; i < LDC_SERVE_CONNS; i++) {
+            bool keep = true;
+            if (conns[i].fd < 0 || set[i].revents == 0) continue;
+            if (set[i].revents & POLLOUT) keep = ldc_serve_flush(&conns[i]);
+            else keep = ldc_serve_read(m, &conns[i], h, handler, user);
+            if (!keep && !(conns[i].close && conns[i].sent < conns[i].out.n)) ldc_serve_end(m, &conns[i]);
+        }
+        if ((set[LDC_SERVE_CONNS].revents & POLLIN) && ldc_serve_accept(m, listen_fd, conns) < 0) return 1;
+    }
+}
+
+/* @public -----------------------------------------------------------------------------------
+   Thin shells over the above: open, run, step, embed, stop. */
+
+LDCORN_DEF const char *ldcorn_version(void) { return LDCORN_VERSION; }
+
+static void ldc_public_mem(ldc_mem *m, const ldcorn_desc *desc) {
+    memset(m, 0, sizeof *m);
+    m->hook = desc->allocator;
+    if (m->hook.resize == NULL) m->hook.resize = ldc_mem_default;
+    ldc_http_init();
+}
+
+static void ldc_public_fail(ldcorn_error *error, int status, const ldc_origin *at, const char *format, ...) LDC_PRINTF(4, 5);
+static void ldc_public_fail(ldcorn_error *error, int status, const ldc_origin *at, const char *format, ...) {
+    va_list list;
+    size_t n;
+    memset(error, 0, sizeof *error);
+    error->status = status;
+    memcpy(error->text, "ldcorn: ", 8);
+    va_start(list, format);
+    vsnprintf(error->text + 8, sizeof error->text - 64, format, list);
+    va_end(list);
+    n = strlen(error->text);
+    if (at && at->file && at->line) {
+        error->line = at->line;
+        error->column = at->column;
+        snprintf(error->file, sizeof error->file, "%s", at->file->name);
+        n += (size_t)snprintf(error->text + n, sizeof error->text - n, " (%s:%d)", at->file->name, at->line);
+        if (n >= sizeof error->text) n = sizeof error->text - 2;
+    }
+    snprintf(error->text + n, sizeof error->text - n, "\n");
+}
+
+static const char *ldc_public_copy(ldc_arena *a, const char *z, bool *ok) {
+    const char *copy = z ? ldc_arena_copy(a, z, strlen(z)) : NULL;
+    if (z && copy == NULL) *ok = false;
+    return copy;
+}
+
+static const char *const *ldc_public_copy_list(ldc_arena *a, const char *const *list, bool *ok) {
+    size_t n = 0;
+    const char **copy;
+    if (list == NULL) return NULL;
+    while (list[n]) n++;
+    copy = (const char **)ldc_arena_take(a, (n + 1) * sizeof *copy);
+    for (size_t i = 0; copy && i < n; i++) copy[i] = ldc_public_copy(a, list[i], ok);
+    if (copy == NULL) *ok = false;
+    return copy;
+}
+
+static void ldc_public_copy_keys(ldc_arena *a, void *desc, int scope, bool *ok) {
+    for (int i = 0; i < LDC_KEY_COUNT; i++) {
+        const ldc_key *k = &ldc_conf_keys[i];
+        char *field = (char *)desc + k->offset;
+        if (k->scope != scope) continue;
+        if (k->type == LDC_WORDS) {
+            const char *const *list;
+            memcpy(&list, field, sizeof list);
+            list = ldc_public_copy_list(a, list, ok);
+            memcpy(field, &list, sizeof list);
+        } else if (k->type == LDC_TEXT || k->type == LDC_COMMAND) {
+            const char *z;
+            memcpy(&z, field, sizeof z);
+            z = ldc_public_copy(a, z, ok);
+            memcpy(field, &z, sizeof z);
+        }
+    }
+}
+
+/* The host may free what it gave us; a reload reads the desc again. */
+static bool ldc_public_copy_desc(ldcorn *l, const ldcorn_desc *desc) {
+    bool ok = true;
+    ldcorn_group_desc *groups;
+    l->desc = *desc;
+    l->desc.file = ldc_public_copy(&l->host, desc->file, &ok);
+    l->desc.set = ldc_public_copy_list(&l->host, desc->set, &ok);
+    l->desc.command = ldc_public_copy_list(&l->host, desc->command, &ok);
+    ldc_public_copy_keys(&l->host, &l->desc, LDC_SCOPE_GLOBAL, &ok);
+    if (desc->group_count <= 0) return ok;
+    groups = (ldcorn_group_desc *)ldc_arena_take(&l->host, (size_t)desc->group_count * sizeof *groups);
+    if (groups == NULL) return false;
+    memcpy(groups, desc->groups, (size_t)desc->group_count * sizeof *groups);
+    for (int i = 0; i < desc->group_count; i++) {
+        groups[i].name = ldc_public_copy(&l->host, desc->groups[i].name, &ok);
+        ldc_public_copy_keys(&l->host, &groups[i], LDC_SCOPE_GROUP, &ok);
+    }
+    l->desc.groups = groups;
+    return ok;
+}
+
+/* 0700 and ours; a lock inside tells a living owner from a dead one. */
+static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
+    const char *dir = l->conf->s.runtime_dir;
+    char path[PATH_MAX];
+    struct stat st;
+    struct flock lock;
+    if (mkdir(dir, 0700) == 0) l->made_dir = true;
+    else if (errno != EEXIST) {
+        ldc_public_fail(error, 1, NULL, "cannot make runtime_dir %s: %s", dir, strerror(errno));
+        return false;
+    }
+    if (lstat(dir, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid()) {
+        ldc_public_fail(error, 1, NULL, "runtime_dir %s is a link, no directory, or not ours", dir);
+        return false;
+    }
+    if ((st.st_mode & 077) && chmod(dir, 0700) < 0) {
+        ldc_public_fail(error, 1, NULL, "runtime_dir %s: %s", dir, strerror(errno));
+        return false;
+    }
+    snprintf(path, sizeof path, "%s/lock", dir);
+    l->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (l->lock < 0) {
+        ldc_public_fail(error, 1, NULL, "cannot open %s: %s", path, strerror(errno));
+        return false;
+    }
+    memset(&lock, 0, sizeof lock);
+    lock.l_type = F_WRLCK;
+    if (fcntl(l->lock, F_SETLK, &lock) == 0) return true;
+    lock.l_type = F_WRLCK;
+    lock.l_pid = 0;
+    fcntl(l->lock, F_GETLK, &lock);
+    ldc_public_fail(error, 1, NULL, "pid %ld already runs with this file: `kill -HUP %ld` reloads it", (long)lock.l_pid, (long)lock.l_pid);
+    return false;
+}
+
+static void ldc_public_start_text(ldcorn *l) {
+    const ldc_conf *c = l->conf;
+    ldc_text t;
+    char span[24];
+    if (l->log.json || l->log.hook.line || l->log.level < LDCORN_LOG_INFO) return;
+    ldc_text_init(&t, &l->mem);
+    ldc_text_fmt(&t, "ldcorn " LDCORN_VERSION ", pid %ld%s%s\n", (long)getpid(), c->file ? ", " : "", c->file ? c->file : "");
+    for (int i = 0; i < c->listens; i++)
+        ldc_text_fmt(&t, "  listen  %s%s\n", c->listen[i].u.any.sa_family == AF_UNIX ? "" : "http://", c->listen[i].text[0] == ':' ? "0.0.0.0" : "") , t.n--, ldc_text_fmt(&t, "%s\n", c->listen[i].text);
+    if (c->admin_on) ldc_text_fmt(&t, "  admin   %s%s%s\n", c->admin.u.any.sa_family == AF_UNIX ? "" : "http://", c->admin.text, c->admin.u.any.sa_family == AF_UNIX ? "" : "/");
+    for (int n = 0, shown = 0; n < c->routes + c->groups && shown < c->groups; n++) { /* in the order in which routes are tried */
+        int index = n < c->routes ? c->route[n].group : n - c->routes;
+        const ldc_gconf *g = &c->group[index];
+        ldc_text routes;
+        bool before = false;
+        int wanted = ldc_proc_wanted(g);
+        for (int j = 0; j < n && j < c->routes; j++) before = before || c->route[j].group == index;
+        if (before) continue;
+        shown++;
+        ldc_text_init(&routes, &l->mem);
+        for (const char *const *r = g->s.routes; r && *r; r++) ldc_text_fmt(&routes, "%s%s", routes.n ? " " : "", *r);
+        ldc_text_fmt(&t, "  %-7s %-21s %d worker%s, ", g->name, routes.p ? routes.p : "(no routes)", wanted, wanted == 1 ? "" : "s");
+        if (g->limited) ldc_text_fmt(&t, "%lld request%s each, queue %lld, wait %s", (long long)g->s.max_req_per_worker, g->s.max_req_per_worker == 1 ? "" : "s", (long long)g->s.queue, g->s.queue_timeout < 0 ? "none" : ldc_util_span((uint64_t)g->s.queue_timeout, span));
+        else ldc_text_add(&t, "no limit");
+        if (g->s.run_timeout > 0) ldc_text_fmt(&t, ", run %s", ldc_util_span((uint64_t)g->s.run_timeout, span));
+        if (g->reload == LDC_OFF) ldc_text_add(&t, ", kept on reload");
+        ldc_text_add(&t, "\n");
+        ldc_text_free(&routes);
+    }
+    ldc_text_fmt(&t, "  logs    workers to stderr; access log %s%s\n", c->s.access_log, strcmp(c->s.access_log, "off") == 0 ? " (access_log = stdout)" : "");
+    if (!t.failed) ldc_log_write(&l->log, &l->log.own, t.p, t.n);
+    if (l->warned.n) ldc_log_write(&l->log, &l->log.own, l->warned.p, l->warned.n);
+    ldc_text_free(&t);
+}
+
+static void ldc_public_raise_files(ldcorn *l) {
+    struct rlimit most;
+    if (getrlimit(RLIMIT_NOFILE, &l->files) < 0) return;
+    most = l->files;
+    most.rlim_cur = most.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &most);
+}
+
+static bool ldc_public_groups(ldcorn *l) {
+    for (int i = 0; i < l->conf->groups; i++) {
+        const ldc_gconf *as = &l->conf->group[i];
+        ldc_group *g = ldc_reload_group(l, l->conf, as);
+        if (g == NULL) return false;
+        g->hidden = false;
+        for (int w = 0; w < ldc_proc_wanted(as); w++) {
+            if (ldc_proc_new(l, g, l->conf, as, w) == NULL) return false;
+        }
+    }
+    return true;
+}
+
+static bool ldc_public_bind(ldcorn *l, ldcorn_error *error) {
+    const ldc_addr *bad = NULL;
+    int e = ldc_reload_listen(l, l->conf, &bad);
+    const char *why = e == EADDRINUSE ? "address already in use" : strerror(e);
+    if (e == 0) {
+        for (ldc_listener *s = l->listeners; s; s = s->next) s->fresh = false;
+        return true;
+    }
+    ldc_public_fail(error, 1, &bad->at, "cannot listen on %s: %s", bad->text, why);
+    return false;
+}
+
+static bool ldc_public_start(ldcorn *l, ldcorn_error *error) {
+    int fd[2];
+    if (!ldc_public_runtime_dir(l, error)) return false;
+    ldc_public_raise_files(l);
+    ldc_reload_limits(l);
+    l->scratch = (char *)ldc_mem_resize(&l->mem, NULL, 0, LDC_SCRATCH);
+    if (l->scratch == NULL || !ldc_reload_room(l, l->conf) || !ldc_loop_reserve_timer(l)) {
+        ldc_public_fail(error, 1, NULL, "out of memory");
+        return false;
+    }
+    l->loop.timers++;
+    l->timer.kind = LDC_TIMER_LIFE;
+    l->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (!ldc_net_pipe(fd) || !ldc_net_flags(fd[0]) || !ldc_net_flags(fd[1]) || !ldc_loop_open(l, &l->signal, fd[0], LDC_KIND_SIGNAL, POLLIN)) {
+        ldc_public_fail(error, 1, NULL, "cannot make a pipe: %s", strerror(errno));
+        return false;
+    }
+    l->signal_out = fd[1];
+    if (!ldc_public_bind(l, error)) return false;
+    if (!ldc_public_groups(l)) {
+        ldc_public_fail(error, 1, NULL, "out of memory");
+        return false;
+    }
+    ldc_reload_logs(l);
+    ldc_public_start_text(l);
+    return true;
+}
+
+LDCORN_DEF ldcorn *ldcorn_open(const ldcorn_desc *desc, ldcorn_error *error) {
+    ldc_mem mem;
+    ldcorn *l;
+    ldc_public_mem(&mem, desc);
+    l = (ldcorn *)ldc_mem_zero(&mem, sizeof *l);
+    if (l == NULL) {
+        ldc_public_fail(error, 1, NULL, "out of memory");
+        return NULL;
+    }
+    l->mem = mem;
+    l->host.mem = l->log.mem = &l->mem;
+    l->log.hook = desc->logger;
+    l->log.own.fd = l->log.access.fd = -1;
+    l->log.level = LDCORN_LOG_INFO;
+    l->err.fd = 2;
+    l->out.fd = 1;
+    l->signal_out = l->reserve = l->lock = -1;
+    l->signal.fd = -1;
+    l->generation = 1;
+    l->runnable_end = &l->runnable;
+    ldc_text_init(&l->warned, &l->mem);
+    ldc_text_init(&l->reload.error, &l->mem);
+    ldc_turn_clock(l);
+    l->began = l->refusals_at = l->now;
+    l->id_seed = l->now * 2654435761U ^ l->wall ^ (uint64_t)getpid() << 40;
+    if (!ldc_public_copy_desc(l, desc)) ldc_public_fail(error, 1, NULL, "out of memory");
+    else {
+        l->conf = ldc_conf_read(&l->mem, &l->desc, error, &l->warned);
+        if (l->conf && ldc_public_start(l, error)) return l;
+    }
+    ldcorn_close(l);
+    return NULL;
+}
+
+LDCORN_DEF int ldcorn_step(ldcorn *l, int timeout_ms) { return ldc_turn(l, timeout_ms); }
+
+LDCORN_DEF int ldcorn_timeout(ldcorn *l) {
+    ldc_loop_settle(l);
+    ldc_turn_clock(l);
+    return ldc_turn_patience(l, -1);
+}
+
+LDCORN_DEF int ldcorn_collect(ldcorn *l, struct pollfd *set, int room) {
+    int n;
+    ldc_loop_settle(l);
+    n = (int)l->loop.n;
+    if (n <= room) memcpy(set, l->loop.set, (size_t)n * sizeof *set);
+    return n;
+}
+
+LDCORN_DEF int ldcorn_dispatch(ldcorn *l, const struct pollfd *set, int n) {
+    ldc_turn_clock(l);
+    l->loop.polled = 0;
+    if (n == (int)l->loop.n) { /* nothing was added or removed since ldcorn_collect */
+        for (int i = 0; i < n; i++) l->loop.set[i].revents = set[i].fd == l->loop.set[i].fd ? set[i].revents : 0;
+        l->loop.polled = (uint32_t)n;
+    }
+    return ldc_turn_serve(l);
+}
+
+LDCORN_DEF bool ldcorn_child(ldcorn *l, pid_t pid, int status) {
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        for (ldc_worker *w = g->workers; w; w = w->next) {
+            if (w->pid != pid) continue;
+            kill(-pid, SIGKILL);
+            ldc_proc_ended(l, w, status, true);
+            return true;
+        }
+    }
+    return false;
+}
+
+LDCORN_DEF void ldcorn_stop(ldcorn *l) {
+    char byte = LDC_SIG_STOP;
+    int saved = errno;
+    if (write(l->signal_out, &byte, 1) < 0) l->stop_asked = l->stop_asked + 1; /* a full pipe wakes us anyway */
+    errno = saved;
+}
+
+LDCORN_DEF int ldcorn_reload(ldcorn *l, ldcorn_error *error) {
+    if (l->life != LDC_LIFE_RUN) {
+        ldc_public_fail(error, 1, NULL, "is stopping");
+        return -1;
+    }
+    ldc_reload_begin(l, false);
+    return 0;
+}
+
+/* --- signals: the one static is the write end of the pipe of the instance that runs --- */
+
+static volatile sig_atomic_t ldc_public_signal_fd = -1;
+
+static void ldc_public_handler(int sig) {
+    int saved = errno;
+    char byte = sig == SIGCHLD ? LDC_SIG_CHILD : sig == SIGHUP ? LDC_SIG_HUP : sig == SIGUSR1 ? LDC_SIG_USR1 : sig == SIGQUIT ? LDC_SIG_QUIT : LDC_SIG_STOP;
+    ssize_t n = write((int)ldc_public_signal_fd, &byte, 1);
+    (void)n; /* a full pipe has enough bytes to wake the loop */
+    errno = saved;
+}
+
+static const int ldc_public_signals[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGCHLD};
+
+LDCORN_DEF int ldcorn_run(ldcorn *l) {
+    struct sigaction ours, old[LDC_LEN(ldc_public_signals)], ignore, pipe_old;
+    int r;
+    memset(&ours, 0, sizeof ours);
+    ours.sa_handler = ldc_public_handler;
+    ours.sa_flags = SA_RESTART;
+    sigemptyset(&ours.sa_mask);
+    memset(&ignore, 0, sizeof ignore);
+    ignore.sa_handler = SIG_IGN;
+    sigaction(SIGPIPE, &ignore, &pipe_old);
+    if (!l->desc.no_signals) {
+        ldc_public_signal_fd = l->signal_out;
+        for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++) sigaction(ldc_public_signals[i], &ours, &old[i]);
+        l->running = true;
+        l->reap_all = getpid() == 1;
+    }
+    do r = ldc_turn(l, -1);
+    while (r > 0);
+    if (!l->desc.no_signals) {
+        for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++) sigaction(ldc_public_signals[i], &old[i], NULL);
+        ldc_public_signal_fd = -1;
+    }
+    l->running = false;
+    sigaction(SIGPIPE, &pipe_old, NULL);
+    if (r < 0) ldc_log_say(&l->log, LDCORN_LOG_ERROR, "poll: %s", strerror(errno));
+    else ldc_log_say(&l->log, LDCORN_LOG_INFO, "stopped");
+    return r < 0 ? 1 : 0;
+}
+
+static void ldc_public_close_workers(ldcorn *l) {
+    ldc_turn_kill_all(l);
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        for (ldc_worker *w = g->workers; w; w = w->next) {
+            while (w->pid > 0 && waitpid(w->pid, NULL, 0) < 0 && errno == EINTR) {}
+            w->pid = 0;
+            w->replaced = true;
+            for (ldc_up *u = w->ups, *next; u; u = next) {
+                next = u->next;
+                if (u->exchange && u->exchange->client == NULL) ldc_up_release(l, u);
+                u->slot = false;
+                ldc_up_close(l, u);
+            }
+            w->in_flight = 0;
+            ldc_proc_clean(l, w);
+            w->state = LDC_PROC_GONE;
+        }
+        g->removed = true;
+    }
+}
+
+static void ldc_public_free_spares(ldcorn *l) {
+    void **lists[3];
+    size_t sizes[3] = {sizeof(ldc_client), sizeof(ldc_exchange), sizeof(ldc_up)};
+    lists[0] = &l->spare_client;
+    lists[1] = &l->spare_exchange;
+    lists[2] = &l->spare_up;
+    for (int i = 0; i < 3; i++) {
+        while (*lists[i]) {
+            void *p = *lists[i];
+            memcpy(lists[i], p, sizeof(void *));
+            ldc_mem_free(&l->mem, p, sizes[i]);
+        }
+    }
+}
+
+static void ldc_public_unlock(ldcorn *l) {
+    char path[PATH_MAX];
+    if (l->lock < 0) return;
+    snprintf(path, sizeof path, "%s/lock", l->conf->s.runtime_dir);
+    if (l->signal_out >= 0) unlink(path); /* else another instance holds it */
+    close(l->lock);
+    if (l->made_dir) rmdir(l->conf->s.runtime_dir);
+}
+
+LDCORN_DEF void ldcorn_close(ldcorn *l) {
+    ldc_mem mem;
+    if (l == NULL) return;
+    l->life = LDC_LIFE_OVER;
+    while (l->clients) ldc_client_end(l, l->clients, LDC_WHY_STOPPING);
+    ldc_public_close_workers(l);
+    for (ldc_listener *s = l->listeners; s; s = s->next) {
+        if (!s->watch.dead) ldc_reload_unlisten(l, s);
+    }
+    if (l->signal.fd >= 0) ldc_loop_close(l, &l->signal);
+    l->upset = true;
+    ldc_turn_bury(l);
+    ldc_turn_bury_workers(l);
+    ldc_reload_sweep(l);
+    ldc_public_unlock(l);
+    if (l->signal_out >= 0) close(l->signal_out);
+    if (l->reserve >= 0) close(l->reserve);
+    ldc_conf_free(l->reload.conf);
+    ldc_conf_free(l->conf);
+    ldc_log_close(&l->log, &l->log.own);
+    ldc_log_close(&l->log, &l->log.access);
+    ldc_log_close(&l->log, &l->err);
+    ldc_log_close(&l->log, &l->out);
+    ldc_text_free(&l->warned);
+    ldc_text_free(&l->reload.error);
+    ldc_public_free_spares(l);
+    ldc_mem_free(&l->mem, l->loop.set, l->loop.cap * sizeof *l->loop.set);
+    ldc_mem_free(&l->mem, l->loop.who, l->loop.cap * sizeof *l->loop.who);
+    ldc_mem_free(&l->mem, l->loop.dirty, l->loop.dirty_cap * sizeof *l->loop.dirty);
+    ldc_mem_free(&l->mem, l->loop.heap, l->loop.due_cap * sizeof *l->loop.heap);
+    ldc_mem_free(&l->mem, l->scratch, LDC_SCRATCH);
+    ldc_mem_free(&l->mem, l->path_room, l->path_cap);
+    ldc_arena_free(&l->host);
+    ldc_mem_done(&l->mem);
+    mem = l->mem;
+    ldc_mem_free(&mem, l, sizeof *l);
+}
+
+LDCORN_DEF bool ldcorn_group_at(const ldcorn *l, int index, ldcorn_group_info *info) {
+    for (const ldc_group *g = l->groups; g; g = g->next) {
+        if (g->hidden || index-- > 0) continue;
+        memset(info, 0, sizeof *info);
+        info->name = g->name;
+        info->workers = ldc_proc_wanted(g->conf);
+        info->ready = ldc_group_ready(g);
+        info->inside = ldc_group_inside(g);
+        info->slots = (int)ldc_group_slots(g);
+        info->queued = g->queued;
+        for (int i = 0; i < 6; i++) info->requests += g->requests[i];
+        info->refused = g->refused[LDC_WHY_FULL] + g->refused[LDC_WHY_TIMEOUT] + g->refused[LDC_WHY_NO_WORKER];
+        info->restarts = g->restarts;
+        return true;
+    }
+    return false;
+}
+
+/* --- check and dump: no instance --- */
+
+/* Programs, directories and log paths, which a mere reading does not touch. */
+static int ldc_public_check_group(ldc_mem *m, const ldc_gconf *g, ldc_conf *conf, ldc_text *t) {
+    ldc_worker w;
+    ldc_arena a;
+    ldc_spawn s;
+    struct stat st;
+    int errors = 0;
+    memset(&w, 0, sizeof w);
+    memset(&s, 0, sizeof s);
+    a.mem = m;
+    a.head = NULL;
+    w.as = g;
+    w.conf = conf;
+    w.path = (char *)(uintptr_t)"";
+    if (g->s.dir && (stat(g->s.dir, &st) < 0 || !S_ISDIR(st.st_mode))) {
+        ldc_text text;
+        ldc_text_init(&text, m);
+        ldc_text_fmt(&text, "[%s]: `dir` is no directory: %s", g->name, g->s.dir);
+        ldc_conf_note(t, &g->at, text.p ? text.p : "", "make it, or correct the path");
+        ldc_text_free(&text);
+        errors++;
+    }
+    if (g->argv && ldc_proc_env(&a, &w, "", &s)) {
+        char *name = ldc_proc_fill(&a, &w, g->argv[0], "");
+        char *found = name ? ldc_proc_search(&a, &w, s.env, name) : NULL;
+        if (name && (found == NULL || (found[0] == '/' && access(found, X_OK) < 0))) {
+            ldc_text text;
+            ldc_text_init(&text, m);
+            ldc_text_fmt(&text, "[%s]: there is no program `%s` in PATH", g->name, name);
+            ldc_conf_note(t, &g->at, text.p ? text.p : "", "install it, or write its path");
+            ldc_text_free(&text);
+            errors++;
+        }
+    }
+    ldc_arena_free(&a);
+    return errors;
+}
+
+static void ldc_public_warnings(const ldc_conf *c, ldc_text *t) {
+    bool fallback = false;
+    for (int i = 0; i < c->routes; i++) fallback = fallback || c->route[i].kind == LDC_MATCH_ALL || (c->route[i].kind == LDC_MATCH_PREFIX && c->route[i].text.n == 1);
+    if (!fallback && c->file) ldc_text_fmt(t, "%s: warning: no group has `*`: other paths get 404\n", c->file);
+}
+
+LDCORN_DEF int ldcorn_check(const ldcorn_desc *desc, ldcorn_error *error, ldcorn_error *warnings) {
+    ldc_mem mem;
+    ldc_text said, errors;
+    ldc_conf *c;
+    int n = 0;
+    ldc_public_mem(&mem, desc);
+    ldc_text_init(&said, &mem);
+    ldc_text_init(&errors, &mem);
+    c = ldc_conf_read(&mem, desc, error, &said);
+    if (warnings) memset(warnings, 0, sizeof *warnings);
+    if (c) {
+        ldc_public_warnings(c, &said);
+        for (int i = 0; i < c->groups; i++) n += ldc_public_check_group(&mem, &c->group[i], c, &errors);
+        if (warnings && said.p) snprintf(warnings->text, sizeof warnings->text, "%s", said.p);
+        if (n) {
+            memset(error, 0, sizeof *error);
+            error->status = 2;
+            snprintf(error->text, sizeof error->text, "%s%s: %d error%s\n", errors.p ? errors.p : "", c->file ? c->file : "ldcorn", n, n == 1 ? "" : "s");
+        }
+    }
+    ldc_text_free(&said);
+    ldc_text_free(&errors);
+    n = c == NULL || n ? -1 : 0;
+    ldc_conf_free(c);
+    return n;
+}
+
+LDCORN_DEF int ldcorn_dump(const ldcorn_desc *desc, int fd, ldcorn_error *error) {
+    ldc_mem mem;
+    ldc_text t;
+    ldc_conf *c;
+    size_t sent = 0;
+    ldc_public_mem(&mem, desc);
+    ldc_text_init(&t, &mem);
+    c = ldc_conf_read(&mem, desc, error, NULL);
+    if (c == NULL) return -1;
+    ldc_conf_dump(c, &t);
+    while (sent < t.n) {
+        ssize_t w = write(fd, t.p + sent, t.n - sent);
+        if (w < 0 && errno == EINTR) continue;
+        if (w < 0) break;
+        sent += (size_t)w;
+    }
+    if (t.failed || sent < t.n) ldc_public_fail(error, 1, NULL, "cannot write: %s", strerror(errno));
+    ldc_conf_free(c);
+    fd = t.failed || sent < t.n ? -1 : 0;
+    ldc_text_free(&t);
+    return fd;
+}
+
+/* --- the server for C workers --- */
+
+LDCORN_DEF int ldcorn_serve(int listen_fd, ldcorn_handler handler, void *user) {
+    ldc_mem m;
+    ldcorn_desc desc;
+    ldc_serve_conn *conns;
+    struct pollfd *set;
+    ldc_head *head;
+    int r = 1;
+    memset(&desc, 0, sizeof desc);
+    ldc_public_mem(&m, &desc);
+    conns = (ldc_serve_conn *)ldc_mem_zero(&m, LDC_SERVE_CONNS * sizeof *conns);
+    set = (struct pollfd *)ldc_mem_zero(&m, (LDC_SERVE_CONNS + 1) * sizeof *set);
+    head = (ldc_head *)ldc_mem_zero(&m, sizeof *head);
+    if (conns && set && head && ldc_net_flags(listen_fd)) {
+        for (int i = 0; i < LDC_SERVE_CONNS; i++) conns[i].fd = -1;
+        r = ldc_serve_loop(&m, listen_fd, conns, set, head, handler, user);
+        for (int i = 0; i < LDC_SERVE_CONNS; i++) {
+            if (conns[i].fd >= 0) ldc_serve_end(&m, &conns[i]);
+        }
+    }
+    ldc_mem_free(&m, conns, LDC_SERVE_CONNS * sizeof *conns);
+    ldc_mem_free(&m, set, (LDC_SERVE_CONNS + 1) * sizeof *set);
+    ldc_mem_free(&m, head, sizeof *head);
+    return r;
+}
+
+LDCORN_DEF int ldcorn_reply(ldcorn_call *call, int status, const char *type, const void *body, size_t size) {
+    ldc_serve_call *in = (ldc_serve_call *)(uintptr_t)call->internal;
+    if (in->answered) return -1;
+    in->answered = true;
+    ldc_text_fmt(in->out, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %llu\r\n%s\r\n", status, ldc_client_phrase(status),
+                 type ? type : "text/plain; charset=utf-8", (unsigned long long)size, in->close ? "Connection: close\r\n" : in->http10 ? "Connection: keep-alive\r\n" : "");
+    if (!in->head_only) ldc_text_put(in->out, (const char *)body, size);
+    return in->out->failed ? -1 : 0;
+}
+
+LDCORN_DEF int ldcorn_header(const ldcorn_call *call, const char *name, char *out, size_t room) {
+    const ldc_serve_call *in = (const ldc_serve_call *)call->internal;
+    for (int i = 0; i < in->head->count; i++) {
+        const ldc_field *f = &in->head->field[i];
+        if (!ldc_util_isnocase(f->name, name)) continue;
+        if (room) snprintf(out, room, "%.*s", LDC_STR_ARG(f->value));
+        return (int)f->value.n;
+    }
+    return -1;
+}
+
+#endif /* LDCORN_IMPLEMENTED */
+#endif /* LDCORN_IMPLEMENTATION */
+
+/* @licence -----------------------------------------------------------------------------------
+   MIT License
+
+   Copyright (c) 2026 the ldcorn authors
+
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software
+   and associated documentation files (the "Software"), to deal in the Software without
+   restriction, including without limitation the rights to use, copy, modify, merge, publish,
+   distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the
+   Software is furnished to do so, subject to the following conditions:
+
+   The above copyright notice and this permission notice shall be included in all copies or
+   substantial portions of the Software.
+
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING
+   BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+   NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM,
+   DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+   OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */

@@ -1,0 +1,159 @@
+"""What the tests of queues and processes share: proxies before counting workers, and ways to look at both."""
+import json, os, re, subprocess, sys
+
+from harness import FakeWorker, Proxy, head, upstream_config, wait_for
+
+COUNTER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'workers', 'counter.py')
+
+
+def counter(transport='{socket}', *options):
+    """The command line of tests/workers/counter.py."""
+    return ' '.join((sys.executable, '-S', COUNTER) + options + (transport,))
+
+
+class Own(Proxy):
+    """A proxy before processes of its own; the counting ones note what they do in {dir}/counted."""
+
+    def __init__(self, groups, top='', **kw):
+        super().__init__('listen = {listen}\nadmin = {admin}\naccess_log = {dir}/access\n'
+                         'env = COUNTER_LOG={dir}/counted\n' + top + groups, **kw)
+
+    def up(self):
+        """Wait until it answers on `admin`, whatever its workers do."""
+        def answers():
+            try:
+                return self.admin('GET', '/healthz')[0] == 200
+            except OSError:
+                assert self.alive(), self.log()
+        wait_for(answers, what='an answer on admin')
+        return self
+
+    def again(self):
+        """Start once more what has ended, in the same directory."""
+        assert not self.alive()
+        with open(self.log_path, 'ab') as log:
+            self.proc = subprocess.Popen(self.command, cwd=self.dir, stderr=log, stdin=subprocess.DEVNULL,
+                                         stdout=subprocess.DEVNULL)
+        self.pid = self.proc.pid
+        return self.up()
+
+    def get(self, target, ask=None):
+        """The text of a 200. `ask` names what the worker shall do where the target is for the router."""
+        with self.connect() as c:
+            r = c.ask('GET', target, {'X-Ask': ask} if ask else {})
+        assert r.status == 200, r
+        return r.body.decode()
+
+    def info(self, target='/'):
+        """What the counting worker behind that target says about itself."""
+        return json.loads(self.get(target, 'info'))
+
+    def counted(self):
+        """The lines of {dir}/counted as lists of words; the first word is a pid, as a number."""
+        try:
+            with open(self.dir + '/counted') as f:
+                lines = f.read().split('\n')[:-1]
+        except FileNotFoundError:
+            return []
+        return [[int(pid)] + words for pid, *words in (line.split(' ') for line in lines)]
+
+    def requests(self):
+        """[(pid, inside, method, target)] of what reached a worker."""
+        return [(pid, int(words[0]), words[1], words[2]) for pid, *words in self.counted() if words[0].isdigit()]
+
+    def signals(self, pid=None):
+        """[(signal, inside)], of one process or of all."""
+        return [(words[0], int(words[1])) for p, *words in self.counted()
+                if words[0].startswith('SIG') and pid in (None, p)]
+
+    def starts(self):
+        return [pid for pid, *words in self.counted() if words == ['START']]
+
+    def pids(self, group=0):
+        """The processes of a group that take requests, by index."""
+        group = self.status()['groups'][group] if isinstance(group, int) else self.group(group)
+        return [w['pid'] for w in group['workers'] if w['state'] == 'ready']
+
+    def touch(self, name):
+        with open(os.path.join(self.dir, name), 'w'):
+            pass
+
+    def edit(self, *changes):
+        """Rewrite the configuration; each change is (old, new), and old must be there."""
+        text = self.config_text
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new)
+        self.write_config(text)
+
+
+class Before:
+    """A proxy before workers that the test plays."""
+
+    def __init__(self, group='max_req_per_worker = 1\n', top='', workers=1, unix=False, **kw):
+        self.workers = [FakeWorker(unix=unix) for _ in range(workers)]
+        self.worker, self.clients = self.workers[0], []
+        self.proxy = Proxy(upstream_config(' '.join(w.address for w in self.workers), top, group), **kw)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        try:
+            self.proxy.__exit__(*exc)
+        finally:
+            for end in self.workers + self.clients:
+                end.close()
+
+    def send(self, target, method='GET', body=None, headers=()):
+        """A new client with one request on its way."""
+        client = self.proxy.connect()
+        self.clients.append(client)                  # a client that nobody holds would be closed
+        return client.send(head(method, target, headers, body))
+
+    def queued(self, n):
+        """Wait until n requests are in line."""
+        self.proxy.wait_status(lambda s: s['groups'][0]['queue']['len'] == n)
+
+    def inside(self, n):
+        """Wait until n slots are taken."""
+        self.proxy.wait_status(lambda s: sum(w['in_flight'] for w in s['groups'][0]['workers']) == n)
+
+    def record(self, target):
+        return self.proxy.wait_access(lambda r: r['target'] == target)
+
+
+def alive(pid):
+    """Is it running? A zombie is not."""
+    try:
+        with open('/proc/%d/stat' % pid) as f:
+            return f.read().rsplit(')', 1)[1].split()[0] not in 'ZX'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_gone(*pids, timeout=10):
+    wait_for(lambda: not any(alive(p) for p in pids), timeout, 'the end of %s' % (pids,))
+
+
+def cpu_seconds(pid):
+    with open('/proc/%d/stat' % pid) as f:
+        fields = f.read().rsplit(')', 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
+def samples(proxy):
+    """/metrics as [(name, {label: value}, number)]."""
+    code, _, body = proxy.admin('GET', '/metrics')
+    assert code == 200
+    out = []
+    for line in body.decode().splitlines():
+        if line and not line.startswith('#'):
+            m = re.fullmatch(r'([a-z_]+)(?:\{(.*)\})? (\S+)', line)
+            out.append((m.group(1), dict(re.findall(r'(\w+)="([^"]*)"', m.group(2) or '')), float(m.group(3))))
+    return out
+
+
+def metric(proxy, name, **labels):
+    """The sum of the samples that have these labels."""
+    return sum(v for n, have, v in samples(proxy) if n == name and labels.items() <= have.items())
