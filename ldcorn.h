@@ -925,7 +925,7 @@ static void ldc_arena_free(ldc_arena *a) {
     X(MEMORY, "memory", 503, "out of memory")                                                     \
     X(CONNECT, "connect", 502, "worker cannot be reached")                                        \
     X(RESET, "reset", 502, "worker ended the connection")                                         \
-    X(PROTOCOL, "protocol", 502, "worker sent a broken answer")                                   \
+    X(PROTOCOL, "protocol", 502, "worker sent an invalid answer")                                   \
     X(RESPONSE_TIMEOUT, "response_timeout", 504, "worker did not answer in time")                 \
     X(RUN_TIMEOUT, "run_timeout", 504, "worker took too long")                                    \
     X(SEND_TIMEOUT, "send_timeout", 0, "client takes nothing")                                    \
@@ -1335,7 +1335,6 @@ static ldc_why ldc_http_target(ldc_head *h, ldc_str *authority) {
     *authority = ldc_util_str(t.p, n);
     if (!ldc_http_host(*authority)) return LDC_WHY_REQUEST; /* userinfo fails here too */
     h->target = ldc_util_cut(t, n);
-    if (h->target.n && h->target.p[0] == '?') return LDC_WHY_REQUEST; /* http://a?b has no path */
     if (h->target.n == 0) h->target = LDC_S("/");
     return LDC_WHY_NONE;
 }
@@ -1637,6 +1636,7 @@ static bool ldc_http_write_request(ldc_mem *m, ldc_buf *b, ldc_head *h, const ld
     ldc_http_strip(h, w);
     ldc_http_put(b, h->method.p, h->method.n);
     ldc_http_put(b, " ", 1);
+    if (h->target.p[0] == '?') ldc_http_put(b, "/", 1); /* http://a?b (RFC 9112 3.2.1) */
     ldc_http_put(b, h->target.p, h->target.n);
     ldc_http_put(b, " HTTP/1.1\r\n", 11);
     ldc_http_line(b, "Host: ", host);
@@ -1816,7 +1816,7 @@ typedef enum ldc_choice { LDC_WAIT, LDC_RESTART, LDC_CLOSE, LDC_SWAP, LDC_OFF, L
 typedef struct ldc_gconf { /* one group as configured; all limits final */
     ldcorn_group_desc s;   /* numbers in force: -1 is none, 0 is 0 */
     const char *name;
-    ldc_origin at;
+    ldc_origin at, cmd_at, dir_at, log_at;
     char **argv;           /* placeholders still inside; NULL for upstream and function */
     const ldcorn_function_desc *function;
     ldc_transport transport;
@@ -2515,6 +2515,32 @@ static void ldc_conf_override(ldc_reader *r, const char *word) {
 
 static bool ldc_conf_what(int id) { return id == LDC_KEY_cmd || id == LDC_KEY_app || id == LDC_KEY_function || id == LDC_KEY_upstream; }
 
+static bool ldc_conf_same_name(const char *a, const char *b) {
+    size_t n = strcspn(a, "=");
+    return n == strcspn(b, "=") && memcmp(a, b, n) == 0;
+}
+
+/* env of the defaults joins that of the group, but for the names that the group sets itself. */
+static void ldc_conf_merge(ldc_reader *r, ldc_section *g, const ldc_setting *above) {
+    ldc_setting *s = &g->said[LDC_KEY_env], own = *s;
+    const char **word = (const char **)ldc_conf_take(r, (size_t)(own.words + above->words + 1) * sizeof *word);
+    ldc_origin *at = (ldc_origin *)ldc_conf_take(r, (size_t)(own.words + above->words + 1) * sizeof *at);
+    if (r->memory) return;
+    s->words = 0;
+    for (int i = 0; i < above->words + own.words; i++) {
+        const ldc_setting *from = i < above->words ? above : &own;
+        int k = i < above->words ? i : i - above->words;
+        bool again = false;
+        for (int j = 0; from == above && j < own.words; j++) again = again || ldc_conf_same_name(own.word[j], above->word[k]);
+        if (again) continue;
+        word[s->words] = from->word[k];
+        at[s->words++] = from->word_at[k];
+    }
+    s->word = word;
+    s->word_at = at;
+    memcpy(ldc_conf_field(g, &ldc_conf_keys[LDC_KEY_env]), &word, sizeof word);
+}
+
 /* A group takes over from above what it does not say; of "what to run" all or nothing, but a
    cmd keeps the app of the defaults. */
 static void ldc_conf_inherit(ldc_reader *r, ldc_section *g) {
@@ -2527,21 +2553,7 @@ static void ldc_conf_inherit(ldc_reader *r, ldc_section *g) {
                      !g->said[LDC_KEY_function].set && d->group->cmd && strstr(d->group->cmd, "{app}");
         if (k->scope != LDC_SCOPE_GROUP || !d->said[id].set) continue;
         if (ldc_conf_what(id) && runs && !(id == LDC_KEY_app && g->said[LDC_KEY_cmd].set) && !templ) continue;
-        if (id == LDC_KEY_env && g->said[id].set) { /* merges: the group's come last and win */
-            ldc_setting own = g->said[id], *s = &g->said[id];
-            int n = own.words + d->said[id].words;
-            const char **word = (const char **)ldc_conf_take(r, (size_t)(n + 1) * sizeof *word);
-            ldc_origin *at = (ldc_origin *)ldc_conf_take(r, (size_t)(n + 1) * sizeof *at);
-            if (r->memory) return;
-            memcpy(word, d->said[id].word, (size_t)d->said[id].words * sizeof *word);
-            memcpy(at, d->said[id].word_at, (size_t)d->said[id].words * sizeof *at);
-            memcpy(word + d->said[id].words, own.word, (size_t)own.words * sizeof *word);
-            memcpy(at + d->said[id].words, own.word_at, (size_t)own.words * sizeof *at);
-            s->word = word;
-            s->word_at = at;
-            s->words = n;
-            memcpy(ldc_conf_field(g, k), &word, sizeof word);
-        }
+        if (id == LDC_KEY_env && g->said[id].set) ldc_conf_merge(r, g, &d->said[id]);
         if (g->said[id].set) continue;
         g->said[id] = d->said[id];
         memcpy(ldc_conf_field(g, k), (const char *)d->group + k->offset, ldc_conf_width(k));
@@ -2885,7 +2897,12 @@ static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ld
     g->client_abort = g->limited ? LDC_WAIT : LDC_CLOSE;
     if (g->s.client_abort) g->client_abort = ldc_conf_choose(r, s, LDC_KEY_client_abort, g->s.client_abort, "wait, close", "") ? LDC_CLOSE : LDC_WAIT;
     g->on_timeout = g->limited ? LDC_WAIT : LDC_CLOSE;
+    if (g->s.client_abort == NULL) g->s.client_abort = g->client_abort == LDC_WAIT ? "wait" : "close";
     if (g->s.on_timeout) g->on_timeout = timeouts[ldc_conf_choose(r, s, LDC_KEY_on_timeout, g->s.on_timeout, "wait, restart, close", "")];
+    if (g->s.on_timeout == NULL) g->s.on_timeout = g->on_timeout == LDC_WAIT ? "wait" : "close";
+    g->cmd_at = *ldc_conf_at(s, s->said[LDC_KEY_cmd].set ? LDC_KEY_cmd : LDC_KEY_app);
+    g->dir_at = *ldc_conf_at(s, LDC_KEY_dir);
+    g->log_at = *ldc_conf_at(s, LDC_KEY_worker_log);
     if (g->on_timeout == LDC_RESTART && !own) ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_on_timeout), "write wait or close", "`on_timeout = restart` needs processes of our own");
     if (g->on_timeout == LDC_CLOSE && g->limited && own) ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_on_timeout), "write wait or restart", "`on_timeout = close` would break `max_req_per_worker`: a worker does not stop when its connection closes");
     g->stop_signal = ldc_util_signal(ldc_util_z(g->s.stop_signal));
@@ -3058,22 +3075,20 @@ static void ldc_conf_dump_value(ldc_text *t, const ldc_key *k, const ldc_section
 }
 
 static void ldc_conf_dump_keys(ldc_text *t, ldc_section *s, int scope) {
-    for (int pass = 0; pass < 2; pass++) {
-        for (int id = 0; id < LDC_KEY_COUNT; id++) {
-            const ldc_key *k = &ldc_conf_keys[id];
-            ldc_setting *said = &s->said[id];
-            ldc_text v;
-            if (k->scope != scope || said->set == (pass == 1)) continue;
-            ldc_text_init(&v, t->mem);
-            ldc_conf_dump_value(&v, k, s, said);
-            if (said->at.file && said->at.line) ldc_text_fmt(t, "# %s:%d\n", said->at.file->name, said->at.line);
-            else if (said->at.file) ldc_text_fmt(t, "# %s\n", said->at.file->name);
-            else if (said->set) ldc_text_add(t, "# given by the program\n");
-            else ldc_text_add(t, "# default\n");
-            if (v.n && !(id == LDC_KEY_max_conns && !said->set)) ldc_text_fmt(t, "%s = %s\n", k->name, v.p);
-            else ldc_text_fmt(t, "# %s: not set\n", k->name);
-            ldc_text_free(&v);
-        }
+    for (int id = 0; id < LDC_KEY_COUNT; id++) {
+        const ldc_key *k = &ldc_conf_keys[id];
+        ldc_setting *said = &s->said[id];
+        ldc_text v;
+        if (k->scope != scope) continue;
+        ldc_text_init(&v, t->mem);
+        ldc_conf_dump_value(&v, k, s, said);
+        if (said->at.file && said->at.line) ldc_text_fmt(t, "# %s:%d\n", said->at.file->name, said->at.line);
+        else if (said->at.file) ldc_text_fmt(t, "# %s\n", said->at.file->name);
+        else if (said->set) ldc_text_add(t, "# given by the program\n");
+        else ldc_text_add(t, "# default\n");
+        if (v.n && !(id == LDC_KEY_max_conns && !said->set)) ldc_text_fmt(t, "%s = %s\n", k->name, v.p);
+        else ldc_text_fmt(t, "# %s: not set\n", k->name);
+        ldc_text_free(&v);
     }
 }
 
@@ -3154,6 +3169,7 @@ static ldc_why ldc_route_find(const ldc_conf *c, ldc_str target, char *room, con
     bool dots = false;
     ptrdiff_t n;
     const ldc_route *resolved;
+    if (target.p[0] == '?') target = LDC_S("/"); /* http://a?b */
     if (target.n == 1 && target.p[0] == '*') { /* OPTIONS * belongs to the whole server */
         *found = c->routes && c->route[c->routes - 1].kind == LDC_MATCH_ALL ? &c->route[c->routes - 1] : NULL;
         for (int i = 0; i < c->routes && *found; i++) {
@@ -3339,6 +3355,7 @@ struct ldc_client {
     uint8_t state;
     bool admin, runnable, first; /* `first`: no request yet */
     bool eof;                    /* its FIN was read */
+    uint8_t blanks;              /* empty lines before this request */
     uint8_t family;
     unsigned char ip[16];
     char peer[INET6_ADDRSTRLEN]; /* empty for a unix peer */
@@ -3525,6 +3542,7 @@ struct ldcorn {
     uint64_t stop_by;
     ldc_timer timer;
     int clients_count, conns_max, forks;
+    bool untrusted_said;
     bool paused, ready_said, running, reap_all, child_noted, made_dir, lean;
     uint64_t accepted, bytes_in, bytes_out, id_seed, id_next, refusals_at;
     struct rlimit files;   /* the limit that workers get back */
@@ -3542,6 +3560,7 @@ static void ldc_client_answered(ldcorn *l, ldc_exchange *e);       /* the worker
 static void ldc_client_refuse(ldcorn *l, ldc_exchange *e, ldc_why why); /* our own answer */
 static void ldc_client_update(ldcorn *l, ldc_client *c);           /* a flow changed: new interest */
 static void ldc_client_tunnel(ldcorn *l, ldc_exchange *e);         /* 101 */
+static ldc_str ldc_client_field(const ldc_exchange *e, const char *name);
 static void ldc_client_dead(ldcorn *l, ldc_client *c);
 static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e);   /* an answer of its own */
 static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e);
@@ -4166,18 +4185,24 @@ static void ldc_group_refused(ldc_group *g, ldc_why why) { g->refused[why]++; }
 /* Into a worker, or in line, or refused. All that needs only the head was checked before. */
 static void ldc_group_submit(ldcorn *l, ldc_exchange *e) {
     ldc_group *g = e->group;
+    ldc_worker *w;
+    bool starved = false;
     e->queued = l->now;
     e->queue_by = ldc_loop_after(l, g->conf->s.queue_timeout);
     if (!ldc_group_hope(g, e->queue_by)) {
         ldc_client_refuse(l, e, LDC_WHY_NO_WORKER);
         return;
     }
-    if (g->queued >= g->conf->s.queue && (g->head || ldc_group_choose(g) == NULL)) {
+    if (g->queued >= g->conf->s.queue && (g->head || ldc_group_choose(g) == NULL)) { /* queue = 0 refuses at once */
         ldc_client_refuse(l, e, LDC_WHY_FULL);
         return;
     }
+    if (g->head == NULL && (w = ldc_group_choose(g)) != NULL) {
+        ldc_up_start_or_requeue(l, e, w, &starved);
+        return;
+    }
     ldc_group_push(g, e, false);
-    ldc_group_next(l, g);
+    ldc_client_update(l, e->client);
 }
 
 /* One line per group, limit and ten seconds, with the key to change. */
@@ -4439,7 +4464,7 @@ static void ldc_up_failed(ldcorn *l, ldc_up *u, ldc_why why) {
     g->errors[why == LDC_WHY_CONNECT ? LDC_ERROR_CONNECT : LDC_ERROR_RESET]++;
     if (why == LDC_WHY_CONNECT) ldc_proc_event_down(l, u->worker);
     if (e && e->client && !answered && !u->orphaned) {
-        if (untouched && e->req.bytes == 0 && e->tries <= g->conf->s.retries) {
+        if (untouched && e->tries <= g->conf->s.retries) {
             ldc_up_again(l, u);
             return;
         }
@@ -4586,7 +4611,8 @@ static bool ldc_up_interim(ldcorn *l, ldc_up *u) {
 
 static bool ldc_up_upgraded(ldcorn *l, ldc_up *u) {
     ldc_exchange *e = u->exchange;
-    if (!e->upgrade || !l->head.upgrade || !ldc_http_get(&l->head, LDC_FIELD_UPGRADE)) {
+    ldc_str asked = ldc_client_field(e, "Upgrade"), got = ldc_http_value(&l->head, LDC_FIELD_UPGRADE);
+    if (!e->upgrade || !l->head.upgrade || got.n != asked.n || strncasecmp(got.p, asked.p, got.n) != 0) {
         ldc_up_protocol(l, u, "101 that was not asked for");
         return false;
     }
@@ -4631,7 +4657,8 @@ static bool ldc_up_final(ldcorn *l, ldc_up *u) {
     if (e->upgrade) e->keep = false; /* bytes behind it may be another protocol's */
     if (!e->keep) connection = "close";
     else if (e->http10) connection = "keep-alive";
-    if (!ldc_http_write_response(&l->mem, &e->res.head, h, (ldc_frame)e->res.out, connection)) {
+    /* behind an interim answer that the client did not take yet */
+    if (!ldc_http_write_response(&l->mem, ldc_buf_size(&e->res.buf) ? &e->res.buf : &e->res.head, h, (ldc_frame)e->res.out, connection)) {
         ldc_up_failed(l, u, LDC_WHY_MEMORY);
         return false;
     }
@@ -5330,7 +5357,8 @@ static void ldc_client_refuse(ldcorn *l, ldc_exchange *e, ldc_why why) {
     if (e->waiting) ldc_group_pop(e);
     if (e->group) ldc_group_refused(e->group, why);
     e->why = why;
-    if (e->got_head || r->status == 0) {
+    if ((r->status >= 400 && r->status < 500 && why != LDC_WHY_ROUTE && why != LDC_WHY_DENIED && why != LDC_WHY_TOKEN) || r->status == 501 || r->status == 505) e->keep = false;
+    if ((e->got_head && (e->res.head.len == 0 || e->res.sent)) || r->status == 0) {
         ldc_client_cut(l, e->client, why);
         return;
     }
@@ -5395,8 +5423,12 @@ static void ldc_client_make_id(ldcorn *l, char out[33]) {
 
 static bool ldc_client_prepare(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_head *h) {
     ldc_forward w;
-    char local[32];
-    struct sockaddr_in here;
+    char local[INET6_ADDRSTRLEN + 16];
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } here;
     socklen_t n = sizeof here;
     memset(&w, 0, sizeof w);
     w.trusted = ldc_client_trusted(e->conf, c->family, c->ip);
@@ -5405,12 +5437,17 @@ static bool ldc_client_prepare(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_he
     w.client = ldc_util_z(e->address);
     w.proto = LDC_S("http");
     w.host = LDC_S("localhost");
-    if (h->host.n == 0 && c->family == AF_INET && getsockname(c->watch.fd, (struct sockaddr *)&here, &n) == 0) {
-        char ip[INET_ADDRSTRLEN];
-        if (inet_ntop(AF_INET, &here.sin_addr, ip, sizeof ip)) {
-            snprintf(local, sizeof local, "%s:%u", ip, (unsigned)ntohs(here.sin_port));
+    if (h->host.n == 0 && c->family != AF_UNIX && getsockname(c->watch.fd, &here.any, &n) == 0) { /* HTTP/1.0 */
+        char ip[INET6_ADDRSTRLEN];
+        bool six = here.any.sa_family == AF_INET6;
+        if (inet_ntop(here.any.sa_family, six ? (void *)&here.v6.sin6_addr : (void *)&here.v4.sin_addr, ip, sizeof ip)) {
+            snprintf(local, sizeof local, six ? "[%s]:%u" : "%s:%u", ip, (unsigned)ntohs(six ? here.v6.sin6_port : here.v4.sin_port));
             w.host = ldc_util_z(local);
         }
+    }
+    if (!w.trusted && !l->untrusted_said && ldc_http_get(h, LDC_FIELD_XFF)) {
+        l->untrusted_said = true;
+        ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s sends X-Forwarded-For and is not trusted; if it is your proxy, write: trusted_proxies = %s", c->peer[0] ? c->peer : "a unix peer", c->peer[0] ? c->peer : "unix");
     }
     ldc_client_make_id(l, e->id);
     if (w.trusted && ldc_http_value(h, LDC_FIELD_REQUEST_ID).n && ldc_http_value(h, LDC_FIELD_REQUEST_ID).n < sizeof e->id && ldc_http_token(ldc_http_value(h, LDC_FIELD_REQUEST_ID)))
@@ -5456,6 +5493,11 @@ static void ldc_client_body_framing(ldc_exchange *e, ldc_head *h) {
     e->req.end = e->req.in == LDC_FRAME_NONE;
 }
 
+static void ldc_client_keep(ldcorn *l, ldc_client *c, const char *p, size_t n) {
+    if (c->state == LDC_CLIENT_DEAD || c->state == LDC_CLIENT_LINGER || n == 0) return;
+    if (!ldc_buf_add(&l->mem, &c->in, p, n)) ldc_client_end(l, c, LDC_WHY_MEMORY);
+}
+
 /* A whole head was parsed as `why` says. */
 static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) {
     ldc_exchange *e = ldc_client_exchange(l, c);
@@ -5464,6 +5506,7 @@ static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) 
         return;
     }
     c->first = false;
+    c->blanks = 0;
     if (why) { /* framing unknown: nothing behind it is parsed */
         memcpy(e->address, c->peer, sizeof e->address);
         ldc_client_make_id(l, e->id);
@@ -5471,7 +5514,7 @@ static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) 
         return;
     }
     e->http10 = h->minor == 0;
-    e->keep = h->minor == 0 ? h->keep_alive && !h->close : !h->close;
+    e->keep = e->conf->s.keepalive_timeout == 0 ? false : h->minor == 0 ? h->keep_alive && !h->close : !h->close;
     e->head_only = ldc_util_is(h->method, "HEAD");
     e->upgrade = ldc_http_upgrades(h);
     e->expects = h->minor && ldc_http_get(h, LDC_FIELD_EXPECT) != NULL;
@@ -5489,39 +5532,30 @@ static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) 
     if (why) ldc_client_refuse(l, e, why);
     else if (ldc_util_is(h->method, "OPTIONS") && ldc_util_is(ldc_http_value(h, LDC_FIELD_MAX_FORWARDS), "0"))
         ldc_client_reply(l, e, 200, "text/plain", "", ldc_util_str("", 0)); /* RFC 9110 7.6.2 */
-    else ldc_group_submit(l, e);
+    else if (c->in.p == NULL || e->req.end || ldc_client_feed(l, c)) ldc_group_submit(l, e);
 }
 
 /* Old clients send CRLF behind a body; two are let pass (RFC 9112 2.2). */
-static size_t ldc_client_blank(const ldc_client *c, const char *p, size_t n) {
+static size_t ldc_client_blank(ldc_client *c, const char *p, size_t n) {
     size_t k = 0;
     if (c->line) return 0;
-    while (k < 4 && n - k >= 2 && p[k] == '\r' && p[k + 1] == '\n') k += 2;
+    for (; c->blanks < 2 && n - k >= 2 && p[k] == '\r' && p[k + 1] == '\n'; c->blanks++) k += 2;
     return k;
 }
 
-/* Looks for a head at p[0..n). Bytes used; the rest is kept by the caller. */
-static size_t ldc_client_parse(ldcorn *l, ldc_client *c, const char *p, size_t n) {
-    size_t blank = ldc_client_blank(c, p, n), most = (size_t)l->conf->s.max_header;
-    ptrdiff_t size;
-    ldc_why why;
-    p += blank;
-    n -= blank;
-    if (n == 0 || (n == 1 && p[0] == '\r')) return blank;
-    if (c->state == LDC_CLIENT_IDLE) {
-        ldc_client_set(l, c, LDC_CLIENT_HEAD);
-        ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.header_timeout));
-    }
-    size = ldc_http_end(p, n, &c->line);
-    if (size == LDC_MORE && n < most) return blank;
-    c->exchange = NULL;
-    if (size == LDC_BAD) why = LDC_WHY_REQUEST;
-    else if (size == LDC_MORE || (size_t)size > most) why = c->line ? LDC_WHY_MAX_HEADER : LDC_WHY_TARGET;
-    else why = ldc_http_request(&l->head, p, (size_t)size);
-    if (why == LDC_WHY_MAX_HEADER && memchr(p, '\n', n) && (size_t)((const char *)memchr(p, '\n', n) - p) >= most) why = LDC_WHY_TARGET;
+/* Looks for a head at p[0..n): LDC_MORE, or the bytes it takes and *why it is refused. */
+static ptrdiff_t ldc_client_parse(ldcorn *l, ldc_client *c, const char *p, size_t n, ldc_why *why) {
+    size_t most = (size_t)l->conf->s.max_header;
+    const char *lf = (const char *)memchr(p, '\n', n);
+    size_t first = lf ? (size_t)(lf - p) : n; /* the request line */
+    ptrdiff_t size = ldc_http_end(p, n, &c->line);
+    if (size == LDC_MORE && n < most) return LDC_MORE;
+    if (size == LDC_BAD) *why = LDC_WHY_REQUEST;
+    else if (first >= most) *why = LDC_WHY_TARGET;
+    else if (size == LDC_MORE || (size_t)size > most) *why = LDC_WHY_MAX_HEADER;
+    else *why = ldc_http_request(&l->head, p, (size_t)size);
     c->line = 0;
-    ldc_client_head(l, c, &l->head, why);
-    return why ? blank + n : blank + (size_t)size;
+    return *why ? (ptrdiff_t)n : size; /* bytes behind a refused head are never parsed */
 }
 
 /* The answer for the client when the worker's part goes on without it: a second exchange, so
@@ -5606,29 +5640,36 @@ static bool ldc_client_feed(ldcorn *l, ldc_client *c) {
     return true;
 }
 
-static void ldc_client_keep(ldcorn *l, ldc_client *c, const char *p, size_t n) {
-    if (c->state == LDC_CLIENT_DEAD || c->state == LDC_CLIENT_LINGER || n == 0) return;
-    if (!ldc_buf_add(&l->mem, &c->in, p, n)) ldc_client_end(l, c, LDC_WHY_MEMORY);
-}
-
-/* Bytes in IDLE or HEAD. After a head the rest is this request's body or the next request: it
-   is kept and fed where it belongs. */
+/* Bytes in IDLE or HEAD. What stands behind the head is this request's body or the next request:
+   it is kept before the head takes effect. */
 static void ldc_client_input(ldcorn *l, ldc_client *c, char *p, size_t n) {
-    size_t used;
-    if (c->in.p) {
-        if (!ldc_buf_add(&l->mem, &c->in, p, n)) {
-            ldc_client_bury(l, c);
-            return;
-        }
-        used = ldc_client_parse(l, c, ldc_buf_at(&c->in), ldc_buf_size(&c->in));
-        if (c->in.p && c->state != LDC_CLIENT_DEAD) ldc_buf_drop(&l->mem, &c->in, used < ldc_buf_size(&c->in) ? used : ldc_buf_size(&c->in));
-    } else {
-        used = ldc_client_parse(l, c, p, n);
-        if (used < n) ldc_client_keep(l, c, p + used, n - used);
+    ldc_buf in = c->in;
+    ptrdiff_t size = LDC_MORE;
+    ldc_why why = LDC_WHY_NONE;
+    size_t blank;
+    if (in.p && !ldc_buf_add(&l->mem, &in, p, n)) {
+        ldc_client_bury(l, c);
+        return;
     }
-    if (c->state == LDC_CLIENT_IDLE && c->in.p) ldc_client_run(l, c);
-    else if (c->exchange && c->in.p) ldc_client_update(l, c);
-    if (c->exchange && c->exchange->up) ldc_up_flush(l, c->exchange->up);
+    memset(&c->in, 0, sizeof c->in);
+    if (in.p) p = ldc_buf_at(&in), n = ldc_buf_size(&in);
+    blank = ldc_client_blank(c, p, n);
+    if (n > blank && !(n == blank + 1 && p[blank] == '\r')) {
+        if (c->state == LDC_CLIENT_IDLE) {
+            ldc_client_set(l, c, LDC_CLIENT_HEAD);
+            ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.header_timeout));
+        }
+        size = ldc_client_parse(l, c, p + blank, n - blank, &why);
+    }
+    if (size == LDC_MORE && in.p) {
+        c->in = in;
+        if (blank) ldc_buf_drop(&l->mem, &c->in, blank);
+        return;
+    }
+    if (size == LDC_MORE) size = 0, why = LDC_WHYS;
+    ldc_client_keep(l, c, p + blank + size, n - blank - (size_t)size);
+    if (why != LDC_WHYS && c->state != LDC_CLIENT_DEAD) ldc_client_head(l, c, &l->head, why);
+    ldc_buf_free(&l->mem, &in);
 }
 
 /* Its FIN. While head or body is incomplete, or in the queue, it has left; while inside a worker
@@ -6949,7 +6990,8 @@ static void ldc_reload_limits(ldcorn *l) {
     if (getrlimit(RLIMIT_NOFILE, &now) < 0) now.rlim_cur = 1024;
     for (int i = 0; i < l->conf->groups; i++) workers += 8 * ldc_proc_wanted(&l->conf->group[i]);
     if (most <= 0) most = now.rlim_cur == RLIM_INFINITY ? 65536 : ((int64_t)now.rlim_cur - workers - 32) * 2 / 3;
-    l->conns_max = most < 8 ? 8 : most > 1 << 24 ? 1 << 24 : (int)most;
+    if (l->conf->s.max_conns <= 0 && most < 8) most = 8;
+    l->conns_max = most > 1 << 24 ? 1 << 24 : (int)most;
 }
 
 static void ldc_reload_logs(ldcorn *l) {
@@ -8350,12 +8392,25 @@ static bool ldc_public_copy_desc(ldcorn *l, const ldcorn_desc *desc) {
     return ok;
 }
 
+static bool ldc_public_bind(ldcorn *l, ldcorn_error *error) {
+    const ldc_addr *bad = NULL;
+    int e = ldc_reload_listen(l, l->conf, &bad);
+    const char *why = e == EADDRINUSE ? "address already in use" : strerror(e);
+    if (e == 0) {
+        for (ldc_listener *s = l->listeners; s; s = s->next) s->fresh = false;
+        return true;
+    }
+    ldc_public_fail(error, 1, &bad->at, "cannot listen on %s: %s", bad->text, why);
+    return false;
+}
+
 /* 0700 and ours; a lock inside tells a living owner from a dead one. */
 static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
     const char *dir = l->conf->s.runtime_dir;
     char path[PATH_MAX];
     struct stat st;
     struct flock lock;
+    size_t n;
     if (mkdir(dir, 0700) == 0) l->made_dir = true;
     else if (errno != EEXIST) {
         ldc_public_fail(error, 1, NULL, "cannot make runtime_dir %s: %s", dir, strerror(errno));
@@ -8381,7 +8436,9 @@ static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
     lock.l_type = F_WRLCK;
     lock.l_pid = 0;
     fcntl(l->lock, F_GETLK, &lock);
-    ldc_public_fail(error, 1, NULL, "pid %ld already runs with this file: `kill -HUP %ld` reloads it", (long)lock.l_pid, (long)lock.l_pid);
+    if (ldc_public_bind(l, error)) ldc_public_fail(error, 1, NULL, "cannot use runtime_dir %s: it is taken", dir);
+    n = strlen(error->text);
+    snprintf(error->text + n, sizeof error->text - n, "  ldcorn pid %ld already runs with this file: `kill -HUP %ld` reloads it\n", (long)lock.l_pid, (long)lock.l_pid);
     return false;
 }
 
@@ -8392,8 +8449,10 @@ static void ldc_public_start_text(ldcorn *l) {
     if (l->log.json || l->log.hook.line || l->log.level < LDCORN_LOG_INFO) return;
     ldc_text_init(&t, &l->mem);
     ldc_text_fmt(&t, "ldcorn " LDCORN_VERSION ", pid %ld%s%s\n", (long)getpid(), c->file ? ", " : "", c->file ? c->file : "");
-    for (int i = 0; i < c->listens; i++)
-        ldc_text_fmt(&t, "  listen  %s%s\n", c->listen[i].u.any.sa_family == AF_UNIX ? "" : "http://", c->listen[i].text[0] == ':' ? "0.0.0.0" : "") , t.n--, ldc_text_fmt(&t, "%s\n", c->listen[i].text);
+    for (int i = 0; i < c->listens; i++) {
+        const char *text = c->listen[i].text;
+        ldc_text_fmt(&t, "  listen  %s%s%s\n", c->listen[i].u.any.sa_family == AF_UNIX ? "" : "http://", text[0] == ':' ? "0.0.0.0" : "", text);
+    }
     if (c->admin_on) ldc_text_fmt(&t, "  admin   %s%s%s\n", c->admin.u.any.sa_family == AF_UNIX ? "" : "http://", c->admin.text, c->admin.u.any.sa_family == AF_UNIX ? "" : "/");
     for (int n = 0, shown = 0; n < c->routes + c->groups && shown < c->groups; n++) { /* in the order in which routes are tried */
         int index = n < c->routes ? c->route[n].group : n - c->routes;
@@ -8406,7 +8465,7 @@ static void ldc_public_start_text(ldcorn *l) {
         shown++;
         ldc_text_init(&routes, &l->mem);
         for (const char *const *r = g->s.routes; r && *r; r++) ldc_text_fmt(&routes, "%s%s", routes.n ? " " : "", *r);
-        ldc_text_fmt(&t, "  %-7s %-21s %d worker%s, ", g->name, routes.p ? routes.p : "(no routes)", wanted, wanted == 1 ? "" : "s");
+        ldc_text_fmt(&t, "  %-7s %-29s %d worker%s, ", g->name, routes.p ? routes.p : "(no routes)", wanted, wanted == 1 ? "" : "s");
         if (g->limited) ldc_text_fmt(&t, "%lld request%s each, queue %lld, wait %s", (long long)g->s.max_req_per_worker, g->s.max_req_per_worker == 1 ? "" : "s", (long long)g->s.queue, g->s.queue_timeout < 0 ? "none" : ldc_util_span((uint64_t)g->s.queue_timeout, span));
         else ldc_text_add(&t, "no limit");
         if (g->s.run_timeout > 0) ldc_text_fmt(&t, ", run %s", ldc_util_span((uint64_t)g->s.run_timeout, span));
@@ -8441,18 +8500,6 @@ static bool ldc_public_groups(ldcorn *l) {
     return true;
 }
 
-static bool ldc_public_bind(ldcorn *l, ldcorn_error *error) {
-    const ldc_addr *bad = NULL;
-    int e = ldc_reload_listen(l, l->conf, &bad);
-    const char *why = e == EADDRINUSE ? "address already in use" : strerror(e);
-    if (e == 0) {
-        for (ldc_listener *s = l->listeners; s; s = s->next) s->fresh = false;
-        return true;
-    }
-    ldc_public_fail(error, 1, &bad->at, "cannot listen on %s: %s", bad->text, why);
-    return false;
-}
-
 static bool ldc_public_start(ldcorn *l, ldcorn_error *error) {
     int fd[2];
     if (!ldc_public_runtime_dir(l, error)) return false;
@@ -8478,6 +8525,7 @@ static bool ldc_public_start(ldcorn *l, ldcorn_error *error) {
     }
     ldc_reload_logs(l);
     ldc_public_start_text(l);
+    l->upset = true; /* the first turn looks at everything */
     return true;
 }
 
@@ -8715,8 +8763,35 @@ LDCORN_DEF bool ldcorn_group_at(const ldcorn *l, int index, ldcorn_group_info *i
 
 /* --- check and dump: no instance --- */
 
+static int ldc_public_complain(ldc_text *t, const ldc_origin *at, const char *hint, const char *format, ...) LDC_PRINTF(4, 5);
+static int ldc_public_complain(ldc_text *t, const ldc_origin *at, const char *hint, const char *format, ...) {
+    char text[512];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(text, sizeof text, format, list);
+    va_end(list);
+    ldc_conf_note(t, at, text, hint);
+    return 1;
+}
+
+/* Could a log be opened there? Looks, creates nothing. */
+static int ldc_public_check_log(ldc_text *t, const ldc_origin *at, const char *key, const char *path) {
+    static const char *const words[] = {"stderr", "stdout", "off", "inherit"};
+    char dir[PATH_MAX];
+    char *slash;
+    for (size_t i = 0; i < LDC_LEN(words); i++) {
+        if (strcmp(path, words[i]) == 0) return 0;
+    }
+    if (access(path, W_OK) == 0) return 0;
+    snprintf(dir, sizeof dir, "%s", path);
+    slash = strrchr(dir, '/');
+    if (slash) slash[slash == dir] = 0;
+    if (errno == ENOENT && access(slash ? dir : ".", W_OK | X_OK) == 0) return 0;
+    return ldc_public_complain(t, at, "make the directory, or correct the path", "`%s`: cannot write %s: %s", key, path, strerror(errno));
+}
+
 /* Programs, directories and log paths, which a mere reading does not touch. */
-static int ldc_public_check_group(ldc_mem *m, const ldc_gconf *g, ldc_conf *conf, ldc_text *t) {
+static int ldc_public_check_group(ldc_mem *m, const ldc_gconf *g, ldc_text *t) {
     ldc_worker w;
     ldc_arena a;
     ldc_spawn s;
@@ -8727,27 +8802,15 @@ static int ldc_public_check_group(ldc_mem *m, const ldc_gconf *g, ldc_conf *conf
     a.mem = m;
     a.head = NULL;
     w.as = g;
-    w.conf = conf;
     w.path = (char *)(uintptr_t)"";
-    if (g->s.dir && (stat(g->s.dir, &st) < 0 || !S_ISDIR(st.st_mode))) {
-        ldc_text text;
-        ldc_text_init(&text, m);
-        ldc_text_fmt(&text, "[%s]: `dir` is no directory: %s", g->name, g->s.dir);
-        ldc_conf_note(t, &g->at, text.p ? text.p : "", "make it, or correct the path");
-        ldc_text_free(&text);
-        errors++;
-    }
+    if (g->s.dir && (stat(g->s.dir, &st) < 0 || !S_ISDIR(st.st_mode)))
+        errors += ldc_public_complain(t, &g->dir_at, "make it, or correct the path", "`dir` of [%s] is no directory: %s", g->name, g->s.dir);
+    errors += ldc_public_check_log(t, &g->log_at, "worker_log", g->log_path);
     if (g->argv && ldc_proc_env(&a, &w, "", &s)) {
         char *name = ldc_proc_fill(&a, &w, g->argv[0], "");
         char *found = name ? ldc_proc_search(&a, &w, s.env, name) : NULL;
-        if (name && (found == NULL || (found[0] == '/' && access(found, X_OK) < 0))) {
-            ldc_text text;
-            ldc_text_init(&text, m);
-            ldc_text_fmt(&text, "[%s]: there is no program `%s` in PATH", g->name, name);
-            ldc_conf_note(t, &g->at, text.p ? text.p : "", "install it, or write its path");
-            ldc_text_free(&text);
-            errors++;
-        }
+        if (name && (found == NULL || (found[0] == '/' && access(found, X_OK) < 0)))
+            errors += ldc_public_complain(t, &g->cmd_at, "install it, or write its path", "[%s]: there is no program `%s`", g->name, name);
     }
     ldc_arena_free(&a);
     return errors;
@@ -8771,7 +8834,9 @@ LDCORN_DEF int ldcorn_check(const ldcorn_desc *desc, ldcorn_error *error, ldcorn
     if (warnings) memset(warnings, 0, sizeof *warnings);
     if (c) {
         ldc_public_warnings(c, &said);
-        for (int i = 0; i < c->groups; i++) n += ldc_public_check_group(&mem, &c->group[i], c, &errors);
+        n += ldc_public_check_log(&errors, ldc_conf_at(c->globals, LDC_KEY_log), "log", c->s.log);
+        n += ldc_public_check_log(&errors, ldc_conf_at(c->globals, LDC_KEY_access_log), "access_log", c->s.access_log);
+        for (int i = 0; i < c->groups; i++) n += ldc_public_check_group(&mem, &c->group[i], &errors);
         if (warnings && said.p) snprintf(warnings->text, sizeof warnings->text, "%s", said.p);
         if (n) {
             memset(error, 0, sizeof *error);

@@ -44,11 +44,10 @@ static int fail(const char *text, int status) {
 
 int main(int argc, char **argv) {
     static ldcorn_error error, warnings;
-    const char **set = (const char **)calloc((size_t)argc + 1, sizeof *set);
+    static const char *set[256];
     ldcorn_desc desc = {0};
     ldcorn *l;
     int option, sets = 0, mode = 'c', status;
-    if (set == NULL) return fail("ldcorn: out of memory\n", 1);
     desc.set = set;
     desc.functions = functions;
     desc.function_count = 2;
@@ -56,6 +55,7 @@ int main(int argc, char **argv) {
         if (option == 'v') return printf("ldcorn %s\n", ldcorn_version()) < 0;
         if (option == 'h') return fputs(usage, stdout) < 0;
         if (option == '?') return fail(usage, 2);
+        if (option == 'o' && sets == 255) return fail("ldcorn: more than 255 -o\n", 2);
         if (option == 'o') set[sets++] = optarg;
         else mode = option, desc.file = optarg;
     }
@@ -77,6 +77,5 @@ int main(int argc, char **argv) {
     if (l == NULL) return fail(error.text, error.status);
     status = ldcorn_run(l);
     ldcorn_close(l);
-    free(set);
     return status;
 }

@@ -174,9 +174,17 @@ class Stream:
 
     def read_exact(self, n, timeout=None):
         end = time.monotonic() + (self.timeout if timeout is None else timeout)
-        while len(self.buf) < n:
-            if not self._fill(end - time.monotonic()):
-                raise ConnectionError('ended after %d of %d bytes' % (len(self.buf), n))
+        parts, have = [self.buf], len(self.buf)         # joined once: bodies of many megabytes come here
+        self.buf = b''
+        try:
+            while have < n:
+                if not self._fill(end - time.monotonic()):
+                    raise ConnectionError('ended after %d of %d bytes' % (have, n))
+                parts.append(self.buf)
+                have += len(self.buf)
+                self.buf = b''
+        finally:
+            self.buf = b''.join(parts)
         data, self.buf = self.buf[:n], self.buf[n:]
         return data
 
@@ -197,10 +205,12 @@ class Stream:
     def read_all(self, timeout=None):
         """Everything up to the end of the connection."""
         end = time.monotonic() + (self.timeout if timeout is None else timeout)
+        parts = [self.buf]
+        self.buf = b''
         while self._fill(end - time.monotonic()):
-            pass
-        data, self.buf = self.buf, b''
-        return data
+            parts.append(self.buf)
+            self.buf = b''
+        return b''.join(parts)
 
     def eof(self, timeout=None):
         """True when the peer ends the connection (FIN or RST) in time and nothing comes before that;
@@ -392,6 +402,7 @@ class _Listener:
             self.address = 'unix:' + path
         else:
             self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)     # so that a test can come back
             self.sock.bind(('127.0.0.1', 0))
             self.address = '127.0.0.1:%d' % self.sock.getsockname()[1]
         self.sock.listen(backlog)

@@ -6,10 +6,11 @@
    client takes a connection, sends one to thirty batches on it and takes the next. A batch is one
    request or a few pipelined ones, GET, HEAD, POST by length or in chunks, HTTP/1.0, an upgrade
    with an echo, or something malformed that has to be refused; it may be sent and read slowly, or
-   abandoned at any point by FIN or RST.
+   abandoned at any point by FIN or RST. In a GROUP whose name begins with /late workers take up to
+   30 ms, and 504 is a right answer too.
 
-   stdout: `at DONE` now and then, `fail MS KIND STATUS GROUP` for each failure (MS: monotonic clock;
-   KIND: status, cut, wrong, stall, connect), and at the end `end OK FAILED ABANDONED`. Linux. */
+   stdout: `at DONE` now and then, `fail MS KIND STATUS GROUP TEXT` for each failure (MS: monotonic
+   clock; KIND: status, cut, wrong, stall, connect), and at the end `end OK FAILED ABANDONED`. Linux. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -78,6 +79,10 @@ static int64_t now_ms(void) {
 
 /* --- writing a batch --- */
 
+static bool late(const client *c) { return strncmp(c->group, "/late", 5) == 0; }
+
+static int some_ms(const client *c) { return one_in(3) ? (int)below(late(c) ? 30 : 4) : 0; }
+
 static char *room(client *c, size_t n) {
     if (c->out_len + n > c->out_room) {
         c->out_room = (c->out_len + n) * 2;
@@ -115,7 +120,7 @@ static void add(client *c, kind k, int status, int64_t size) {
 static void get(client *c, const char *method, int64_t size) {
     static const char *const shapes[] = {"", "", "", "", "&chunked", "&eof", "&close", "&chunked&close"};
     put(c, "%s %s/b/%lld?ms=%d%s HTTP/1.1\r\nHost: load\r\n", method, c->group, (long long)size,
-        one_in(3) ? (int)below(4) : 0, shapes[below(8)]);
+        some_ms(c), shapes[below(8)]);
     if (one_in(4)) put(c, "User-Agent: load\r\nAccept: */*\r\nCookie: a=%llu\r\n", (unsigned long long)rnd());
     if (one_in(50)) put(c, "X-Long: %0*d\r\n", (int)below(1800), 1);
     put(c, "\r\n");
@@ -124,7 +129,7 @@ static void get(client *c, const char *method, int64_t size) {
 
 static void post(client *c, bool chunked) {
     int64_t n = some_size() + 1, at = 0;
-    put(c, "POST %s/sum?ms=%d HTTP/1.1\r\nHost: load\r\n%s", c->group, one_in(4) ? (int)below(4) : 0,
+    put(c, "POST %s/sum?ms=%d HTTP/1.1\r\nHost: load\r\n%s", c->group, some_ms(c),
         one_in(10) ? "Expect: 100-continue\r\n" : "");
     if (chunked) put(c, "Transfer-Encoding: chunked\r\n\r\n");
     else put(c, "Content-Length: %lld\r\n\r\n", (long long)n);
@@ -230,7 +235,10 @@ static void count(client *c, int64_t *what) {
 }
 
 static void fail(client *c, const char *why, int status) {
-    printf("fail %lld %s %d %s\n", (long long)now_ms(), why, status, c->group);
+    expectation *e = &c->expect[c->expect_at];
+    printf("fail %lld %s %d %s wanted %d and %lld bytes, got %lld, %d of %d, sent %zu of %zu: %.*s\n",
+           (long long)now_ms(), why, status, c->group, e->status, (long long)e->size, (long long)c->pos,
+           c->expect_at + 1, c->expect_n, c->out_off, c->out_len, (int)strcspn(c->out, "\r\n"), c->out);
     failed++, c->expect_at++;
 }
 
@@ -269,6 +277,7 @@ static void answer_over(client *c) {
     }
     if (e->kind == BYTES || e->kind == ECHOED) right = c->status != e->status || c->pos == e->size;
     if (!right) fail(c, "wrong", c->status);
+    else if (c->status == 504 && late(c)) ok++, c->expect_at++;
     else if (c->status != e->status) fail(c, "status", c->status);
     else ok++, c->expect_at++;
     c->phase = R_HEAD;
@@ -393,6 +402,8 @@ static void connect_client(client *c) {
     int one = 1;
     c->fd = socket(AF_INET, SOCK_STREAM, 0);
     c->group = "-";
+    c->out_len = c->out_off = 0;
+    *room(c, 1) = 0;
     if (connect(c->fd, (struct sockaddr *)&in, sizeof in) < 0) { /* loopback: at once */
         c->expect_n = 1, c->expect_at = 0, started++;
         fail_all(c, "connect");
@@ -444,6 +455,7 @@ static bool send_some(client *c) {
 
 static bool at_end(client *c) {
     if (c->phase == R_EOF && c->expect_at < c->expect_n) answer_over(c);
+    if (c->status == 504 && late(c) && c->close_after && c->phase == R_HEAD) count(c, &abandoned);
     if (c->expect_at < c->expect_n) return fail_all(c, "cut"), false;
     end_connection(c, false);
     return false;

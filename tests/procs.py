@@ -1,5 +1,5 @@
 """What the tests of queues and processes share: proxies before counting workers, and ways to look at both."""
-import json, os, re, subprocess, sys
+import json, os, re, signal, subprocess, sys
 
 from harness import FakeWorker, Proxy, head, upstream_config, wait_for
 
@@ -47,6 +47,11 @@ class Own(Proxy):
     def info(self, target='/'):
         """What the counting worker behind that target says about itself."""
         return json.loads(self.get(target, 'info'))
+
+    def __exit__(self, kind, *more):
+        if kind and self.alive():
+            self.signal(signal.SIGQUIT)              # the test has failed: no graceful end
+        super().__exit__(kind, *more)
 
     def counted(self):
         """The lines of {dir}/counted as lists of words; the first word is a pid, as a number."""
@@ -99,11 +104,9 @@ class Before:
         return self
 
     def __exit__(self, *exc):
-        try:
-            self.proxy.__exit__(*exc)
-        finally:
-            for end in self.workers + self.clients:
-                end.close()
+        for end in self.clients + self.workers:      # first, or the proxy would wait for what is inside
+            end.close()
+        self.proxy.__exit__(*exc)
 
     def send(self, target, method='GET', body=None, headers=()):
         """A new client with one request on its way."""

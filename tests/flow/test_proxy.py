@@ -319,7 +319,7 @@ def test_worker_that_ends_before_its_head_is_a_502(pair, end, sent):
 def test_back_pressure_from_a_client_that_does_not_read(pair):
     with pair.connect() as c:
         c.send(head('GET', '/'))
-        size = 64 << 20
+        size = 48 << 20
         _, conn = pair.worker.one(b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n' % size)
         sent = conn.send_some(b'x' * size)
         assert sent < size // 2, 'the proxy reads what nobody takes'
@@ -833,7 +833,8 @@ def test_keepalive_timeout_0_closes_after_each_answer():
         c.send(head('GET', '/'))
         p.worker.one(OK)
         r = c.read_response()
-        assert r.body == b'ok' and r.get('connection').lower() == 'close' and c.eof()
+        assert r.body == b'ok' and c.eof()
+        assert (r.get('connection') or '').lower() == 'close', 'the client is told'
 
 
 def test_send_timeout(hasty):
@@ -934,16 +935,17 @@ def test_connect_timeout():
 
 # --- whom to ask ---
 
-def test_a_refused_connect_goes_to_another_worker():
-    with FakeWorker() as other, Pair() as p:
-        p.proxy.write_config(p.proxy.config_text.replace(p.worker.address, p.worker.address + ' ' + other.address))
-        assert p.proxy.admin('POST', '/reload')[0] == 200
-        p.worker.stop_listening()
-        for n in range(6):
+@pytest.mark.parametrize('method, body', [('GET', None), ('POST', b'x'), ('POST', b'x' * 300000)],
+                         ids=['no body', 'a byte', 'a large body'])
+def test_a_refused_connect_goes_to_another_worker(method, body):
+    """Whatever the method: not a byte can have been seen."""
+    with FakeWorker() as dead, FakeWorker() as other, Proxy(upstream_config(dead.address + ' ' + other.address)) as p:
+        dead.stop_listening()
+        for n in range(4):
             with p.connect() as c:
-                c.send(head('POST', '/%d' % n, body=b'x', headers={'Connection': 'close'}))
-                req, conn = other.one(b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok')
-                assert req.target == '/%d' % n and c.read_response().body == b'ok'
+                c.send(head(method, '/%d' % n, body=body))
+                req, _ = other.one(b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok', timeout=3)
+                assert (req.target, req.body) == ('/%d' % n, body or b'') and c.read_response().body == b'ok'
 
 
 def test_least_in_flight_then_longest_idle():

@@ -50,8 +50,9 @@ class Storm:
         while self.left > 0:
             self.left -= 1
             self.id += 1
+            id = self.id
             conn = conn or await asyncio.open_connection('127.0.0.1', self.proxy.port)
-            if not await self.dice.choice(kinds)(conn, self.id):
+            if not await self.dice.choice(kinds)(conn, id):
                 conn[1].close()
                 conn = None
 

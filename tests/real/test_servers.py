@@ -74,7 +74,9 @@ SERVERS = {
     'uvicorn-fd': ('uvicorn asgi:app --fd {fd} --log-level warning', 'uvicorn'),
     'gunicorn-socket': ('gunicorn wsgi:app -b unix:{socket}', 'gunicorn'),
     'gunicorn-port': ('gunicorn wsgi:app -b 127.0.0.1:{port}', 'gunicorn'),
-    'gunicorn-fd': ('gunicorn wsgi:app -b fd://{fd}', 'gunicorn'),
+    # It takes the socket from LISTEN_FDS by itself; told about it a second time it fails on the closed number.
+    'gunicorn-fd': ('env UNUSED={fd} gunicorn wsgi:app', 'gunicorn'),
+    'gunicorn-fd-bind': ('env -u LISTEN_FDS gunicorn wsgi:app -b fd://{fd}', 'gunicorn'),
     'gunicorn-uvicorn': ('gunicorn -k uvicorn.workers.UvicornWorker asgi:app -b unix:{socket}', 'gunicorn', 'uvicorn'),
     'hypercorn-socket': ('/usr/bin/python3 -m hypercorn asgi:app -b unix:{socket}', 'hypercorn'),
     'hypercorn-port': ('/usr/bin/python3 -m hypercorn asgi:app -b 127.0.0.1:{port}', 'hypercorn'),
@@ -174,7 +176,7 @@ def test_curl(url):
 
 
 def parts():
-    for i in range(20):
+    for i in range(1, 20):                       # an empty part would be the last chunk
         yield BIG[:i * 1000]
 
 
