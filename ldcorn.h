@@ -343,6 +343,7 @@ LDCORN_DEF const char *ldcorn_version(void);
 
 #include <arpa/inet.h>
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -1580,7 +1581,7 @@ static void ldc_http_strip(ldc_head *h, const ldc_forward *w) {
     for (int i = 0; i < h->count; i++) {
         ldc_field *f = &h->field[i];
         if (f->id == LDC_FIELD_HOST || f->id == LDC_FIELD_XFF || f->id == LDC_FIELD_REAL_IP ||
-            f->id == LDC_FIELD_VIA || f->id == LDC_FIELD_MAX_FORWARDS)
+            f->id == LDC_FIELD_VIA || (f->id == LDC_FIELD_MAX_FORWARDS && ldc_util_is(h->method, "OPTIONS")))
             f->drop = true;
         if (f->id == LDC_FIELD_REQUEST_ID && !(w->trusted && f == ldc_http_get(h, LDC_FIELD_REQUEST_ID)))
             f->drop = true;
@@ -2110,16 +2111,33 @@ typedef struct ldc_value { /* the text of a value with the source of each byte *
     size_t n;
 } ldc_value;
 
+/* Takes the quotes out, in place: they only hold blanks together. */
+static ldc_str ldc_conf_unquote(char *p, size_t n) {
+    size_t o = 0;
+    char quote = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (p[i] == quote) quote = 0;
+        else if (!quote && (p[i] == '"' || p[i] == '\'')) quote = p[i];
+        else p[o++] = p[i];
+    }
+    return ldc_util_str(p, o);
+}
+
 static void ldc_conf_words(ldc_reader *r, ldc_setting *s, const ldc_value *v) {
     size_t i = 0;
+    char quote;
     while (i < v->n) {
         size_t from;
         const char **word;
         ldc_origin *at;
         while (i < v->n && (v->p[i] == ' ' || v->p[i] == '\t')) i++;
         from = i;
-        while (i < v->n && v->p[i] != ' ' && v->p[i] != '\t') i++;
+        for (quote = 0; i < v->n && (quote || (v->p[i] != ' ' && v->p[i] != '\t')); i++) {
+            if (v->p[i] == quote) quote = 0;
+            else if (!quote && (v->p[i] == '"' || v->p[i] == '\'')) quote = v->p[i];
+        }
         if (i == from) break;
+        if (quote) ldc_conf_fail(r, &v->at[from], "close it", "the quote %c is not closed", quote);
         word = (const char **)ldc_conf_take(r, (size_t)(s->words + 2) * sizeof *word);
         at = (ldc_origin *)ldc_conf_take(r, (size_t)(s->words + 2) * sizeof *at);
         if (r->memory) return;
@@ -2129,7 +2147,7 @@ static void ldc_conf_words(ldc_reader *r, ldc_setting *s, const ldc_value *v) {
         }
         at[s->words] = v->at[from];
         at[s->words].length = (int)(i - from);
-        word[s->words] = ldc_conf_expand(r, ldc_util_str(v->p + from, i - from), &at[s->words]);
+        word[s->words] = ldc_conf_expand(r, ldc_conf_unquote(v->p + from, i - from), &at[s->words]);
         s->word = word;
         s->word_at = at;
         s->words++;
@@ -3489,7 +3507,7 @@ struct ldc_group {
     int orphans;
     uint64_t mean;             /* service time, microseconds, moving by 1/8 */
     uint64_t requests[6];      /* by class of status */
-    uint64_t refused[LDC_WHYS], refused_said[LDC_WHYS];
+    uint64_t refused[LDC_WHYS], refused_said[LDC_WHYS], said_at;
     uint64_t retries, forced, errors[4], exits[8];
     ldc_histogram total, worker, wait;
     uint64_t restarts;
@@ -3542,7 +3560,7 @@ struct ldcorn {
     uint64_t stop_by;
     ldc_timer timer;
     int clients_count, conns_max, forks;
-    bool untrusted_said;
+    bool untrusted_said, refused; /* refused: a group has something to report */
     bool paused, ready_said, running, reap_all, child_noted, made_dir, lean;
     uint64_t accepted, bytes_in, bytes_out, id_seed, id_next, refusals_at;
     struct rlimit files;   /* the limit that workers get back */
@@ -3900,6 +3918,12 @@ static int ldc_loop_timeout(const ldcorn *l, int most) {
 
 static uint64_t ldc_loop_after(const ldcorn *l, int64_t ms) { return ms < 0 ? 0 : l->now + (uint64_t)ms * 1000; }
 
+/* Descriptors or memory ran out: what had to wait is tried again soon. */
+static void ldc_loop_lean(ldcorn *l) {
+    l->lean = true;
+    l->retry_at = l->now + 50000;
+}
+
 /* Waits. The busy prefix is polled every turn; the whole set when its time has come or the
    prefix is quiet: a look at an idle descriptor costs 0.1 to 0.2 us, too much for every turn. */
 static int ldc_loop_wait(ldcorn *l, int timeout) {
@@ -4094,7 +4118,7 @@ static bool ldc_group_hope(const ldc_group *g, uint64_t by) {
 }
 
 static void ldc_group_take(ldc_up *u) {
-    LDCORN_ASSERT(!u->slot);
+    LDCORN_ASSERT(!u->slot && ldc_group_takes(u->worker));
     u->slot = true;
     u->worker->in_flight++;
 }
@@ -4180,7 +4204,10 @@ static int ldc_group_retry_after(const ldcorn *l, const ldc_group *g) {
     return s < 1 ? 1 : s > 60 ? 60 : (int)s;
 }
 
-static void ldc_group_refused(ldc_group *g, ldc_why why) { g->refused[why]++; }
+static void ldc_group_refused(ldcorn *l, ldc_group *g, ldc_why why) {
+    g->refused[why]++;
+    l->refused = true;
+}
 
 /* Into a worker, or in line, or refused. All that needs only the head was checked before. */
 static void ldc_group_submit(ldcorn *l, ldc_exchange *e) {
@@ -4205,18 +4232,23 @@ static void ldc_group_submit(ldcorn *l, ldc_exchange *e) {
     ldc_client_update(l, e->client);
 }
 
-/* One line per group, limit and ten seconds, with the key to change. */
-static void ldc_group_report(ldcorn *l, ldc_group *g) {
+/* One line per group, limit and ten seconds, with the key to change; the first at once. False:
+   there is more to say later. */
+static bool ldc_group_report(ldcorn *l, ldc_group *g) {
     char oldest[24], mean[24];
     uint64_t full = g->refused[LDC_WHY_FULL] - g->refused_said[LDC_WHY_FULL];
     uint64_t late = g->refused[LDC_WHY_TIMEOUT] - g->refused_said[LDC_WHY_TIMEOUT];
     uint64_t none = g->refused[LDC_WHY_NO_WORKER] - g->refused_said[LDC_WHY_NO_WORKER];
+    if (full + late + none == 0) return true;
+    if (g->said_at && l->now - g->said_at < 10000000) return false;
+    g->said_at = l->now;
     ldc_util_span(g->head ? (l->now - g->head->queued) / 1000 : 0, oldest);
     ldc_util_span(g->mean / 1000, mean);
     if (full) ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: %llu requests refused with 503 in 10s: queue full (queue = %lld, oldest waits %s, %d of %lld slots busy, mean %s per request)", g->name, (unsigned long long)full, (long long)g->conf->s.queue, oldest, ldc_group_inside(g), (long long)ldc_group_slots(g), mean);
     if (late) ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: %llu requests refused with 503 in 10s: waited too long (queue_timeout = %s, %d waiting, %d of %lld slots busy, mean %s per request)", g->name, (unsigned long long)late, ldc_util_span((uint64_t)g->conf->s.queue_timeout, oldest), g->queued, ldc_group_inside(g), (long long)ldc_group_slots(g), mean);
     if (none) ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: %llu requests refused with 503 in 10s: no worker ready (workers = %lld)", g->name, (unsigned long long)none, (long long)g->conf->s.workers);
     memcpy(g->refused_said, g->refused, sizeof g->refused);
+    return true;
 }
 
 static void ldc_group_measure(ldc_histogram *h, uint64_t us) {
@@ -4394,7 +4426,8 @@ static void ldc_up_start_or_requeue(ldcorn *l, ldc_exchange *e, ldc_worker *w, b
         if (u == NULL) {
             if (fd >= 0) close(fd);
             ldc_group_push(e->group, e, true);
-            *starved = l->lean = true;
+            *starved = true;
+            ldc_loop_lean(l);
             ldc_client_update(l, e->client);
             return;
         }
@@ -4575,7 +4608,8 @@ static void ldc_up_finish(ldcorn *l, ldc_up *u, bool clean, bool quiet) {
     if (!whole) e->keep = false; /* answered before the body was in: both sides close */
     ldc_buf_free(&l->mem, &u->in);
     ldc_up_detach(u);
-    if (clean && whole && !u->deaf && !u->orphaned && w->state == LDC_PROC_READY && !w->replaced && w->pid == (w->foreign ? 0 : e->worker_pid) && g->conf->s.worker_keepalive != 0)
+    u->orphaned = LDC_WHY_NONE;
+    if (clean && whole && !u->deaf && w->state == LDC_PROC_READY && !w->replaced && w->pid == (w->foreign ? 0 : e->worker_pid) && g->conf->s.worker_keepalive != 0)
         ldc_up_park(l, u, quiet);
     else ldc_up_close(l, u);
     if (e->client) ldc_client_answered(l, e);
@@ -4931,8 +4965,16 @@ static void ldc_up_timer(ldcorn *l, ldc_up *u) {
 
 static const short ldc_client_leave = LDC_LEAVE ? LDC_LEAVE : POLLIN;
 
+static void ldc_client_pause(ldcorn *l, bool pause) {
+    if (l->paused == pause) return;
+    l->paused = pause;
+    for (ldc_listener *s = l->listeners; s; s = s->next) {
+        if (!s->admin) ldc_loop_want(l, &s->watch, pause ? 0 : POLLIN);
+    }
+}
+
 static void ldc_client_unidle(ldcorn *l, ldc_client *c) {
-    if (c->state != LDC_CLIENT_IDLE) return;
+    if (c->state != LDC_CLIENT_IDLE || c->admin) return;
     if (c->older) c->older->newer = c->newer;
     else l->idle_old = c->newer;
     if (c->newer) c->newer->older = c->older;
@@ -4947,7 +4989,8 @@ static void ldc_client_set(ldcorn *l, ldc_client *c, ldc_client_state to) {
     c->state = (uint8_t)to;
     c->since = l->now;
     ldc_loop_progress(&c->watch);
-    if (to != LDC_CLIENT_IDLE) return;
+    if (to != LDC_CLIENT_IDLE || c->admin) return; /* an admin connection never makes room */
+    if (l->paused) ldc_client_pause(l, false);     /* this one can, for a new client */
     c->older = l->idle_new;
     if (l->idle_new) l->idle_new->newer = c;
     else l->idle_old = c;
@@ -5098,8 +5141,8 @@ static void ldc_client_log(ldcorn *l, ldc_exchange *e) {
     if (e->logged) return;
     e->logged = true;
     if (e->client && e->client->admin) return;
-    l->bytes_in += e->req.bytes;
-    l->bytes_out += e->res.bytes;
+    l->bytes_in += e->req.head.len + e->req.bytes;
+    l->bytes_out += e->res.head.len + e->res.bytes;
     if (e->group) {
         e->group->requests[class >= 1 && class <= 5 ? class : 0]++;
         ldc_group_measure(&e->group->total, l->now - e->arrived);
@@ -5118,7 +5161,7 @@ static void ldc_client_bury(ldcorn *l, ldc_client *c) {
     if (c->next) c->next->prev = c->prev;
     c->next = l->dead_clients;
     l->dead_clients = c;
-    l->clients_count--;
+    if (!c->admin) l->clients_count--;
 }
 
 /* Lets go of the exchange; the worker's part may go on as an orphan. */
@@ -5133,7 +5176,7 @@ static void ldc_client_leave_exchange(ldcorn *l, ldc_client *c, ldc_why why) {
         if (e->why == LDC_WHY_NONE) e->why = why;
         if (why == LDC_WHY_CLIENT_GONE && e->status < 200 && u && u->state != LDC_UP_TUNNEL) e->status = 499;
         if (why == LDC_WHY_CLIENT_GONE && e->status == 0) e->status = 499;
-        if (why == LDC_WHY_CLIENT_GONE && e->group) ldc_group_refused(e->group, LDC_WHY_CLIENT_GONE);
+        if (why == LDC_WHY_CLIENT_GONE && e->group) ldc_group_refused(l, e->group, LDC_WHY_CLIENT_GONE);
         ldc_client_log(l, e);
         if (e->status == 499) e->status = 0; /* an orphan's answer is still to be parsed */
     }
@@ -5187,7 +5230,7 @@ static void ldc_client_run(ldcorn *l, ldc_client *c) {
 
 static void ldc_client_finish(ldcorn *l, ldc_client *c) {
     ldc_exchange *e = c->exchange;
-    bool keep = e->keep && l->life == LDC_LIFE_RUN && !c->eof && e->conf->s.keepalive_timeout != 0;
+    bool keep = e->keep && (l->life == LDC_LIFE_RUN || c->admin) && !c->eof && e->conf->s.keepalive_timeout != 0;
     bool clean = e->req.end && c->in.p == NULL && e->why == LDC_WHY_NONE;
     ldc_client_log(l, e);
     c->exchange = NULL;
@@ -5329,7 +5372,7 @@ static void ldc_client_reply(ldcorn *l, ldc_exchange *e, int status, const char 
     ldc_text t;
     bool ok;
     if (!e->req.end || e->conf->s.keepalive_timeout == 0) e->keep = false;
-    if (l->life != LDC_LIFE_RUN) e->keep = false;
+    if (l->life != LDC_LIFE_RUN && !c->admin) e->keep = false;
     e->status = status;
     ldc_text_init(&t, &l->mem);
     ldc_text_fmt(&t, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %llu\r\n%s", status, ldc_client_phrase(status), type, (unsigned long long)body.n, extra);
@@ -5355,7 +5398,7 @@ static void ldc_client_refuse(ldcorn *l, ldc_exchange *e, ldc_why why) {
     const ldc_reason *r = &ldc_log_reasons[why];
     char body[160], extra[64] = "";
     if (e->waiting) ldc_group_pop(e);
-    if (e->group) ldc_group_refused(e->group, why);
+    if (e->group) ldc_group_refused(l, e->group, why);
     e->why = why;
     if ((r->status >= 400 && r->status < 500 && why != LDC_WHY_ROUTE && why != LDC_WHY_DENIED && why != LDC_WHY_TOKEN) || r->status == 501 || r->status == 505) e->keep = false;
     if ((e->got_head && (e->res.head.len == 0 || e->res.sent)) || r->status == 0) {
@@ -5806,26 +5849,12 @@ static ldc_client *ldc_client_new(ldcorn *l, int fd) {
     c->prev = &l->clients;
     if (l->clients) l->clients->prev = &c->next;
     l->clients = c;
-    l->clients_count++;
-    l->accepted++;
     return c;
-}
-
-static void ldc_client_pause(ldcorn *l, bool pause) {
-    if (l->paused == pause) return;
-    l->paused = pause;
-    for (ldc_listener *s = l->listeners; s; s = s->next) {
-        if (!s->admin) ldc_loop_want(l, &s->watch, pause ? 0 : POLLIN);
-    }
 }
 
 /* At the limit the longest idle keep-alive client makes room; without one, accept pauses. */
 static bool ldc_client_room(ldcorn *l) {
-    if (l->clients_count < l->conns_max) return true;
-    if (l->idle_old) {
-        ldc_client_bury(l, l->idle_old);
-        return true;
-    }
+    if (l->clients_count < l->conns_max || l->idle_old) return true;
     ldc_client_pause(l, true);
     return false;
 }
@@ -5834,7 +5863,7 @@ static void ldc_client_accept_failed(ldcorn *l) {
     if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM) return; /* ECONNABORTED, EPROTO: the next one */
     if (l->idle_old) ldc_client_bury(l, l->idle_old); /* its descriptor is free at the end of the turn */
     ldc_client_pause(l, true);
-    l->lean = true;
+    ldc_loop_lean(l);
 }
 
 static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
@@ -5860,6 +5889,10 @@ static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
         if (n < sizeof(sa_family_t)) from.ss_family = AF_UNIX;
         ldc_client_peer(c, &from);
         c->admin = s->admin;
+        if (!c->admin) {
+            l->accepted++;
+            if (++l->clients_count > l->conns_max && l->idle_old) ldc_client_bury(l, l->idle_old);
+        }
         ldc_loop_progress(&s->watch);
         ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.header_timeout));
         ldc_client_readable(l, c); /* its request is often there already */
@@ -6395,13 +6428,12 @@ static const char *ldc_proc_command(const ldc_worker *w) {
 }
 
 /* What ran where, and when it is tried again. */
-static void ldc_proc_explain(ldcorn *l, ldc_text *t, const ldc_worker *w) {
+static void ldc_proc_explain(ldc_text *t, const ldc_worker *w) {
     char cwd[512] = ".";
-    const ldc_origin *at = &w->as->at;
+    const ldc_origin *at = w->as->function ? &w->as->at : &w->as->cmd_at;
     if (w->as->s.dir == NULL && getcwd(cwd, sizeof cwd) == NULL) cwd[0] = '.', cwd[1] = 0;
     ldc_text_fmt(t, "\n    ran: %s   in: %s", ldc_proc_command(w), w->as->s.dir ? w->as->s.dir : cwd);
     if (at->file && at->line) ldc_text_fmt(t, "   (%s:%d)", at->file->name, at->line);
-    (void)l;
 }
 
 static void ldc_proc_routes(ldcorn *l, ldc_text *t, const ldc_group *g) {
@@ -6436,7 +6468,7 @@ static void ldc_proc_again(ldcorn *l, ldc_worker *w, const char *what, bool cras
     w->probe_at = l->now + ldc_proc_jitter(l, pause * 1000);
     if (w->candidate) {
         ldc_proc_set(l, w, LDC_PROC_FAILED);
-        ldc_reload_candidate(l, w, what);
+        ldc_reload_candidate(l, w, w->last_exit);
         return;
     }
     if (crash && s->max_restarts >= 0 && w->failures > s->max_restarts) ldc_proc_set(l, w, LDC_PROC_FAILED);
@@ -6444,7 +6476,7 @@ static void ldc_proc_again(ldcorn *l, ldc_worker *w, const char *what, bool cras
     ldc_text_init(&t, &l->mem);
     ldc_text_fmt(&t, "%s.%d (pid %ld) %s: %s", w->group->name, w->index, (long)w->pid, early ? "ended before it was ready" : "ended", what);
     ldc_proc_tail(&t, w);
-    if (early) ldc_proc_explain(l, &t, w);
+    if (early) ldc_proc_explain(&t, w);
     if (w->state == LDC_PROC_FAILED) ldc_text_fmt(&t, "\n    given up after %d failed starts (max_restarts); a reload tries again", w->failures);
     else if (crash) ldc_text_fmt(&t, "\n    next try in %.1fs", ldc_proc_seconds(w->probe_at - l->now));
     if (crash && ldc_group_ready(w->group) == 0) {
@@ -7066,7 +7098,7 @@ static bool ldc_reload_candidates(ldcorn *l, ldc_conf *conf, const ldc_gconf *as
     if (g == NULL) return false;
     wants = fresh || (as->addrs == 0 && (as->reload != LDC_OFF || g->conf->addrs) && (!l->reload.keep || changed)) || (as->addrs > 0) != (g->conf->addrs > 0);
     if (!wants) {
-        if (changed && as->addrs == 0) ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: reload = off: its new command is taken by each worker at its next start", g->name);
+        if (changed && as->addrs == 0) ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: `cmd` or what belongs to it changed; with `reload = off` each worker takes it at its next start", g->name);
         return true;
     }
     for (int i = 0; i < ldc_proc_wanted(as); i++) {
@@ -7185,9 +7217,14 @@ static void ldc_reload_switch(ldcorn *l) {
     l->reload.conf = NULL;
     l->generation++;
     for (ldc_group *g = l->groups; g; g = g->next) g->removed = true;
-    for (int i = 0; i < conf->groups; i++) {
-        ldc_group *g = ldc_reload_find(l, conf->group[i].name);
-        if (g) ldc_reload_apply(l, g, conf, &conf->group[i]);
+    for (int i = conf->groups; i-- > 0;) { /* backwards, each to the front: the order of the file */
+        ldc_group *g = ldc_reload_find(l, conf->group[i].name), **at = &l->groups;
+        if (g == NULL) continue;
+        while (*at != g) at = &(*at)->next;
+        *at = g->next;
+        g->next = l->groups;
+        l->groups = g;
+        ldc_reload_apply(l, g, conf, &conf->group[i]);
     }
     ldc_reload_limits(l);
     ldc_reload_logs(l);
@@ -7204,6 +7241,7 @@ static void ldc_reload_candidate(ldcorn *l, ldc_worker *w, const char *what) {
     ldc_text_init(&t, &l->mem);
     ldc_text_fmt(&t, "%s.%d (pid %ld) ended before it was ready: %s", w->group->name, w->index, (long)w->pid, what);
     ldc_proc_tail(&t, w);
+    ldc_proc_explain(&t, w);
     w->pid = 0;
     ldc_reload_undo(l, t.p ? t.p : "out of memory", t.p ? t.n : 13);
     ldc_text_free(&t);
@@ -7608,7 +7646,7 @@ static bool ldc_admin_host(ldc_str host) {
     }
     if (n >= sizeof text) return false;
     snprintf(text, sizeof text, "%.*s", (int)n, host.n ? host.p : "");
-    return strcmp(text, "localhost") == 0 || inet_pton(AF_INET, text, ip) == 1;
+    return strcasecmp(text, "localhost") == 0 || inet_pton(AF_INET, text, ip) == 1;
 }
 
 static bool ldc_admin_same_origin(ldc_str origin, ldc_str host) {
@@ -7859,7 +7897,7 @@ static void ldc_turn_drain(ldcorn *l) {
         ldc_client_accept(l, s); /* who is in the backlog has been promised an answer */
         ldc_reload_unlisten(l, s);
     }
-    while (l->idle_old) ldc_client_bury(l, l->idle_old);
+    while (l->idle_old) ldc_client_bury(l, l->idle_old); /* admin connections are not among them */
 }
 
 static uint64_t ldc_turn_drain_end(const ldcorn *l) {
@@ -7882,6 +7920,7 @@ static void ldc_turn_stop_workers(ldcorn *l) {
     for (ldc_client *c = l->clients, *next; c; c = next) {
         next = c->next;
         if (c->state == LDC_CLIENT_QUEUED) ldc_client_refuse(l, c->exchange, LDC_WHY_STOPPING);
+        else if (c->state == LDC_CLIENT_TUNNEL && c->exchange->up && !c->exchange->up->worker->foreign) continue; /* the application may say goodbye */
         else if (c->state != LDC_CLIENT_REPLY && c->state != LDC_CLIENT_LINGER && !c->admin) ldc_client_end(l, c, LDC_WHY_STOPPING);
     }
     for (ldc_group *g = l->groups; g; g = g->next) {
@@ -7904,6 +7943,13 @@ static bool ldc_turn_workers_left(const ldcorn *l) {
     return false;
 }
 
+static bool ldc_turn_flushing(const ldcorn *l) { /* last words of ended workers, last answers */
+    for (const ldc_client *c = l->clients; c; c = c->next) {
+        if (c->state == LDC_CLIENT_TUNNEL || c->state == LDC_CLIENT_REPLY) return true;
+    }
+    return false;
+}
+
 static void ldc_turn_life(ldcorn *l) {
     int asked = (int)l->stop_asked;
     if (asked && l->life == LDC_LIFE_RUN) ldc_turn_drain(l);
@@ -7917,7 +7963,7 @@ static void ldc_turn_life(ldcorn *l) {
     if (l->life == LDC_LIFE_DRAIN && (!ldc_turn_inside(l) || (l->stop_by && l->now >= ldc_turn_drain_end(l)))) ldc_turn_stop_workers(l);
     if (l->life == LDC_LIFE_STOP) {
         if (l->stop_by && l->now >= l->stop_by) ldc_turn_kill_all(l);
-        if (!ldc_turn_workers_left(l)) l->life = LDC_LIFE_OVER;
+        if (!ldc_turn_workers_left(l) && (!ldc_turn_flushing(l) || (l->stop_by && l->now >= l->stop_by))) l->life = LDC_LIFE_OVER;
     }
     if (l->life != LDC_LIFE_RUN && l->stop_by) {
         uint64_t at = l->life == LDC_LIFE_DRAIN ? ldc_turn_drain_end(l) : l->stop_by;
@@ -7953,9 +7999,9 @@ static void ldc_turn_starved(ldcorn *l) {
 }
 
 static void ldc_turn_reports(ldcorn *l) {
-    if (l->now - l->refusals_at < 10000000) return;
-    l->refusals_at = l->now;
-    for (ldc_group *g = l->groups; g; g = g->next) ldc_group_report(l, g);
+    if (!l->refused) return;
+    l->refused = false;
+    for (ldc_group *g = l->groups; g; g = g->next) l->refused = !ldc_group_report(l, g) || l->refused;
 }
 
 static void ldc_turn_timers(ldcorn *l) {
@@ -8051,14 +8097,13 @@ static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
             LDCORN_ASSERT(u->state != LDC_UP_PARKED || (u->exchange == NULL && !u->slot));
         }
         LDCORN_ASSERT(slots == w->in_flight && tunnels == w->tunnels && conns == w->conns && parked == w->parked_count);
-        LDCORN_ASSERT(g->conf->s.max_req_per_worker < 0 || slots <= (int)(w->as->s.max_req_per_worker > g->conf->s.max_req_per_worker ? w->as->s.max_req_per_worker : g->conf->s.max_req_per_worker));
     }
 }
 
 static void ldc_turn_audit(ldcorn *l) {
     uint32_t clients = 0;
     for (ldc_client *c = l->clients; c; c = c->next) {
-        clients++;
+        clients += !c->admin;
         LDCORN_ASSERT(c->state != LDC_CLIENT_DEAD && !c->watch.dead);
         LDCORN_ASSERT(c->exchange == NULL || c->exchange->client == c);
         LDCORN_ASSERT((c->state == LDC_CLIENT_QUEUED) == (c->exchange != NULL && c->exchange->waiting));
@@ -8086,6 +8131,7 @@ static int ldc_turn_patience(ldcorn *l, int most) {
     int ms = ldc_loop_timeout(l, most);
     if (l->runnable || l->child_noted || l->upset) return 0;
     if ((l->lean || !l->running) && (ms < 0 || ms > 50)) ms = 50; /* no signals: children are asked */
+    if (l->refused && (ms < 0 || ms > 1000)) ms = 1000;
     if ((l->log.own.used || l->log.access.used || l->err.used || l->out.used) && (ms < 0 || ms > 20)) ms = 20;
     if (l->stop_asked && l->life == LDC_LIFE_RUN) ms = 0;
     return ms;
@@ -8093,7 +8139,6 @@ static int ldc_turn_patience(ldcorn *l, int most) {
 
 /* What poll() found is served, and what follows from it; 1 goes on, 0 stopped. */
 static int ldc_turn_serve(ldcorn *l) {
-    if (l->lean && l->retry_at < l->now) l->retry_at = l->now + 10000;
     ldc_turn_events(l);
     ldc_turn_runnable(l);
     if (l->child_noted || !l->running) ldc_proc_reap(l);
@@ -8404,6 +8449,22 @@ static bool ldc_public_bind(ldcorn *l, ldcorn_error *error) {
     return false;
 }
 
+/* We hold the lock, so the sockets in here belong to nobody that lives. */
+static void ldc_public_sweep(ldcorn *l, const char *dir) {
+    DIR *d = opendir(dir);
+    struct dirent *entry;
+    struct stat st;
+    char path[PATH_MAX + 256];
+    if (d == NULL) return;
+    while ((entry = readdir(d)) != NULL) {
+        snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
+        if (lstat(path, &st) < 0 || !S_ISSOCK(st.st_mode)) continue;
+        l->made_dir = l->made_dir || getenv("RUNTIME_DIRECTORY") == NULL; /* a predecessor's leftover */
+        unlink(path);
+    }
+    closedir(d);
+}
+
 /* 0700 and ours; a lock inside tells a living owner from a dead one. */
 static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
     const char *dir = l->conf->s.runtime_dir;
@@ -8432,7 +8493,10 @@ static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
     }
     memset(&lock, 0, sizeof lock);
     lock.l_type = F_WRLCK;
-    if (fcntl(l->lock, F_SETLK, &lock) == 0) return true;
+    if (fcntl(l->lock, F_SETLK, &lock) == 0) {
+        ldc_public_sweep(l, dir);
+        return true;
+    }
     lock.l_type = F_WRLCK;
     lock.l_pid = 0;
     fcntl(l->lock, F_GETLK, &lock);
@@ -8453,7 +8517,8 @@ static void ldc_public_start_text(ldcorn *l) {
         const char *text = c->listen[i].text;
         ldc_text_fmt(&t, "  listen  %s%s%s\n", c->listen[i].u.any.sa_family == AF_UNIX ? "" : "http://", text[0] == ':' ? "0.0.0.0" : "", text);
     }
-    if (c->admin_on) ldc_text_fmt(&t, "  admin   %s%s%s\n", c->admin.u.any.sa_family == AF_UNIX ? "" : "http://", c->admin.text, c->admin.u.any.sa_family == AF_UNIX ? "" : "/");
+    if (c->admin_on) ldc_text_fmt(&t, "  admin   %s%s%s        /status /metrics\n", c->admin.u.any.sa_family == AF_UNIX ? "" : "http://", c->admin.text, c->admin.u.any.sa_family == AF_UNIX ? "" : "/");
+    else ldc_text_add(&t, "  admin   off\n");
     for (int n = 0, shown = 0; n < c->routes + c->groups && shown < c->groups; n++) { /* in the order in which routes are tried */
         int index = n < c->routes ? c->route[n].group : n - c->routes;
         const ldc_gconf *g = &c->group[index];
@@ -8475,7 +8540,6 @@ static void ldc_public_start_text(ldcorn *l) {
     }
     ldc_text_fmt(&t, "  logs    workers to stderr; access log %s%s\n", c->s.access_log, strcmp(c->s.access_log, "off") == 0 ? " (access_log = stdout)" : "");
     if (!t.failed) ldc_log_write(&l->log, &l->log.own, t.p, t.n);
-    if (l->warned.n) ldc_log_write(&l->log, &l->log.own, l->warned.p, l->warned.n);
     ldc_text_free(&t);
 }
 
@@ -8525,6 +8589,8 @@ static bool ldc_public_start(ldcorn *l, ldcorn_error *error) {
     }
     ldc_reload_logs(l);
     ldc_public_start_text(l);
+    while (l->warned.n && l->warned.p[l->warned.n - 1] == '\n') l->warned.n--;
+    if (l->warned.n) ldc_log_line(&l->log, LDCORN_LOG_WARN, ldc_util_str(l->warned.p, l->warned.n));
     l->upset = true; /* the first turn looks at everything */
     return true;
 }

@@ -114,6 +114,17 @@ class Before:
         self.clients.append(client)                  # a client that nobody holds would be closed
         return client.send(head(method, target, headers, body))
 
+    def next(self, conn, data=None):
+        """The next request, wherever it comes: on the connection that served before, or on a new one.
+        -> (request, connection)."""
+        wait_for(lambda: not conn.silent(0) or not self.worker.no_connection(0), what='the next request')
+        req = conn.read_request() if not conn.silent(0) else None
+        if req is None:
+            return self.worker.one(data)
+        if data:
+            conn.send(data)
+        return req, conn
+
     def queued(self, n):
         """Wait until n requests are in line."""
         self.proxy.wait_status(lambda s: s['groups'][0]['queue']['len'] == n)

@@ -17,6 +17,7 @@ os.environ.setdefault('UBSAN_OPTIONS', 'print_stacktrace=1')
 from harness import BIN, REPO, Proxy, wait_for  # noqa: E402  (the harness copies the environment)
 
 CONFIG = '''
+access_log = {dir}/access
 worker_log = stderr
 queue_timeout = 1m
 
@@ -69,7 +70,11 @@ def rss_kib(pid):
 
 
 def descriptors(pid):
-    return {n: os.readlink('/proc/%d/fd/%s' % (pid, n)) for n in os.listdir('/proc/%d/fd' % pid)}
+    out = []
+    for n in os.listdir('/proc/%d/fd' % pid):
+        with contextlib.suppress(FileNotFoundError):     # closed since
+            out.append(os.readlink('/proc/%d/fd/%s' % (pid, n)))
+    return sorted(out)
 
 
 class Load:
@@ -188,7 +193,11 @@ def run(proxy, load_binary, args):
     say('  requests  %d right, %d abandoned by us, %d failed, %d/s; %d kills, %d reloads'
         % (good, abandoned, failed, (good + failed + abandoned) / seconds, len(kills), args.reloads))
     bad = unexplained(load.failures, kills)
-    assert not bad, '%d failures that no kill explains:\n%s' % (len(bad), '\n'.join(map(str, bad[:10])))
+    if bad:
+        with open(proxy.access_path, errors='replace') as f:
+            say(''.join([line for line in f if ' 502 ' in line or ' 503 ' in line][-30:]))
+        say('kills: %s' % kills)
+        raise AssertionError('%d failures that no kill explains:\n%s' % (len(bad), '\n'.join(map(str, bad[:10]))))
     assert failed <= len(kills) * args.clients * 6, 'more failures than the kills can have caused'
     assert 'over the limit' not in proxy.log(), re.search(r'.*over the limit.*', proxy.log()).group(0)
     check_memory(samples)
@@ -197,7 +206,7 @@ def run(proxy, load_binary, args):
         wait_for(lambda: len(descriptors(proxy.pid)) <= len(before), 30)
     except AssertionError:
         now = descriptors(proxy.pid)
-        raise AssertionError('descriptors: %d before, %d after: %s' % (len(before), len(now), sorted(now.values())))
+        raise AssertionError('descriptors: %d before, %d after: %s' % (len(before), len(now), now))
     say('  after     all slots free, %d descriptors as before' % len(before))
 
 

@@ -699,22 +699,46 @@ def test_under_wait_the_slot_of_a_client_that_is_gone_stays_taken(end):
 
 # --- running out ---
 
-def test_out_of_descriptors():
-    """Accepting stops until one is free; nothing spins, nothing is lost."""
-    with AutoWorker() as w:
-        def few():
-            resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
-        with Proxy(upstream_config(w.address, 'max_conns = 1000\n', 'worker_keepalive = 0\n'), preexec=few) as p:
-            clients = [p.connect() for _ in range(100)]
-            for c in clients:
-                c.send(b'GET / HTT')                    # held: no idle one can be closed for another
-            before = cpu_seconds(p.pid)
-            assert clients[-1].silent(0.5)
-            assert cpu_seconds(p.pid) - before < 0.25, 'it spins'
-            for c in clients[:80]:
-                c.close()
-            for c in clients[80:]:
-                c.send(b'P/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')
-            for c in clients[80:]:
-                assert c.read_response().status == 200
-            assert p.status()['pid'] == p.pid
+def few_descriptors():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
+
+
+@pytest.fixture
+def poor():
+    """A proxy with 48 descriptors, and more clients than that: each holds one with half a head, so
+    that none can be closed to make room."""
+    with AutoWorker() as w, Proxy(upstream_config(w.address, 'max_conns = 1000\n', 'worker_keepalive = 0\n'),
+                                  preexec=few_descriptors) as p:
+        p.held = [p.connect() for _ in range(100)]
+        for c in p.held:
+            c.send(b'GET / HTT')
+        wait_for(lambda: len(os.listdir('/proc/%d/fd' % p.pid)) >= 40, what='the descriptors to be used up')
+        yield p
+        for c in p.held:
+            c.close()
+
+
+REST = b'P/1.1\r\nHost: a\r\nConnection: close\r\n\r\n'
+
+
+def test_out_of_descriptors_does_not_spin(poor):
+    before = cpu_seconds(poor.pid)
+    assert poor.held[-1].silent(0.5)
+    assert cpu_seconds(poor.pid) - before < 0.25
+
+
+def test_out_of_descriptors_accepting_goes_on_when_some_are_free(poor):
+    for c in poor.held[:80]:
+        c.close()
+    for c in poor.held[80:]:
+        c.send(REST)
+    assert [c.read_response().status for c in poor.held[80:]] == [200] * 20
+    assert poor.status()['pid'] == poor.pid
+
+
+def test_out_of_descriptors_a_failed_socket_is_tried_again(poor):
+    first = poor.held[0].send(REST)                     # accepted long ago; there is none for the worker's side
+    first.silent(0.2)
+    for c in poor.held[1:]:
+        c.close()
+    assert first.read_response().status == 200
