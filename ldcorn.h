@@ -838,7 +838,10 @@ static void ldc_text_json(ldc_text *t, ldc_str s) {
         size_t n = 1;
         if (c >= 0x80) {
             n = ldc_text_utf8((const unsigned char *)s.p + i, s.n - i);
-            if (n) ldc_text_put(t, s.p + i, n);
+            if (n == 2 && c == 0xC2 && (unsigned char)s.p[i + 1] < 0xA0) ldc_text_fmt(t, "\\u00%02x", (unsigned)(unsigned char)s.p[i + 1]);
+            else if (n == 3 && (memcmp(s.p + i, "\xE2\x80\xA8", 3) == 0 || memcmp(s.p + i, "\xE2\x80\xA9", 3) == 0))
+                ldc_text_add(t, s.p[i + 2] == '\xA8' ? "\\u2028" : "\\u2029"); /* some readers end lines there */
+            else if (n) ldc_text_put(t, s.p + i, n);
             else ldc_text_add(t, "\\ufffd"), n = 1;
         } else if (c == '"' || c == '\\') {
             ldc_text_fmt(t, "\\%c", c);
@@ -859,7 +862,7 @@ static void ldc_text_escape(ldc_text *t, ldc_str s, bool quotes) {
     for (size_t i = 0; i < s.n; i++) {
         unsigned char c = (unsigned char)s.p[i];
         if ((c < 0x20 && c != '\t') || c == 0x7f || (quotes && (c == '"' || c == '\\')))
-            ldc_text_fmt(t, "\\x%02X", (unsigned)c);
+            ldc_text_fmt(t, "\\x%02x", (unsigned)c);
         else ldc_text_put(t, s.p + i, 1);
     }
 }
@@ -964,17 +967,6 @@ typedef struct ldc_log {
     bool json;
 } ldc_log;
 
-static void ldc_log_write(ldc_log *g, ldc_sink *s, const char *p, size_t n) {
-    if (s->fd < 0) return;
-    if (s->ring == NULL) s->ring = (char *)ldc_mem_resize(g->mem, NULL, 0, LDC_LOG_RING);
-    if (s->ring == NULL || LDC_LOG_RING - s->used < n) {
-        s->dropped++;
-        return;
-    }
-    memcpy(s->ring + s->used, p, n);
-    s->used += n;
-}
-
 /* Writes what the target takes now. poll() asks first, because an inherited pipe may block and
    O_NONBLOCK on it would change it for everybody who shares it; PIPE_BUF is what POSIX says a
    writable pipe takes without waiting. */
@@ -1001,6 +993,18 @@ static void ldc_log_flush(ldc_sink *s) {
         s->used -= (size_t)w;
         memmove(s->ring, s->ring + w, s->used);
     }
+}
+
+static void ldc_log_write(ldc_log *g, ldc_sink *s, const char *p, size_t n) {
+    if (s->fd < 0) return;
+    if (s->ring == NULL) s->ring = (char *)ldc_mem_resize(g->mem, NULL, 0, LDC_LOG_RING);
+    if (s->ring && LDC_LOG_RING - s->used < n) ldc_log_flush(s);
+    if (s->ring == NULL || LDC_LOG_RING - s->used < n) {
+        s->dropped++;
+        return;
+    }
+    memcpy(s->ring + s->used, p, n);
+    s->used += n;
 }
 
 static void ldc_log_note_dropped(ldc_log *g, ldc_sink *s) {
@@ -4131,7 +4135,7 @@ static void ldc_group_give(ldcorn *l, ldc_up *u, bool forced) {
     w->in_flight--;
     w->idle_since = l->now;
     if (forced && w->group->conf->limited) w->group->forced++;
-    if (w->in_flight == 0) ldc_proc_idle(l, w);
+    if (w->in_flight == 0 || w->state == LDC_PROC_DRAINING) ldc_proc_idle(l, w);
     ldc_group_next(l, w->group);
 }
 
@@ -6437,12 +6441,9 @@ static void ldc_proc_explain(ldc_text *t, const ldc_worker *w) {
 }
 
 static void ldc_proc_routes(ldcorn *l, ldc_text *t, const ldc_group *g) {
-    int n = 0;
-    for (int i = 0; i < l->conf->routes; i++) {
-        const ldc_route *r = &l->conf->route[i];
-        if (strcmp(l->conf->group[r->group].name, g->name) != 0) continue;
-        ldc_text_fmt(t, "%s%s", n++ ? " " : "", r->said);
-    }
+    const char *const *r = g->conf->s.routes;
+    (void)l;
+    for (int i = 0; r && r[i]; i++) ldc_text_fmt(t, "%s%s", i == 0 ? "" : r[i + 1] ? ", " : " and ", r[i]);
 }
 
 static uint64_t ldc_proc_jitter(ldcorn *l, uint64_t us) { /* +-20 % */
@@ -6627,6 +6628,10 @@ static void ldc_proc_probed(ldcorn *l, ldc_up *u, bool passed, const char *why) 
 static void ldc_proc_stop(ldcorn *l, ldc_worker *w);
 
 static void ldc_proc_starting_timer(ldcorn *l, ldc_worker *w) {
+    if (w->start_by && w->start_by <= l->now && w->candidate) {
+        ldc_reload_candidate(l, w, "not ready within its `start_timeout`");
+        return;
+    }
     if (w->start_by && w->start_by <= l->now) {
         ldc_log_say(&l->log, LDCORN_LOG_ERROR, "%s.%d (pid %ld): not ready after start_timeout, ending it", w->group->name, w->index, (long)w->pid);
         w->why_stop = "timeout";
@@ -6711,7 +6716,7 @@ static void ldc_proc_drain(ldcorn *l, ldc_worker *w) {
     w->tunnel_by = ldc_loop_after(l, w->group->conf->s.tunnel_drain);
     if (w->probe) ldc_up_close(l, w->probe);
     while (w->parked) ldc_up_close(l, w->parked);
-    ldc_proc_draining(l, w);
+    if (w->state == LDC_PROC_DRAINING) ldc_proc_draining(l, w); /* the last close may have done it */
 }
 
 static void ldc_proc_stop(ldcorn *l, ldc_worker *w) {
@@ -7239,10 +7244,10 @@ static void ldc_reload_candidate(ldcorn *l, ldc_worker *w, const char *what) {
     ldc_text t;
     if (l->reload.state != LDC_RELOAD_STARTING) return;
     ldc_text_init(&t, &l->mem);
-    ldc_text_fmt(&t, "%s.%d (pid %ld) ended before it was ready: %s", w->group->name, w->index, (long)w->pid, what);
+    ldc_text_fmt(&t, "%s.%d (pid %ld) %s%s", w->group->name, w->index, (long)w->pid, w->state == LDC_PROC_STARTING ? "" : "ended before it was ready: ", what);
     ldc_proc_tail(&t, w);
     ldc_proc_explain(&t, w);
-    w->pid = 0;
+    if (w->state != LDC_PROC_STARTING) w->pid = 0;
     ldc_reload_undo(l, t.p ? t.p : "out of memory", t.p ? t.n : 13);
     ldc_text_free(&t);
 }
@@ -7897,6 +7902,9 @@ static void ldc_turn_drain(ldcorn *l) {
         ldc_client_accept(l, s); /* who is in the backlog has been promised an answer */
         ldc_reload_unlisten(l, s);
     }
+    for (ldc_group *g = l->groups; g; g = g->next) { /* who could only wait for a start is not kept */
+        while (g->head && ldc_group_ready(g) == 0) ldc_client_refuse(l, g->head, LDC_WHY_STOPPING);
+    }
     while (l->idle_old) ldc_client_bury(l, l->idle_old); /* admin connections are not among them */
 }
 
@@ -7945,7 +7953,8 @@ static bool ldc_turn_workers_left(const ldcorn *l) {
 
 static bool ldc_turn_flushing(const ldcorn *l) { /* last words of ended workers, last answers */
     for (const ldc_client *c = l->clients; c; c = c->next) {
-        if (c->state == LDC_CLIENT_TUNNEL || c->state == LDC_CLIENT_REPLY) return true;
+        if (c->state == LDC_CLIENT_REPLY) return true;
+        if (c->state == LDC_CLIENT_TUNNEL && !(c->exchange->res.end && ldc_relay_waiting(&c->exchange->res) == 0)) return true;
     }
     return false;
 }

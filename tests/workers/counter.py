@@ -28,7 +28,7 @@ from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
 
 PID = os.getpid()
 OPT = dict(a[2:].partition('=')[::2] for a in sys.argv[1:] if a.startswith('--'))
-WHERE = [a for a in sys.argv[1:] if not a.startswith('--')]
+WHERE = sys.argv[-1]
 LOG = os.environ.get('COUNTER_LOG') and os.open(os.environ['COUNTER_LOG'],
                                                 os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 lock = threading.RLock()
@@ -226,16 +226,15 @@ def serve(sock):
 
 def listen():
     hold('hold-bind')
-    where = WHERE[0]
-    if where.startswith('fd:'):
-        sock = socket.socket(fileno=int(where[3:]))
-    elif '/' in where:
+    if WHERE.startswith('fd:'):
+        sock = socket.socket(fileno=int(WHERE[3:]))
+    elif '/' in WHERE:
         sock = socket.socket(socket.AF_UNIX)
-        sock.bind(where)
+        sock.bind(WHERE)
     else:
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(('127.0.0.1', int(where)))
+        sock.bind(('127.0.0.1', int(WHERE)))
     hold('hold-listen')
     sock.listen(1024)
     return sock

@@ -1,0 +1,74 @@
+# Only `cc` and a POSIX system are needed for build, run and install; `make help` names the rest.
+CC = cc
+CFLAGS = -O2
+PREFIX = /usr/local
+DESTDIR =
+SAN = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
+AUDIT = -DLDCORN_AUDIT -DLDCORN_POLL_ONLY -DLDCORN_PORTABLE
+SOURCES = ldcorn.h examples/main.c
+UNIT = tests/unit/test_http.c
+
+.PHONY: build run test strict lint unit flow asan real soak bench install clean help
+
+build: build/ldcorn ## build/ldcorn, the program
+
+run: build/ldcorn ## serve examples/groups.ini until ^C
+	build/ldcorn examples/groups.ini
+
+test: ## all of the parts below but bench; the last line says how many passed
+	tools/deps
+	CC='$(CC)' tests/run
+
+strict: ## compilers, standards, ways to include ldcorn.h
+	CC='$(CC)' tests/run strict
+
+lint: ## lengths, blanks, order of sections, keys against the README
+	CC='$(CC)' tests/run lint
+
+unit: ## parser, chunk decoder, routes, numbers: plain and with sanitizers
+	CC='$(CC)' tests/run unit unit-asan
+
+flow: ## tests/flow with build/ldcorn
+	CC='$(CC)' tests/run flow
+
+asan: ## tests/flow with build/ldcorn-asan: sanitizers, audit, portable paths
+	CC='$(CC)' tests/run flow-asan
+
+real: ## tests/real: servers and clients as they are installed
+	CC='$(CC)' tests/run real
+
+soak: ## 50,000 requests, kills and reloads with build/ldcorn-asan
+	CC='$(CC)' tests/run soak
+
+bench: build/ldcorn ## CPU per request beside nginx and HAProxy (tools/bench --list)
+	LDCORN_BIN=build/ldcorn tools/bench
+
+install: build/ldcorn ## PREFIX/bin/ldcorn and PREFIX/include/ldcorn.h
+	mkdir -p '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/include'
+	cp build/ldcorn '$(DESTDIR)$(PREFIX)/bin/ldcorn'
+	cp ldcorn.h '$(DESTDIR)$(PREFIX)/include/ldcorn.h'
+
+clean: ## remove build/
+	rm -rf build
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+# Written beside and moved into place, so that a program that runs is never written to.
+build/ldcorn: $(SOURCES)
+	@mkdir -p build
+	$(CC) $(CFLAGS) examples/main.c -o $@.new
+	@mv $@.new $@
+
+build/ldcorn-asan: $(SOURCES)
+	@mkdir -p build
+	$(CC) $(SAN) $(AUDIT) examples/main.c -o $@.new
+	@mv $@.new $@
+
+build/unit: $(UNIT) ldcorn.h
+	@mkdir -p build
+	$(CC) -O2 -Wall -Wextra $(UNIT) -o $@
+
+build/unit-asan: $(UNIT) ldcorn.h
+	@mkdir -p build
+	$(CC) $(SAN) $(AUDIT) -Wall -Wextra $(UNIT) -o $@
