@@ -186,16 +186,16 @@ typedef struct ldcorn_group_desc {
     int64_t tunnel_timeout;        /* idle upgraded connection, default 1h */
     int64_t worker_keepalive;      /* idle worker connection, default 1s; ZERO = one request each */
     const char *const *health_path; /* path [host=NAME]; ready when it answers 2xx or 3xx */
-    int64_t start_timeout;         /* until ready, default 5m */
-    bool optional;                 /* /readyz does not wait for this group */
-    int64_t backoff_max;           /* restarts after 100 ms, doubling up to this, default 30s */
-    int64_t max_restarts;          /* consecutive failed starts, default none = never give up */
-    const char *stop_signal;       /* default TERM */
-    int64_t stop_timeout;          /* then KILL to the process group, default 5s */
-    const char *reload;            /* swap (default), off */
-    int64_t drain_timeout;         /* requests in old workers, default the longest of 30s,
+    int64_t start_timeout;          /* until ready, default 5m */
+    bool optional;                  /* /readyz does not wait for this group */
+    int64_t backoff_max;            /* restarts after 100 ms, doubling up to this, default 30s */
+    int64_t max_restarts;           /* consecutive failed starts, default none = never give up */
+    const char *stop_signal;        /* default TERM */
+    int64_t stop_timeout;           /* then KILL to the process group, default 5s */
+    const char *reload;             /* swap (default), off */
+    int64_t drain_timeout;          /* requests in old workers, default the longest of 30s,
                                       response_timeout and run_timeout */
-    int64_t tunnel_drain;          /* tunnels in old workers, default 5m */
+    int64_t tunnel_drain;           /* tunnels in old workers, default 5m */
 } ldcorn_group_desc;
 
 typedef enum ldcorn_level {
@@ -242,13 +242,13 @@ typedef struct ldcorn_desc {
     int64_t keepalive_timeout; /* ms of an idle client connection, default 75s */
     int64_t max_header;        /* bytes of request line and fields, default 32K, 1K .. 1M */
     const char *const *trusted_proxies; /* CIDR words or unix: whose X-Forwarded-* is believed */
-    const char *log;           /* stderr (default) or a path */
-    const char *access_log;    /* off (default) stdout stderr or a path */
-    const char *log_format;    /* text (default) or json */
-    const char *log_level;     /* error warn info (default) debug */
-    int64_t shutdown_timeout;  /* ms for a whole graceful stop, default 25s */
+    const char *log;                    /* stderr (default) or a path */
+    const char *access_log;             /* off (default) stdout stderr or a path */
+    const char *log_format;             /* text (default) or json */
+    const char *log_level;              /* error warn info (default) debug */
+    int64_t shutdown_timeout;           /* ms for a whole graceful stop, default 25s */
 
-    bool no_signals;           /* ldcorn_run installs no handlers */
+    bool no_signals; /* ldcorn_run installs no handlers */
     void (*after_fork)(void *user, const ldcorn_worker_info *); /* first in a function's child */
     void *after_fork_user;
     ldcorn_allocator allocator; /* default realloc and free */
@@ -291,14 +291,14 @@ LDCORN_DEF int ldcorn_dump(const ldcorn_desc *, int fd, ldcorn_error *error);
 /* Figures of one group. Strings belong to the instance and are good until the next turn. */
 typedef struct ldcorn_group_info {
     const char *name;
-    int workers;         /* wanted */
-    int ready;           /* taking requests */
-    int inside;          /* requests inside its workers, orphans included */
-    int slots;           /* ready x limit; 0 = no limit */
-    int queued;          /* waiting */
-    uint64_t requests;   /* answered, whatever the status */
-    uint64_t refused;    /* answered by ldcorn because of limits or missing workers */
-    uint64_t restarts;   /* starts after a crash or a failed start */
+    int workers;       /* wanted */
+    int ready;         /* taking requests */
+    int inside;        /* requests inside its workers, orphans included */
+    int slots;         /* ready x limit; 0 = no limit */
+    int queued;        /* waiting */
+    uint64_t requests; /* answered, whatever the status */
+    uint64_t refused;  /* answered by ldcorn because of limits or missing workers */
+    uint64_t restarts; /* starts after a crash or a failed start */
 } ldcorn_group_info;
 /* False when index is not below the number of groups. */
 LDCORN_DEF bool ldcorn_group_at(const ldcorn *, int index, ldcorn_group_info *);
@@ -306,9 +306,9 @@ LDCORN_DEF bool ldcorn_group_at(const ldcorn *, int index, ldcorn_group_info *);
 /* A small HTTP/1.1 server for C workers, from the same parser: one thread, keep-alive, bodies up
    to 1 MiB. Each complete request goes to the handler, which answers with ldcorn_reply once. */
 typedef struct ldcorn_call {
-    const char *method;  /* zero-terminated, valid during the handler, as all below */
-    const char *target;  /* path and query as sent */
-    const char *body;    /* body_size bytes */
+    const char *method; /* zero-terminated, valid during the handler, as all below */
+    const char *target; /* path and query as sent */
+    const char *body;   /* body_size bytes */
     size_t body_size;
     const void *internal; /* for ldcorn_header and ldcorn_reply */
 } ldcorn_call;
@@ -403,20 +403,20 @@ LDCORN_DEF const char *ldcorn_version(void);
 #endif
 
 enum {
-    LDC_SCRATCH = 65536,     /* one read; bodies move in pieces of this */
-    LDC_AHEAD = 65536,       /* bytes kept for a peer that is slower than the other side */
-    LDC_PIPELINE = 16384,    /* bytes kept of a client that sends ahead */
-    LDC_FIELDS = 100,        /* fields in one head */
-    LDC_INTERIM = 16,        /* 1xx answers before the final one (RFC 9110 15.2) */
-    LDC_ACCEPTS = 64,        /* accepts per listener and turn */
-    LDC_SPIN = 100,          /* turns ready without progress before we give up on a peer */
-    LDC_TRAILER = 8192,      /* bytes of trailers, read and dropped */
-    LDC_EXTENSION = 256,     /* bytes of chunk extensions in one line */
-    LDC_EXTENSIONS = 16384,  /* and in one body: an amplifier otherwise */
-    LDC_LOG_LINE = 8192,     /* a worker's line, longer ones are split */
-    LDC_LOG_RING = 262144,   /* bytes waiting for a slow log target, then whole lines drop */
-    LDC_TAIL = 2048,         /* a worker's last words, for the log and /status */
-    LDC_BUCKETS = 15         /* of a histogram, the last one is +Inf */
+    LDC_SCRATCH = 65536,    /* one read; bodies move in pieces of this */
+    LDC_AHEAD = 65536,      /* bytes kept for a peer that is slower than the other side */
+    LDC_PIPELINE = 16384,   /* bytes kept of a client that sends ahead */
+    LDC_FIELDS = 100,       /* fields in one head */
+    LDC_INTERIM = 16,       /* 1xx answers before the final one (RFC 9110 15.2) */
+    LDC_ACCEPTS = 64,       /* accepts per listener and turn */
+    LDC_SPIN = 100,         /* turns ready without progress before we give up on a peer */
+    LDC_TRAILER = 8192,     /* bytes of trailers, read and dropped */
+    LDC_EXTENSION = 256,    /* bytes of chunk extensions in one line */
+    LDC_EXTENSIONS = 16384, /* and in one body: an amplifier otherwise */
+    LDC_LOG_LINE = 8192,    /* a worker's line, longer ones are split */
+    LDC_LOG_RING = 262144,  /* bytes waiting for a slow log target, then whole lines drop */
+    LDC_TAIL = 2048,        /* a worker's last words, for the log and /status */
+    LDC_BUCKETS = 15        /* of a histogram, the last one is +Inf */
 };
 
 /* Internal results: 0 or a count, else one of these. */
@@ -473,9 +473,7 @@ static bool ldc_util_starts(ldc_str a, const char *z) {
     return a.n >= n && memcmp(a.p, z, n) == 0;
 }
 
-static ldc_str ldc_util_cut(ldc_str a, size_t from) {
-    return ldc_util_str(a.p + from, a.n - from);
-}
+static ldc_str ldc_util_cut(ldc_str a, size_t from) { return ldc_util_str(a.p + from, a.n - from); }
 
 static ldc_str ldc_util_trim(ldc_str a) {
     while (a.n && (a.p[0] == ' ' || a.p[0] == '\t')) a = ldc_util_cut(a, 1);
@@ -573,21 +571,31 @@ static int ldc_util_distance(ldc_str a, ldc_str b) {
 
 /* Duration as a person writes it: 250ms, 1.5s, 2m, 3h, 4d. */
 static const char *ldc_util_span(uint64_t ms, char out[24]) {
-    if (ms < 1000) snprintf(out, 24, "%dms", (int)ms);
-    else if (ms < 60000 && ms % 1000) snprintf(out, 24, "%.1fs", (double)ms / 1000);
-    else if (ms < 60000) snprintf(out, 24, "%ds", (int)(ms / 1000));
-    else if (ms % 86400000 == 0) snprintf(out, 24, "%dd", (int)(ms / 86400000));
-    else if (ms % 3600000 == 0) snprintf(out, 24, "%dh", (int)(ms / 3600000));
-    else if (ms % 60000 == 0) snprintf(out, 24, "%dm", (int)(ms / 60000));
-    else snprintf(out, 24, "%ds", (int)(ms / 1000));
+    if (ms < 1000)
+        snprintf(out, 24, "%dms", (int)ms);
+    else if (ms < 60000 && ms % 1000)
+        snprintf(out, 24, "%.1fs", (double)ms / 1000);
+    else if (ms < 60000)
+        snprintf(out, 24, "%ds", (int)(ms / 1000));
+    else if (ms % 86400000 == 0)
+        snprintf(out, 24, "%dd", (int)(ms / 86400000));
+    else if (ms % 3600000 == 0)
+        snprintf(out, 24, "%dh", (int)(ms / 3600000));
+    else if (ms % 60000 == 0)
+        snprintf(out, 24, "%dm", (int)(ms / 60000));
+    else
+        snprintf(out, 24, "%ds", (int)(ms / 1000));
     return out;
 }
 
 static const char *ldc_util_size(uint64_t n, char out[24]) {
     const char *unit = "";
-    if (n && n % (1 << 30) == 0) n >>= 30, unit = "G";
-    else if (n && n % (1 << 20) == 0) n >>= 20, unit = "M";
-    else if (n && n % (1 << 10) == 0) n >>= 10, unit = "K";
+    if (n && n % (1 << 30) == 0)
+        n >>= 30, unit = "G";
+    else if (n && n % (1 << 20) == 0)
+        n >>= 20, unit = "M";
+    else if (n && n % (1 << 10) == 0)
+        n >>= 10, unit = "K";
     snprintf(out, 24, "%llu%s", (unsigned long long)n, unit);
     return out;
 }
@@ -605,7 +613,8 @@ static const char *ldc_util_signame(int sig) {
 }
 
 static int ldc_util_signal(ldc_str name) {
-    static const int numbers[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGKILL, SIGUSR1, SIGUSR2, SIGABRT};
+    static const int numbers[] = {SIGTERM, SIGINT,  SIGQUIT, SIGHUP,
+                                  SIGKILL, SIGUSR1, SIGUSR2, SIGABRT};
     if (ldc_util_starts(name, "SIG")) name = ldc_util_cut(name, 3);
     for (size_t i = 0; i < LDC_LEN(numbers); i++) {
         if (ldc_util_is(name, ldc_util_signame(numbers[i]))) return numbers[i];
@@ -838,11 +847,17 @@ static void ldc_text_json(ldc_text *t, ldc_str s) {
         size_t n = 1;
         if (c >= 0x80) {
             n = ldc_text_utf8((const unsigned char *)s.p + i, s.n - i);
-            if (n == 2 && c == 0xC2 && (unsigned char)s.p[i + 1] < 0xA0) ldc_text_fmt(t, "\\u00%02x", (unsigned)(unsigned char)s.p[i + 1]);
-            else if (n == 3 && (memcmp(s.p + i, "\xE2\x80\xA8", 3) == 0 || memcmp(s.p + i, "\xE2\x80\xA9", 3) == 0))
-                ldc_text_add(t, s.p[i + 2] == '\xA8' ? "\\u2028" : "\\u2029"); /* some readers end lines there */
-            else if (n) ldc_text_put(t, s.p + i, n);
-            else ldc_text_add(t, "\\ufffd"), n = 1;
+            if (n == 2 && c == 0xC2 && (unsigned char)s.p[i + 1] < 0xA0)
+                ldc_text_fmt(t, "\\u00%02x", (unsigned)(unsigned char)s.p[i + 1]);
+            else if (n == 3 && (memcmp(s.p + i, "\xE2\x80\xA8", 3) == 0 ||
+                                memcmp(s.p + i, "\xE2\x80\xA9", 3) == 0))
+                ldc_text_add(t, s.p[i + 2] == '\xA8'
+                                    ? "\\u2028"
+                                    : "\\u2029"); /* some readers end lines there */
+            else if (n)
+                ldc_text_put(t, s.p + i, n);
+            else
+                ldc_text_add(t, "\\ufffd"), n = 1;
         } else if (c == '"' || c == '\\') {
             ldc_text_fmt(t, "\\%c", c);
         } else if (c == '\n') {
@@ -863,7 +878,8 @@ static void ldc_text_escape(ldc_text *t, ldc_str s, bool quotes) {
         unsigned char c = (unsigned char)s.p[i];
         if ((c < 0x20 && c != '\t') || c == 0x7f || (quotes && (c == '"' || c == '\\')))
             ldc_text_fmt(t, "\\x%02x", (unsigned)c);
-        else ldc_text_put(t, s.p + i, 1);
+        else
+            ldc_text_put(t, s.p + i, 1);
     }
 }
 
@@ -903,38 +919,38 @@ static void ldc_arena_free(ldc_arena *a) {
    the ring is dropped in whole lines and counted. Owns the sinks' descriptors and rings. */
 
 /* name, word in log and metrics, status we answer with (0: cut without an answer), text */
-#define LDC_REASONS(X)                                                                            \
-    X(NONE, "", 200, "")                                                                          \
-    X(REQUEST, "request", 400, "malformed request")                                               \
-    X(HOST, "host", 400, "missing, repeated or invalid Host")                                     \
-    X(FRAMING, "framing", 400, "message framing in doubt")                                        \
-    X(PATH, "path", 400, "path that two parsers could read differently")                          \
-    X(METHOD, "method", 405, "method not allowed")                                                \
-    X(HEADER_TIMEOUT, "header_timeout", 408, "request head took too long")                        \
-    X(BODY_TIMEOUT, "body_timeout", 408, "request body stalled")                                  \
-    X(MAX_BODY, "max_body", 413, "request body too large")                                        \
-    X(TARGET, "target", 414, "request target too long")                                           \
-    X(EXPECT, "expect", 417, "expectation not supported")                                         \
-    X(MAX_HEADER, "max_header", 431, "request header fields too large")                           \
-    X(CLIENT_GONE, "client_gone", 499, "client left")                                             \
-    X(CODING, "coding", 501, "transfer coding not implemented")                                   \
-    X(VERSION, "version", 505, "HTTP version not supported")                                      \
-    X(ROUTE, "route", 404, "no group serves this path")                                           \
-    X(DENIED, "denied", 403, "not allowed")                                                       \
-    X(TOKEN, "token", 401, "admin_token needed")                                                  \
-    X(FULL, "full", 503, "queue full")                                                            \
-    X(TIMEOUT, "timeout", 503, "waited too long in the queue")                                    \
-    X(NO_WORKER, "no_worker", 503, "no worker ready")                                             \
-    X(STOPPING, "stopping", 503, "shutting down")                                                 \
-    X(MEMORY, "memory", 503, "out of memory")                                                     \
-    X(CONNECT, "connect", 502, "worker cannot be reached")                                        \
-    X(RESET, "reset", 502, "worker ended the connection")                                         \
-    X(PROTOCOL, "protocol", 502, "worker sent an invalid answer")                                   \
-    X(RESPONSE_TIMEOUT, "response_timeout", 504, "worker did not answer in time")                 \
-    X(RUN_TIMEOUT, "run_timeout", 504, "worker took too long")                                    \
-    X(SEND_TIMEOUT, "send_timeout", 0, "client takes nothing")                                    \
-    X(TUNNEL_TIMEOUT, "tunnel_timeout", 0, "tunnel idle")                                         \
-    X(DRAIN, "drain", 0, "old worker had to end")                                                 \
+#define LDC_REASONS(X)                                                            \
+    X(NONE, "", 200, "")                                                          \
+    X(REQUEST, "request", 400, "malformed request")                               \
+    X(HOST, "host", 400, "missing, repeated or invalid Host")                     \
+    X(FRAMING, "framing", 400, "message framing in doubt")                        \
+    X(PATH, "path", 400, "path that two parsers could read differently")          \
+    X(METHOD, "method", 405, "method not allowed")                                \
+    X(HEADER_TIMEOUT, "header_timeout", 408, "request head took too long")        \
+    X(BODY_TIMEOUT, "body_timeout", 408, "request body stalled")                  \
+    X(MAX_BODY, "max_body", 413, "request body too large")                        \
+    X(TARGET, "target", 414, "request target too long")                           \
+    X(EXPECT, "expect", 417, "expectation not supported")                         \
+    X(MAX_HEADER, "max_header", 431, "request header fields too large")           \
+    X(CLIENT_GONE, "client_gone", 499, "client left")                             \
+    X(CODING, "coding", 501, "transfer coding not implemented")                   \
+    X(VERSION, "version", 505, "HTTP version not supported")                      \
+    X(ROUTE, "route", 404, "no group serves this path")                           \
+    X(DENIED, "denied", 403, "not allowed")                                       \
+    X(TOKEN, "token", 401, "admin_token needed")                                  \
+    X(FULL, "full", 503, "queue full")                                            \
+    X(TIMEOUT, "timeout", 503, "waited too long in the queue")                    \
+    X(NO_WORKER, "no_worker", 503, "no worker ready")                             \
+    X(STOPPING, "stopping", 503, "shutting down")                                 \
+    X(MEMORY, "memory", 503, "out of memory")                                     \
+    X(CONNECT, "connect", 502, "worker cannot be reached")                        \
+    X(RESET, "reset", 502, "worker ended the connection")                         \
+    X(PROTOCOL, "protocol", 502, "worker sent an invalid answer")                 \
+    X(RESPONSE_TIMEOUT, "response_timeout", 504, "worker did not answer in time") \
+    X(RUN_TIMEOUT, "run_timeout", 504, "worker took too long")                    \
+    X(SEND_TIMEOUT, "send_timeout", 0, "client takes nothing")                    \
+    X(TUNNEL_TIMEOUT, "tunnel_timeout", 0, "tunnel idle")                         \
+    X(DRAIN, "drain", 0, "old worker had to end")                                 \
     X(SPIN, "spin", 0, "ready without progress")
 
 #define LDC_REASON_ENUM(name, word, status, text) LDC_WHY_##name,
@@ -950,13 +966,13 @@ typedef struct ldc_reason {
 static const ldc_reason ldc_log_reasons[LDC_WHYS + 1] = {LDC_REASONS(LDC_REASON_ROW){0, 0, 0}};
 
 typedef struct ldc_sink {
-    int fd;            /* -1: off */
-    bool owned;        /* we opened it, we close it */
-    bool file;         /* regular file: a write does not wait for a reader */
-    const char *path;  /* NULL for stderr and stdout */
-    char *ring;        /* waiting bytes, moved to the front as they go */
+    int fd;           /* -1: off */
+    bool owned;       /* we opened it, we close it */
+    bool file;        /* regular file: a write does not wait for a reader */
+    const char *path; /* NULL for stderr and stdout */
+    char *ring;       /* waiting bytes, moved to the front as they go */
     size_t used;
-    uint64_t dropped;  /* lines */
+    uint64_t dropped; /* lines */
 } ldc_sink;
 
 typedef struct ldc_log {
@@ -1076,8 +1092,10 @@ static int ldc_log_open(ldc_log *g, ldc_sink *s, const char *where) {
     struct stat st;
     int fd = -1;
     bool owned = false;
-    if (strcmp(where, "stderr") == 0) fd = 2;
-    else if (strcmp(where, "stdout") == 0) fd = 1;
+    if (strcmp(where, "stderr") == 0)
+        fd = 2;
+    else if (strcmp(where, "stdout") == 0)
+        fd = 1;
     else if (strcmp(where, "off") != 0) {
         fd = open(where, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640);
         if (fd < 0) return errno;
@@ -1096,22 +1114,33 @@ static int ldc_log_open(ldc_log *g, ldc_sink *s, const char *where) {
    copied: an ldc_head points into the caller's bytes. What two parsers could read differently
    is refused (RFC 9112 11.2), so framing is never copied but written anew. */
 
-typedef enum ldc_frame { LDC_FRAME_NONE, LDC_FRAME_LENGTH, LDC_FRAME_CHUNKED, LDC_FRAME_EOF, LDC_FRAME_TUNNEL } ldc_frame;
+typedef enum ldc_frame {
+    LDC_FRAME_NONE,
+    LDC_FRAME_LENGTH,
+    LDC_FRAME_CHUNKED,
+    LDC_FRAME_EOF,
+    LDC_FRAME_TUNNEL
+} ldc_frame;
 
 /* Fields that ldcorn itself looks at or writes. */
 #define LDC_FIELD_NAMES(X)                                                                        \
-    X(HOST, "host") X(CONNECTION, "connection") X(CONTENT_LENGTH, "content-length")               \
-    X(TRANSFER_ENCODING, "transfer-encoding") X(EXPECT, "expect") X(UPGRADE, "upgrade")           \
-    X(TE, "te") X(TRAILER, "trailer") X(KEEP_ALIVE, "keep-alive")                                 \
-    X(HTTP2_SETTINGS, "http2-settings") X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy")         \
-    X(FORWARDED, "forwarded") X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto")               \
-    X(XFH, "x-forwarded-host") X(REAL_IP, "x-real-ip") X(REQUEST_ID, "x-request-id")              \
-    X(REQUEST_START, "x-request-start") X(ORIGINAL_URL, "x-original-url")                         \
-    X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") X(USER_AGENT, "user-agent")                     \
-    X(REFERER, "referer") X(ORIGIN, "origin") X(AUTHORIZATION, "authorization")
+    X(HOST, "host")                                                                               \
+    X(CONNECTION, "connection") X(CONTENT_LENGTH, "content-length")                               \
+        X(TRANSFER_ENCODING, "transfer-encoding") X(EXPECT, "expect") X(UPGRADE, "upgrade") X(    \
+            TE, "te") X(TRAILER, "trailer") X(KEEP_ALIVE, "keep-alive")                           \
+            X(HTTP2_SETTINGS, "http2-settings") X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy") \
+                X(FORWARDED, "forwarded") X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto")   \
+                    X(XFH, "x-forwarded-host") X(REAL_IP, "x-real-ip")                            \
+                        X(REQUEST_ID, "x-request-id") X(REQUEST_START, "x-request-start")         \
+                            X(ORIGINAL_URL, "x-original-url") X(REWRITE_URL, "x-rewrite-url")     \
+                                X(VIA, "via") X(USER_AGENT, "user-agent") X(REFERER, "referer")   \
+                                    X(ORIGIN, "origin") X(AUTHORIZATION, "authorization")
 
 #define LDC_FIELD_ENUM(name, text) LDC_FIELD_##name,
-typedef enum ldc_field_id { LDC_FIELD_OTHER, LDC_FIELD_NAMES(LDC_FIELD_ENUM) LDC_FIELD_IDS } ldc_field_id;
+typedef enum ldc_field_id {
+    LDC_FIELD_OTHER,
+    LDC_FIELD_NAMES(LDC_FIELD_ENUM) LDC_FIELD_IDS
+} ldc_field_id;
 
 typedef struct ldc_field {
     ldc_str name, value; /* the line runs from name.p to two bytes behind `end` */
@@ -1126,8 +1155,8 @@ typedef struct ldc_head {
     int minor;              /* HTTP/1.minor, 0 or 1 */
     int status;             /* response */
     ldc_str reason;
-    size_t size;            /* bytes of the head */
-    uint64_t length;        /* of the body, where frame is LENGTH */
+    size_t size;     /* bytes of the head */
+    uint64_t length; /* of the body, where frame is LENGTH */
     ldc_frame frame;
     bool close, keep_alive, upgrade; /* tokens of Connection */
     bool has_length;
@@ -1151,7 +1180,8 @@ static unsigned ldc_http_class(unsigned char c) {
 static unsigned char ldc_http_table[256];
 
 static void ldc_http_init(void) {
-    for (int c = 0; c < 256; c++) ldc_http_table[c] = (unsigned char)ldc_http_class((unsigned char)c);
+    for (int c = 0; c < 256; c++)
+        ldc_http_table[c] = (unsigned char)ldc_http_class((unsigned char)c);
 }
 
 static bool ldc_http_all(ldc_str s, unsigned what) {
@@ -1232,8 +1262,9 @@ static int ldc_http_fields(ldc_head *h, const char *p, const char *end) {
 }
 
 static bool ldc_http_protected(uint8_t id) {
-    return id == LDC_FIELD_HOST || id == LDC_FIELD_CONTENT_LENGTH || id == LDC_FIELD_TRANSFER_ENCODING ||
-           id == LDC_FIELD_EXPECT || (id >= LDC_FIELD_FORWARDED && id <= LDC_FIELD_VIA);
+    return id == LDC_FIELD_HOST || id == LDC_FIELD_CONTENT_LENGTH ||
+           id == LDC_FIELD_TRANSFER_ENCODING || id == LDC_FIELD_EXPECT ||
+           (id >= LDC_FIELD_FORWARDED && id <= LDC_FIELD_VIA);
 }
 
 /* Marks what belongs to one hop only: Connection, what it names, and the old set. */
@@ -1242,18 +1273,22 @@ static int ldc_http_hops(ldc_head *h) {
         ldc_field *f = &h->field[i];
         ldc_str list = f->value, one;
         if (f->id == LDC_FIELD_KEEP_ALIVE || f->id == LDC_FIELD_TE || f->id == LDC_FIELD_TRAILER ||
-            f->id == LDC_FIELD_UPGRADE || f->id == LDC_FIELD_CONTENT_LENGTH || f->id == LDC_FIELD_CONNECTION ||
-            f->id == LDC_FIELD_TRANSFER_ENCODING || f->id == LDC_FIELD_HTTP2_SETTINGS ||
-            f->id == LDC_FIELD_PROXY || (f->name.n > 6 && ldc_util_lower(f->name.p[0]) == 'p' &&
-            ldc_util_isnocase(ldc_util_str(f->name.p, 6), "proxy-") &&
-            !ldc_util_isnocase(f->name, "proxy-status")))
+            f->id == LDC_FIELD_UPGRADE || f->id == LDC_FIELD_CONTENT_LENGTH ||
+            f->id == LDC_FIELD_CONNECTION || f->id == LDC_FIELD_TRANSFER_ENCODING ||
+            f->id == LDC_FIELD_HTTP2_SETTINGS || f->id == LDC_FIELD_PROXY ||
+            (f->name.n > 6 && ldc_util_lower(f->name.p[0]) == 'p' &&
+             ldc_util_isnocase(ldc_util_str(f->name.p, 6), "proxy-") &&
+             !ldc_util_isnocase(f->name, "proxy-status")))
             f->drop = true;
         if (f->id != LDC_FIELD_CONNECTION) continue;
         while (ldc_util_element(&list, &one)) {
             if (!ldc_http_token(one)) return LDC_BAD;
-            if (ldc_util_isnocase(one, "close")) h->close = true;
-            else if (ldc_util_isnocase(one, "keep-alive")) h->keep_alive = true;
-            else if (ldc_util_isnocase(one, "upgrade")) h->upgrade = true;
+            if (ldc_util_isnocase(one, "close"))
+                h->close = true;
+            else if (ldc_util_isnocase(one, "keep-alive"))
+                h->keep_alive = true;
+            else if (ldc_util_isnocase(one, "upgrade"))
+                h->upgrade = true;
             for (int j = 0; j < h->count; j++) {
                 ldc_field *g = &h->field[j];
                 if (g->name.n == one.n && !ldc_http_protected(g->id) &&
@@ -1317,8 +1352,8 @@ static bool ldc_http_host(ldc_str s) {
 }
 
 static ldc_why ldc_http_version(ldc_str s, int *minor) {
-    if (s.n != 8 || memcmp(s.p, "HTTP/", 5) != 0 || s.p[6] != '.' || !isdigit((unsigned char)s.p[5]) ||
-        !isdigit((unsigned char)s.p[7]))
+    if (s.n != 8 || memcmp(s.p, "HTTP/", 5) != 0 || s.p[6] != '.' ||
+        !isdigit((unsigned char)s.p[5]) || !isdigit((unsigned char)s.p[7]))
         return LDC_WHY_REQUEST;
     if (s.p[5] != '1') return LDC_WHY_VERSION;
     *minor = s.p[7] == '0' ? 0 : 1; /* a higher minor version is ours (RFC 9110 2.5) */
@@ -1331,7 +1366,8 @@ static ldc_why ldc_http_target(ldc_head *h, ldc_str *authority) {
     size_t scheme = 0, n;
     if (!ldc_http_all(t, LDC_CHAR_TARGET)) return LDC_WHY_REQUEST;
     if (t.p[0] == '/') return LDC_WHY_NONE;
-    if (ldc_util_is(t, "*")) return ldc_util_is(h->method, "OPTIONS") ? LDC_WHY_NONE : LDC_WHY_REQUEST;
+    if (ldc_util_is(t, "*"))
+        return ldc_util_is(h->method, "OPTIONS") ? LDC_WHY_NONE : LDC_WHY_REQUEST;
     if (t.n > 7 && strncasecmp(t.p, "http://", 7) == 0) scheme = 7;
     if (t.n > 8 && strncasecmp(t.p, "https://", 8) == 0) scheme = 8;
     if (scheme == 0) return LDC_WHY_REQUEST;
@@ -1375,12 +1411,14 @@ static ldc_why ldc_http_request(ldc_head *h, const char *p, size_t n) {
     if (r == LDC_BAD || ldc_http_hops(h) < 0) return LDC_WHY_REQUEST;
     if (ldc_http_times(h, LDC_FIELD_HOST) > 1) return LDC_WHY_HOST;
     h->host = ldc_http_value(h, LDC_FIELD_HOST);
-    if (ldc_http_get(h, LDC_FIELD_HOST) ? !ldc_http_host(h->host) : h->minor == 1) return LDC_WHY_HOST;
+    if (ldc_http_get(h, LDC_FIELD_HOST) ? !ldc_http_host(h->host) : h->minor == 1)
+        return LDC_WHY_HOST;
     if (authority.n) h->host = authority;
     why = ldc_http_framing(h);
     if (why) return why;
     if (h->minor == 1 && ldc_http_get(h, LDC_FIELD_EXPECT) &&
-        (ldc_http_times(h, LDC_FIELD_EXPECT) > 1 || !ldc_util_isnocase(ldc_http_value(h, LDC_FIELD_EXPECT), "100-continue")))
+        (ldc_http_times(h, LDC_FIELD_EXPECT) > 1 ||
+         !ldc_util_isnocase(ldc_http_value(h, LDC_FIELD_EXPECT), "100-continue")))
         return LDC_WHY_EXPECT;
     return LDC_WHY_NONE;
 }
@@ -1425,9 +1463,21 @@ static bool ldc_http_response(ldc_head *h, const char *p, size_t n, bool head_on
 /* --- the chunk decoder (RFC 9112 7.1) --- */
 
 typedef enum ldc_chunk_state {
-    LDC_CHUNK_SIZE, LDC_CHUNK_DIGITS, LDC_CHUNK_EXTENSION, LDC_CHUNK_QUOTED, LDC_CHUNK_ESCAPED,
-    LDC_CHUNK_SIZE_LF, LDC_CHUNK_DATA, LDC_CHUNK_DATA_CR, LDC_CHUNK_DATA_LF, LDC_CHUNK_TRAILER,
-    LDC_CHUNK_NAME, LDC_CHUNK_VALUE, LDC_CHUNK_VALUE_LF, LDC_CHUNK_LAST_LF, LDC_CHUNK_DONE
+    LDC_CHUNK_SIZE,
+    LDC_CHUNK_DIGITS,
+    LDC_CHUNK_EXTENSION,
+    LDC_CHUNK_QUOTED,
+    LDC_CHUNK_ESCAPED,
+    LDC_CHUNK_SIZE_LF,
+    LDC_CHUNK_DATA,
+    LDC_CHUNK_DATA_CR,
+    LDC_CHUNK_DATA_LF,
+    LDC_CHUNK_TRAILER,
+    LDC_CHUNK_NAME,
+    LDC_CHUNK_VALUE,
+    LDC_CHUNK_VALUE_LF,
+    LDC_CHUNK_LAST_LF,
+    LDC_CHUNK_DONE
 } ldc_chunk_state;
 
 typedef struct ldc_chunk { /* zero is a fresh one */
@@ -1464,9 +1514,13 @@ static bool ldc_chunk_extension(ldc_chunk *k, char c) {
         if (c == '\\') k->state = LDC_CHUNK_ESCAPED;
         return ldc_http_table[u] & LDC_CHAR_VALUE;
     }
-    if (c == '"') k->state = LDC_CHUNK_QUOTED;
-    else if (c == '\r') k->state = LDC_CHUNK_SIZE_LF;
-    else return (ldc_http_table[u] & LDC_CHAR_TOKEN) || c == '=' || c == ';' || c == ' ' || c == '\t';
+    if (c == '"')
+        k->state = LDC_CHUNK_QUOTED;
+    else if (c == '\r')
+        k->state = LDC_CHUNK_SIZE_LF;
+    else
+        return (ldc_http_table[u] & LDC_CHAR_TOKEN) || c == '=' || c == ';' || c == ' ' ||
+               c == '\t';
     return true;
 }
 
@@ -1483,9 +1537,7 @@ static bool ldc_chunk_trailer(ldc_chunk *k, char c) {
     case LDC_CHUNK_VALUE:
         if (c == '\r') k->state = LDC_CHUNK_VALUE_LF;
         return c == '\r' || (ldc_http_table[u] & LDC_CHAR_VALUE);
-    default:
-        k->state = LDC_CHUNK_TRAILER;
-        return c == '\n';
+    default: k->state = LDC_CHUNK_TRAILER; return c == '\n';
     }
 }
 
@@ -1534,9 +1586,9 @@ typedef struct ldc_forward { /* what the head to a worker needs beside the reque
     ldc_str proto;           /* http or https */
     ldc_str host;            /* for a request without one */
     ldc_str id;
-    uint64_t arrived;        /* ms since 1970 */
-    bool trusted;            /* the peer's own X-Forwarded-* count */
-    bool keep;               /* ask the worker for keep-alive, else close */
+    uint64_t arrived; /* ms since 1970 */
+    bool trusted;     /* the peer's own X-Forwarded-* count */
+    bool keep;        /* ask the worker for keep-alive, else close */
 } ldc_forward;
 
 static void ldc_http_put(ldc_buf *b, const char *p, size_t n) {
@@ -1585,9 +1637,11 @@ static void ldc_http_strip(ldc_head *h, const ldc_forward *w) {
     for (int i = 0; i < h->count; i++) {
         ldc_field *f = &h->field[i];
         if (f->id == LDC_FIELD_HOST || f->id == LDC_FIELD_XFF || f->id == LDC_FIELD_REAL_IP ||
-            f->id == LDC_FIELD_VIA || (f->id == LDC_FIELD_MAX_FORWARDS && ldc_util_is(h->method, "OPTIONS")))
+            f->id == LDC_FIELD_VIA ||
+            (f->id == LDC_FIELD_MAX_FORWARDS && ldc_util_is(h->method, "OPTIONS")))
             f->drop = true;
-        if (f->id == LDC_FIELD_REQUEST_ID && !(w->trusted && f == ldc_http_get(h, LDC_FIELD_REQUEST_ID)))
+        if (f->id == LDC_FIELD_REQUEST_ID &&
+            !(w->trusted && f == ldc_http_get(h, LDC_FIELD_REQUEST_ID)))
             f->drop = true;
         if (f->id == LDC_FIELD_EXPECT && h->minor == 0) f->drop = true;
         if (!w->trusted && ((f->id >= LDC_FIELD_FORWARDED && f->id <= LDC_FIELD_REAL_IP) ||
@@ -1616,12 +1670,14 @@ static void ldc_http_joined(ldc_buf *b, const ldc_head *h, ldc_field_id id, cons
     ldc_http_put(b, "\r\n", 2);
 }
 
-static void ldc_http_trust_lines(ldc_buf *b, const ldc_head *h, const ldc_forward *w, ldc_str peer) {
+static void ldc_http_trust_lines(ldc_buf *b, const ldc_head *h, const ldc_forward *w,
+                                 ldc_str peer) {
     char digits[24];
     bool t = w->trusted;
     if (peer.n || t) ldc_http_joined(b, h, LDC_FIELD_XFF, "X-Forwarded-For: ", t, peer);
     if (!t || !ldc_http_get(h, LDC_FIELD_XFP)) ldc_http_line(b, "X-Forwarded-Proto: ", w->proto);
-    if ((!t || !ldc_http_get(h, LDC_FIELD_XFH)) && h->host.n) ldc_http_line(b, "X-Forwarded-Host: ", h->host);
+    if ((!t || !ldc_http_get(h, LDC_FIELD_XFH)) && h->host.n)
+        ldc_http_line(b, "X-Forwarded-Host: ", h->host);
     if (w->client.n) ldc_http_line(b, "X-Real-IP: ", w->client);
     if (!t || !ldc_http_get(h, LDC_FIELD_REQUEST_ID)) ldc_http_line(b, "X-Request-Id: ", w->id);
     if (!t || !ldc_http_get(h, LDC_FIELD_REQUEST_START)) {
@@ -1629,15 +1685,18 @@ static void ldc_http_trust_lines(ldc_buf *b, const ldc_head *h, const ldc_forwar
         ldc_http_put(b, digits, ldc_util_decimal(w->arrived, digits));
         ldc_http_put(b, "\r\n", 2);
     }
-    ldc_http_joined(b, h, LDC_FIELD_VIA, "Via: ", true, h->minor ? LDC_S("1.1 ldcorn") : LDC_S("1.0 ldcorn"));
+    ldc_http_joined(b, h, LDC_FIELD_VIA, "Via: ", true,
+                    h->minor ? LDC_S("1.1 ldcorn") : LDC_S("1.0 ldcorn"));
 }
 
 /* The head that a worker gets: one reading for every parser behind us. `peer` is the address
    that X-Forwarded-For is extended by. */
-static bool ldc_http_write_request(ldc_mem *m, ldc_buf *b, ldc_head *h, const ldc_forward *w, ldc_str peer) {
+static bool ldc_http_write_request(ldc_mem *m, ldc_buf *b, ldc_head *h, const ldc_forward *w,
+                                   ldc_str peer) {
     ldc_str host = h->host.n ? h->host : w->host;
     uint64_t hops;
-    if (!ldc_buf_room(m, b, h->size + host.n * 2 + w->id.n + w->client.n + peer.n + 512)) return false;
+    if (!ldc_buf_room(m, b, h->size + host.n * 2 + w->id.n + w->client.n + peer.n + 512))
+        return false;
     ldc_http_strip(h, w);
     ldc_http_put(b, h->method.p, h->method.n);
     ldc_http_put(b, " ", 1);
@@ -1646,9 +1705,11 @@ static bool ldc_http_write_request(ldc_mem *m, ldc_buf *b, ldc_head *h, const ld
     ldc_http_put(b, " HTTP/1.1\r\n", 11);
     ldc_http_line(b, "Host: ", host);
     ldc_http_copy(b, h);
-    if (ldc_util_is(h->method, "OPTIONS") && ldc_util_number(ldc_http_value(h, LDC_FIELD_MAX_FORWARDS), INT64_MAX, &hops)) {
+    if (ldc_util_is(h->method, "OPTIONS") &&
+        ldc_util_number(ldc_http_value(h, LDC_FIELD_MAX_FORWARDS), INT64_MAX, &hops)) {
         char digits[20]; /* RFC 9110 7.6.2; 0 was answered by us */
-        ldc_http_line(b, "Max-Forwards: ", ldc_util_str(digits, ldc_util_decimal(hops ? hops - 1 : 0, digits)));
+        ldc_http_line(b, "Max-Forwards: ",
+                      ldc_util_str(digits, ldc_util_decimal(hops ? hops - 1 : 0, digits)));
     }
     ldc_http_trust_lines(b, h, w, peer);
     if (h->frame == LDC_FRAME_LENGTH) ldc_http_length(b, h->length);
@@ -1679,8 +1740,10 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     ldc_http_put(b, h->reason.p, h->reason.n);
     ldc_http_put(b, "\r\n", 2);
     ldc_http_copy(b, h);
-    if (frame == LDC_FRAME_CHUNKED) ldc_http_put(b, "Transfer-Encoding: chunked\r\n", 28);
-    else if (h->has_length) ldc_http_length(b, h->length);
+    if (frame == LDC_FRAME_CHUNKED)
+        ldc_http_put(b, "Transfer-Encoding: chunked\r\n", 28);
+    else if (h->has_length)
+        ldc_http_length(b, h->length);
     if (h->status == 101) {
         ldc_http_put(b, "Connection: upgrade\r\n", 21);
         ldc_http_line(b, "Upgrade: ", upgrade);
@@ -1697,58 +1760,66 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
    with file, line, column, the line itself and what to write instead. */
 
 /* scope, key, type, default ("" = none, or said by the code), formerly (blank-separated), help */
-#define LDC_KEYS(X)                                                                               \
-    X(GLOBAL, listen, WORDS, "127.0.0.1:8000", "bind host port", "addresses for clients")         \
-    X(GLOBAL, admin, TEXT, "", "stats control", "address for control and status, or off")         \
-    X(GLOBAL, admin_token, TEXT, "", "", "bearer token for admin")                                \
-    X(GLOBAL, runtime_dir, TEXT, "", "", "directory for worker and admin sockets")                \
-    X(GLOBAL, max_conns, INT, "", "maxconn worker_connections", "client connections")             \
-    X(GLOBAL, backlog, INT, "1024", "", "listen backlog")                                         \
-    X(GLOBAL, header_timeout, DURATION, "10s", "client_header_timeout", "whole request head")     \
-    X(GLOBAL, body_timeout, DURATION, "30s", "client_body_timeout", "gap between body bytes")     \
-    X(GLOBAL, send_timeout, DURATION, "30s", "", "gap in which the client takes nothing")         \
-    X(GLOBAL, keepalive_timeout, DURATION, "75s", "keepalive", "idle client connection")          \
-    X(GLOBAL, max_header, SIZE, "32K", "", "request line and fields")                             \
-    X(GLOBAL, trusted_proxies, WORDS, "", "forwarded_allow_ips", "whose X-Forwarded-* counts")    \
-    X(GLOBAL, log, TEXT, "stderr", "errorlog error_log", "ldcorn's own log")                      \
-    X(GLOBAL, access_log, TEXT, "off", "accesslog", "a line per request")                         \
-    X(GLOBAL, log_format, TEXT, "text", "", "text or json")                                       \
-    X(GLOBAL, log_level, TEXT, "info", "loglevel", "error warn info debug")                       \
-    X(GLOBAL, shutdown_timeout, DURATION, "25s", "graceful_timeout", "whole graceful stop")       \
-    X(GROUP, cmd, COMMAND, "", "command", "command line of a worker")                             \
-    X(GROUP, app, TEXT, "", "", "fills {app}; alone: uvicorn")                                    \
-    X(GROUP, function, TEXT, "", "", "registered C function")                                     \
-    X(GROUP, upstream, WORDS, "", "server servers", "addresses of workers run by others")         \
-    X(GROUP, workers, INT, "1", "instances processes", "processes")                               \
-    X(GROUP, dir, TEXT, "", "chdir cwd", "working directory")                                     \
-    X(GROUP, env, WORDS, "", "environment", "K=V words")                                          \
-    X(GROUP, worker_log, WORDS, "stderr", "", "where worker output goes")                         \
-    X(GROUP, routes, WORDS, "", "route paths prefix", "paths of this group")                      \
-    X(GROUP, max_req_per_worker, INT, "none", "max_conns_per_worker", "requests in a worker")     \
-    X(GROUP, queue, INT, "1024", "maxqueue queue_size", "waiting requests")                       \
-    X(GROUP, queue_timeout, DURATION, "", "timeout_queue", "longest wait")                        \
-    X(GROUP, max_body, SIZE, "64M", "client_max_body_size", "request body")                       \
-    X(GROUP, balance, TEXT, "least", "", "which worker")                                          \
-    X(GROUP, retries, INT, "2", "", "while no byte can have reached a worker")                    \
-    X(GROUP, client_abort, TEXT, "", "abortonclose", "wait or close")                             \
-    X(GROUP, connect_timeout, DURATION, "", "timeout_connect", "connection to a worker")          \
-    X(GROUP, response_timeout, DURATION, "", "timeout_server", "gap between answer bytes")        \
-    X(GROUP, run_timeout, DURATION, "none", "timeout harakiri", "whole time inside a worker")     \
-    X(GROUP, on_timeout, TEXT, "", "", "wait, restart or close")                                  \
-    X(GROUP, tunnel_timeout, DURATION, "1h", "timeout_tunnel", "idle upgraded connection")        \
-    X(GROUP, worker_keepalive, DURATION, "1s", "", "idle worker connection")                      \
-    X(GROUP, health_path, WORDS, "", "health", "readiness check: path [host=NAME]")               \
-    X(GROUP, start_timeout, DURATION, "5m", "", "until a worker is ready")                        \
-    X(GROUP, optional, BOOL, "off", "", "readyz does not wait for this group")                    \
-    X(GROUP, backoff_max, DURATION, "30s", "restart_backoff_on_crash", "longest restart pause")   \
-    X(GROUP, max_restarts, INT, "none", "max_restarts_on_crash", "consecutive failed starts")     \
-    X(GROUP, stop_signal, TEXT, "TERM", "stopsignal", "asks a worker to end")                     \
-    X(GROUP, stop_timeout, DURATION, "5s", "stopwaitsecs", "then KILL to its process group")      \
-    X(GROUP, reload, TEXT, "swap", "reload_on_sighup", "swap or off")                             \
-    X(GROUP, drain_timeout, DURATION, "", "", "requests in old workers")                          \
+#define LDC_KEYS(X)                                                                             \
+    X(GLOBAL, listen, WORDS, "127.0.0.1:8000", "bind host port", "addresses for clients")       \
+    X(GLOBAL, admin, TEXT, "", "stats control", "address for control and status, or off")       \
+    X(GLOBAL, admin_token, TEXT, "", "", "bearer token for admin")                              \
+    X(GLOBAL, runtime_dir, TEXT, "", "", "directory for worker and admin sockets")              \
+    X(GLOBAL, max_conns, INT, "", "maxconn worker_connections", "client connections")           \
+    X(GLOBAL, backlog, INT, "1024", "", "listen backlog")                                       \
+    X(GLOBAL, header_timeout, DURATION, "10s", "client_header_timeout", "whole request head")   \
+    X(GLOBAL, body_timeout, DURATION, "30s", "client_body_timeout", "gap between body bytes")   \
+    X(GLOBAL, send_timeout, DURATION, "30s", "", "gap in which the client takes nothing")       \
+    X(GLOBAL, keepalive_timeout, DURATION, "75s", "keepalive", "idle client connection")        \
+    X(GLOBAL, max_header, SIZE, "32K", "", "request line and fields")                           \
+    X(GLOBAL, trusted_proxies, WORDS, "", "forwarded_allow_ips", "whose X-Forwarded-* counts")  \
+    X(GLOBAL, log, TEXT, "stderr", "errorlog error_log", "ldcorn's own log")                    \
+    X(GLOBAL, access_log, TEXT, "off", "accesslog", "a line per request")                       \
+    X(GLOBAL, log_format, TEXT, "text", "", "text or json")                                     \
+    X(GLOBAL, log_level, TEXT, "info", "loglevel", "error warn info debug")                     \
+    X(GLOBAL, shutdown_timeout, DURATION, "25s", "graceful_timeout", "whole graceful stop")     \
+    X(GROUP, cmd, COMMAND, "", "command", "command line of a worker")                           \
+    X(GROUP, app, TEXT, "", "", "fills {app}; alone: uvicorn")                                  \
+    X(GROUP, function, TEXT, "", "", "registered C function")                                   \
+    X(GROUP, upstream, WORDS, "", "server servers", "addresses of workers run by others")       \
+    X(GROUP, workers, INT, "1", "instances processes", "processes")                             \
+    X(GROUP, dir, TEXT, "", "chdir cwd", "working directory")                                   \
+    X(GROUP, env, WORDS, "", "environment", "K=V words")                                        \
+    X(GROUP, worker_log, WORDS, "stderr", "", "where worker output goes")                       \
+    X(GROUP, routes, WORDS, "", "route paths prefix", "paths of this group")                    \
+    X(GROUP, max_req_per_worker, INT, "none", "max_conns_per_worker", "requests in a worker")   \
+    X(GROUP, queue, INT, "1024", "maxqueue queue_size", "waiting requests")                     \
+    X(GROUP, queue_timeout, DURATION, "", "timeout_queue", "longest wait")                      \
+    X(GROUP, max_body, SIZE, "64M", "client_max_body_size", "request body")                     \
+    X(GROUP, balance, TEXT, "least", "", "which worker")                                        \
+    X(GROUP, retries, INT, "2", "", "while no byte can have reached a worker")                  \
+    X(GROUP, client_abort, TEXT, "", "abortonclose", "wait or close")                           \
+    X(GROUP, connect_timeout, DURATION, "", "timeout_connect", "connection to a worker")        \
+    X(GROUP, response_timeout, DURATION, "", "timeout_server", "gap between answer bytes")      \
+    X(GROUP, run_timeout, DURATION, "none", "timeout harakiri", "whole time inside a worker")   \
+    X(GROUP, on_timeout, TEXT, "", "", "wait, restart or close")                                \
+    X(GROUP, tunnel_timeout, DURATION, "1h", "timeout_tunnel", "idle upgraded connection")      \
+    X(GROUP, worker_keepalive, DURATION, "1s", "", "idle worker connection")                    \
+    X(GROUP, health_path, WORDS, "", "health", "readiness check: path [host=NAME]")             \
+    X(GROUP, start_timeout, DURATION, "5m", "", "until a worker is ready")                      \
+    X(GROUP, optional, BOOL, "off", "", "readyz does not wait for this group")                  \
+    X(GROUP, backoff_max, DURATION, "30s", "restart_backoff_on_crash", "longest restart pause") \
+    X(GROUP, max_restarts, INT, "none", "max_restarts_on_crash", "consecutive failed starts")   \
+    X(GROUP, stop_signal, TEXT, "TERM", "stopsignal", "asks a worker to end")                   \
+    X(GROUP, stop_timeout, DURATION, "5s", "stopwaitsecs", "then KILL to its process group")    \
+    X(GROUP, reload, TEXT, "swap", "reload_on_sighup", "swap or off")                           \
+    X(GROUP, drain_timeout, DURATION, "", "", "requests in old workers")                        \
     X(GROUP, tunnel_drain, DURATION, "5m", "", "tunnels in old workers")
 
-typedef enum ldc_type { LDC_INT, LDC_DURATION, LDC_SIZE, LDC_BOOL, LDC_TEXT, LDC_WORDS, LDC_COMMAND } ldc_type;
+typedef enum ldc_type {
+    LDC_INT,
+    LDC_DURATION,
+    LDC_SIZE,
+    LDC_BOOL,
+    LDC_TEXT,
+    LDC_WORDS,
+    LDC_COMMAND
+} ldc_type;
 enum { LDC_SCOPE_GLOBAL, LDC_SCOPE_GROUP };
 
 #define LDC_KEY_ENUM(scope, key, type, def, formerly, help) LDC_KEY_##key,
@@ -1790,9 +1861,9 @@ typedef struct ldc_setting { /* what was said of one key in one section */
 typedef struct ldc_section {
     const char *name; /* NULL: above the first section */
     ldc_origin at;
-    ldcorn_desc *global;      /* both are written through the table of keys */
+    ldcorn_desc *global; /* both are written through the table of keys */
     ldcorn_group_desc *group;
-    ldc_setting *said;        /* LDC_KEY_COUNT */
+    ldc_setting *said; /* LDC_KEY_COUNT */
     struct ldc_section *next;
 } ldc_section;
 
@@ -1816,32 +1887,44 @@ typedef struct ldc_cidr {
 } ldc_cidr;
 
 typedef enum ldc_transport { LDC_BY_SOCKET, LDC_BY_PORT, LDC_BY_FD } ldc_transport;
-typedef enum ldc_choice { LDC_WAIT, LDC_RESTART, LDC_CLOSE, LDC_SWAP, LDC_OFF, LDC_LEAST } ldc_choice;
+typedef enum ldc_choice {
+    LDC_WAIT,
+    LDC_RESTART,
+    LDC_CLOSE,
+    LDC_SWAP,
+    LDC_OFF,
+    LDC_LEAST
+} ldc_choice;
 
 typedef struct ldc_gconf { /* one group as configured; all limits final */
     ldcorn_group_desc s;   /* numbers in force: -1 is none, 0 is 0 */
     const char *name;
     ldc_origin at, cmd_at, dir_at, log_at;
-    char **argv;           /* placeholders still inside; NULL for upstream and function */
+    char **argv; /* placeholders still inside; NULL for upstream and function */
     const ldcorn_function_desc *function;
     ldc_transport transport;
-    ldc_addr *addr;        /* upstream */
+    ldc_addr *addr; /* upstream */
     int addrs;
     ldc_choice client_abort, on_timeout, reload;
     int stop_signal;
     const char *health_path, *health_host;
-    const char *log_path;  /* stderr, stdout, inherit, off or a path */
+    const char *log_path; /* stderr, stdout, inherit, off or a path */
     bool log_raw;
     bool limited;
 } ldc_gconf;
 
-typedef enum ldc_match { LDC_MATCH_EXACT, LDC_MATCH_PREFIX, LDC_MATCH_STRING, LDC_MATCH_ALL } ldc_match;
+typedef enum ldc_match {
+    LDC_MATCH_EXACT,
+    LDC_MATCH_PREFIX,
+    LDC_MATCH_STRING,
+    LDC_MATCH_ALL
+} ldc_match;
 
 typedef struct ldc_route {
-    ldc_str text;   /* without the marks */
+    ldc_str text; /* without the marks */
     ldc_match kind;
-    int group;      /* index in ldc_conf.group */
-    int order;      /* among the words of its group */
+    int group; /* index in ldc_conf.group */
+    int order; /* among the words of its group */
     ldc_origin at;
     const char *said;
 } ldc_route;
@@ -1849,7 +1932,7 @@ typedef struct ldc_route {
 typedef struct ldc_conf {
     ldc_arena arena;
     int refs;
-    ldcorn_desc s; /* resolved */
+    ldcorn_desc s;    /* resolved */
     const char *file; /* as named by the user, or NULL */
     ldc_gconf *group;
     int groups;
@@ -1919,15 +2002,17 @@ static void ldc_conf_note(ldc_text *t, const ldc_origin *at, const char *text, c
     ldc_text_fmt(t, "%s:%d:%d: %s\n%4d | ", at->file->name, at->line, at->column, text, at->line);
     ldc_text_escape(t, line, false);
     ldc_text_add(t, "\n     | ");
-    for (size_t i = 0; i < column; i++) ldc_text_add(t, i < line.n && line.p[i] == '\t' ? "\t" : " ");
+    for (size_t i = 0; i < column; i++)
+        ldc_text_add(t, i < line.n && line.p[i] == '\t' ? "\t" : " ");
     ldc_text_add(t, "^");
     for (int i = 1; i < at->length && i < 200; i++) ldc_text_add(t, "~");
     ldc_text_fmt(t, "%s%s\n", hint[0] ? " " : "", hint);
 }
 
-static void ldc_conf_fail(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format, ...)
-    LDC_PRINTF(4, 5);
-static void ldc_conf_fail(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format, ...) {
+static void ldc_conf_fail(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format,
+                          ...) LDC_PRINTF(4, 5);
+static void ldc_conf_fail(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format,
+                          ...) {
     char text[512];
     va_list list;
     va_start(list, format);
@@ -1937,9 +2022,10 @@ static void ldc_conf_fail(ldc_reader *r, const ldc_origin *at, const char *hint,
     ldc_conf_note(&r->errors, at, text, hint);
 }
 
-static void ldc_conf_warn(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format, ...)
-    LDC_PRINTF(4, 5);
-static void ldc_conf_warn(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format, ...) {
+static void ldc_conf_warn(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format,
+                          ...) LDC_PRINTF(4, 5);
+static void ldc_conf_warn(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format,
+                          ...) {
     char text[512] = "warning: ";
     va_list list;
     va_start(list, format);
@@ -1976,7 +2062,8 @@ static void ldc_conf_suggest(ldc_str name, char *out, size_t room) {
     }
     if (best <= 2 || best <= (int)(name.n / 3))
         snprintf(out, room, "did you mean `%s`?", ldc_conf_keys[found].name);
-    else snprintf(out, room, "there is no such key");
+    else
+        snprintf(out, room, "there is no such key");
 }
 
 /* ${VAR}, ${VAR:-text}, $${ for a literal ${ . */
@@ -2008,9 +2095,13 @@ static const char *ldc_conf_expand(ldc_reader *r, ldc_str s, const ldc_origin *a
         }
         snprintf(variable, sizeof variable, "%.*s", LDC_STR_ARG(name));
         z = getenv(variable);
-        if (z) ldc_text_add(&t, z);
-        else if (other.p) ldc_text_put(&t, other.p, other.n);
-        else ldc_conf_fail(r, at, "set it, or write ${NAME:-default}", "`%s` is not set in the environment", variable);
+        if (z)
+            ldc_text_add(&t, z);
+        else if (other.p)
+            ldc_text_put(&t, other.p, other.n);
+        else
+            ldc_conf_fail(r, at, "set it, or write ${NAME:-default}",
+                          "`%s` is not set in the environment", variable);
         s = ldc_util_cut(s, (size_t)(close - s.p) + 1);
     }
     z = ldc_conf_z(r, ldc_util_str(t.p, t.n));
@@ -2025,10 +2116,10 @@ static bool ldc_conf_unit(ldc_str unit, ldc_type type, int64_t *scale) {
         const char *name;
         int type;
         int64_t scale;
-    } units[] = {{"ms", LDC_DURATION, 1},        {"s", LDC_DURATION, 1000},
-                 {"m", LDC_DURATION, 60000},     {"h", LDC_DURATION, 3600000},
-                 {"d", LDC_DURATION, 86400000},  {"K", LDC_SIZE, 1024},
-                 {"M", LDC_SIZE, 1024 * 1024},   {"G", LDC_SIZE, 1024 * 1024 * 1024}};
+    } units[] = {{"ms", LDC_DURATION, 1},       {"s", LDC_DURATION, 1000},
+                 {"m", LDC_DURATION, 60000},    {"h", LDC_DURATION, 3600000},
+                 {"d", LDC_DURATION, 86400000}, {"K", LDC_SIZE, 1024},
+                 {"M", LDC_SIZE, 1024 * 1024},  {"G", LDC_SIZE, 1024 * 1024 * 1024}};
     for (size_t i = 0; i < LDC_LEN(units); i++) {
         if (units[i].type == (int)type && ldc_util_is(unit, units[i].name)) {
             *scale = units[i].scale;
@@ -2039,7 +2130,8 @@ static bool ldc_conf_unit(ldc_str unit, ldc_type type, int64_t *scale) {
 }
 
 /* int, duration or size. Zero becomes LDCORN_ZERO, because 0 in a desc means the default. */
-static void ldc_conf_number(ldc_reader *r, const ldc_key *k, ldc_str v, const ldc_origin *at, int64_t *out) {
+static void ldc_conf_number(ldc_reader *r, const ldc_key *k, ldc_str v, const ldc_origin *at,
+                            int64_t *out) {
     size_t n = 0;
     int64_t scale = 1;
     uint64_t number = 0;
@@ -2053,7 +2145,8 @@ static void ldc_conf_number(ldc_reader *r, const ldc_key *k, ldc_str v, const ld
     unit = ldc_util_cut(v, n);
     if (n == 0 || !ldc_util_number(ldc_util_str(v.p, n), (uint64_t)1 << 50, &number)) {
         const char *like = k->type == LDC_DURATION ? "like 30s (ms, s, m, h, d)"
-                         : k->type == LDC_SIZE ? "like 64K (K, M, G)" : "like 4";
+                           : k->type == LDC_SIZE   ? "like 64K (K, M, G)"
+                                                   : "like 4";
         snprintf(hint, sizeof hint, "write a number %s, or none", like);
         ldc_conf_fail(r, at, hint, "`%s` is not a number: `%.*s`", k->name, LDC_STR_ARG(v));
         return;
@@ -2064,7 +2157,9 @@ static void ldc_conf_number(ldc_reader *r, const ldc_key *k, ldc_str v, const ld
         return;
     }
     if (unit.n && !ldc_conf_unit(unit, (ldc_type)k->type, &scale)) {
-        const char *units = k->type == LDC_DURATION ? "ms, s, m, h or d" : k->type == LDC_SIZE ? "K, M or G" : "a number alone";
+        const char *units = k->type == LDC_DURATION ? "ms, s, m, h or d"
+                            : k->type == LDC_SIZE   ? "K, M or G"
+                                                    : "a number alone";
         ldc_conf_fail(r, at, units, "`%s` has an unknown unit: `%.*s`", k->name, LDC_STR_ARG(unit));
         return;
     }
@@ -2092,9 +2187,12 @@ static char **ldc_conf_split(ldc_reader *r, const char *s, const ldc_origin *at)
         }
         if (end) continue;
         in = true;
-        if (quote ? c == quote : c == '\'' || c == '"') quote = quote ? 0 : c;
-        else if (c == '\\' && quote != '\'' && s[i + 1]) word[o++] = s[++i];
-        else word[o++] = c;
+        if (quote ? c == quote : c == '\'' || c == '"')
+            quote = quote ? 0 : c;
+        else if (c == '\\' && quote != '\'' && s[i + 1])
+            word[o++] = s[++i];
+        else
+            word[o++] = c;
     }
     if (quote) {
         ldc_conf_fail(r, at, "close it", "the quote %c is not closed", quote);
@@ -2104,9 +2202,13 @@ static char **ldc_conf_split(ldc_reader *r, const char *s, const ldc_origin *at)
     return argv;
 }
 
-static void ldc_conf_bool(ldc_reader *r, const ldc_key *k, ldc_str v, const ldc_origin *at, bool *out) {
-    if (ldc_util_is(v, "on") || ldc_util_is(v, "off")) *out = v.n == 2;
-    else ldc_conf_fail(r, at, "write on or off", "`%s` is on or off, not `%.*s`", k->name, LDC_STR_ARG(v));
+static void ldc_conf_bool(ldc_reader *r, const ldc_key *k, ldc_str v, const ldc_origin *at,
+                          bool *out) {
+    if (ldc_util_is(v, "on") || ldc_util_is(v, "off"))
+        *out = v.n == 2;
+    else
+        ldc_conf_fail(r, at, "write on or off", "`%s` is on or off, not `%.*s`", k->name,
+                      LDC_STR_ARG(v));
 }
 
 typedef struct ldc_value { /* the text of a value with the source of each byte */
@@ -2120,9 +2222,12 @@ static ldc_str ldc_conf_unquote(char *p, size_t n) {
     size_t o = 0;
     char quote = 0;
     for (size_t i = 0; i < n; i++) {
-        if (p[i] == quote) quote = 0;
-        else if (!quote && (p[i] == '"' || p[i] == '\'')) quote = p[i];
-        else p[o++] = p[i];
+        if (p[i] == quote)
+            quote = 0;
+        else if (!quote && (p[i] == '"' || p[i] == '\''))
+            quote = p[i];
+        else
+            p[o++] = p[i];
     }
     return ldc_util_str(p, o);
 }
@@ -2137,8 +2242,10 @@ static void ldc_conf_words(ldc_reader *r, ldc_setting *s, const ldc_value *v) {
         while (i < v->n && (v->p[i] == ' ' || v->p[i] == '\t')) i++;
         from = i;
         for (quote = 0; i < v->n && (quote || (v->p[i] != ' ' && v->p[i] != '\t')); i++) {
-            if (v->p[i] == quote) quote = 0;
-            else if (!quote && (v->p[i] == '"' || v->p[i] == '\'')) quote = v->p[i];
+            if (v->p[i] == quote)
+                quote = 0;
+            else if (!quote && (v->p[i] == '"' || v->p[i] == '\''))
+                quote = v->p[i];
         }
         if (i == from) break;
         if (quote) ldc_conf_fail(r, &v->at[from], "close it", "the quote %c is not closed", quote);
@@ -2175,17 +2282,22 @@ static void ldc_conf_assign(ldc_reader *r, ldc_section *section, int id, const l
     if (k->type == LDC_WORDS) {
         ldc_conf_words(r, s, v);
         memcpy(field, &s->word, sizeof s->word);
-    } else if (k->type == LDC_COMMAND) { /* expanded after the split, so that values stay one word */
+    } else if (k->type ==
+               LDC_COMMAND) { /* expanded after the split, so that values stay one word */
         z = ldc_conf_z(r, text);
         memcpy(field, &z, sizeof z);
     } else {
         z = ldc_conf_expand(r, text, &at);
         text = ldc_util_z(z);
-        if (k->type == LDC_TEXT) memcpy(field, &z, sizeof z);
-        else if (k->type == LDC_BOOL) ldc_conf_bool(r, k, text, &at, (bool *)field);
-        else ldc_conf_number(r, k, text, &at, (int64_t *)field);
+        if (k->type == LDC_TEXT)
+            memcpy(field, &z, sizeof z);
+        else if (k->type == LDC_BOOL)
+            ldc_conf_bool(r, k, text, &at, (bool *)field);
+        else
+            ldc_conf_number(r, k, text, &at, (int64_t *)field);
     }
-    if (v->n == 0) ldc_conf_fail(r, &at, "give it a value or remove the line", "`%s` has no value", k->name);
+    if (v->n == 0)
+        ldc_conf_fail(r, &at, "give it a value or remove the line", "`%s` has no value", k->name);
     if (!s->set) s->raw = ldc_conf_z(r, ldc_util_str(v->p, v->n));
     s->set = true;
     s->at = at;
@@ -2226,8 +2338,8 @@ static bool ldc_conf_name(ldc_str s) {
 static ldc_section *ldc_conf_add(ldc_reader *r, ldc_str name, const ldc_origin *at) {
     ldc_section *s = ldc_conf_find(r->conf, name), **end = &r->conf->sections;
     if (s) {
-        ldc_conf_fail(r, at, "give it another name, or join the two", "group [%.*s] stands twice, first in line %d",
-                      LDC_STR_ARG(name), s->at.line);
+        ldc_conf_fail(r, at, "give it another name, or join the two",
+                      "group [%.*s] stands twice, first in line %d", LDC_STR_ARG(name), s->at.line);
         return s;
     }
     s = ldc_conf_section(r, ldc_conf_z(r, name), at);
@@ -2241,26 +2353,33 @@ static ldc_section *ldc_conf_add(ldc_reader *r, ldc_str name, const ldc_origin *
 /* Only in groups: as a default they would give every group the same. */
 static bool ldc_conf_own_only(int id) { return id == LDC_KEY_routes; }
 
-static void ldc_conf_pair(ldc_reader *r, ldc_section *section, ldc_str name, const ldc_origin *at, const ldc_value *v) {
+static void ldc_conf_pair(ldc_reader *r, ldc_section *section, ldc_str name, const ldc_origin *at,
+                          const ldc_value *v) {
     int id = -1;
     const ldc_key *k = ldc_conf_key(name, &id);
     char hint[128];
     if (k == NULL) {
         ldc_conf_suggest(name, hint, sizeof hint);
-        if (section->name) ldc_conf_fail(r, at, hint, "unknown key `%.*s` in [%s]", LDC_STR_ARG(name), section->name);
-        else ldc_conf_fail(r, at, hint, "unknown key `%.*s`", LDC_STR_ARG(name));
+        if (section->name)
+            ldc_conf_fail(r, at, hint, "unknown key `%.*s` in [%s]", LDC_STR_ARG(name),
+                          section->name);
+        else
+            ldc_conf_fail(r, at, hint, "unknown key `%.*s`", LDC_STR_ARG(name));
         return;
     }
     if (k->scope == LDC_SCOPE_GLOBAL && section->name) {
-        ldc_conf_fail(r, at, "move it above the first section", "`%s` is a global key, not one of group [%s]", k->name, section->name);
+        ldc_conf_fail(r, at, "move it above the first section",
+                      "`%s` is a global key, not one of group [%s]", k->name, section->name);
         return;
     }
     if (section->name == NULL && ldc_conf_own_only(id)) {
-        ldc_conf_fail(r, at, "move it into a group", "`%s` cannot be a default for all groups", k->name);
+        ldc_conf_fail(r, at, "move it into a group", "`%s` cannot be a default for all groups",
+                      k->name);
         return;
     }
     if (section->said[id].set && k->type != LDC_WORDS) {
-        ldc_conf_fail(r, at, "keep one", "`%s` is set twice, first in line %d", k->name, section->said[id].at.line);
+        ldc_conf_fail(r, at, "keep one", "`%s` is set twice, first in line %d", k->name,
+                      section->said[id].at.line);
         return;
     }
     ldc_conf_assign(r, section, id, v);
@@ -2273,7 +2392,8 @@ static const ldc_file *ldc_conf_load(ldc_reader *r, const char *path, const ldc_
     size_t n;
     FILE *in = fopen(path, "rb");
     if (in == NULL || r->memory) {
-        ldc_conf_fail(r, at, at->file ? "check the name" : "", "cannot read %s: %s", path, strerror(errno));
+        ldc_conf_fail(r, at, at->file ? "check the name" : "", "cannot read %s: %s", path,
+                      strerror(errno));
         if (in) fclose(in);
         return NULL;
     }
@@ -2308,7 +2428,10 @@ static bool ldc_conf_logical(ldc_reader *r, ldc_cursor *c, ldc_value *v) {
     if (c->at >= c->file->n) return false;
     for (size_t i = c->at; i < c->file->n; i++) { /* how long can it get */
         room++;
-        if (c->file->text[i] == '\n' && !(i > 0 && (c->file->text[i - 1] == '\\' || (i > 1 && c->file->text[i - 1] == '\r' && c->file->text[i - 2] == '\\')))) break;
+        if (c->file->text[i] == '\n' &&
+            !(i > 0 && (c->file->text[i - 1] == '\\' ||
+                        (i > 1 && c->file->text[i - 1] == '\r' && c->file->text[i - 2] == '\\'))))
+            break;
     }
     v->p = (char *)ldc_conf_take(r, room + 1);
     v->at = (ldc_origin *)ldc_conf_take(r, (room + 2) * sizeof *v->at);
@@ -2354,13 +2477,16 @@ static void ldc_conf_include(ldc_reader *r, ldc_cursor *c, const ldc_value *v) {
     ldc_origin at = v->at[0];
     at.length = (int)v->n;
     if (c->section->name || r->include) {
-        ldc_conf_fail(r, &at, r->include ? "one level is enough" : "move it above the first section",
+        ldc_conf_fail(r, &at,
+                      r->include ? "one level is enough" : "move it above the first section",
                       "`include` is not allowed here");
         return;
     }
     z = ldc_conf_expand(r, ldc_util_str(v->p, v->n), &at);
-    if (z[0] == '/' || slash == NULL) snprintf(path, sizeof path, "%s", z);
-    else snprintf(path, sizeof path, "%.*s/%s", (int)(slash - c->file->name), c->file->name, z);
+    if (z[0] == '/' || slash == NULL)
+        snprintf(path, sizeof path, "%s", z);
+    else
+        snprintf(path, sizeof path, "%.*s/%s", (int)(slash - c->file->name), c->file->name, z);
     r->include = true;
     ldc_conf_file(r, path, &at);
     r->include = false;
@@ -2399,11 +2525,14 @@ static void ldc_conf_statement(ldc_reader *r, ldc_cursor *c, const ldc_value *v)
     for (size_t i = 0; i + 1 < value.n; i++) {
         ldc_origin sharp = value.at[i + 1];
         if (value.p[i] != ' ' || (value.p[i + 1] != '#' && value.p[i + 1] != ';')) continue;
-        ldc_conf_warn(r, &sharp, "a comment stands on a line of its own", "this is part of the value");
+        ldc_conf_warn(r, &sharp, "a comment stands on a line of its own",
+                      "this is part of the value");
         break;
     }
-    if (ldc_util_is(ldc_util_str(name.p, name.n), "include")) ldc_conf_include(r, c, &value);
-    else ldc_conf_pair(r, c->section, ldc_util_str(name.p, name.n), &at, &value);
+    if (ldc_util_is(ldc_util_str(name.p, name.n), "include"))
+        ldc_conf_include(r, c, &value);
+    else
+        ldc_conf_pair(r, c->section, ldc_util_str(name.p, name.n), &at, &value);
 }
 
 static void ldc_conf_file(ldc_reader *r, const char *path, const ldc_origin *at) {
@@ -2423,11 +2552,14 @@ static void ldc_conf_file(ldc_reader *r, const char *path, const ldc_origin *at)
 /* --- fields of a desc, -o words --- */
 
 static size_t ldc_conf_width(const ldc_key *k) {
-    return k->type == LDC_BOOL ? sizeof(bool) : k->type <= LDC_SIZE ? sizeof(int64_t) : sizeof(char *);
+    return k->type == LDC_BOOL   ? sizeof(bool)
+           : k->type <= LDC_SIZE ? sizeof(int64_t)
+                                 : sizeof(char *);
 }
 
 /* A value given as plain text from outside a file. */
-static void ldc_conf_text(ldc_reader *r, ldc_section *s, int id, ldc_str text, const ldc_origin *at) {
+static void ldc_conf_text(ldc_reader *r, ldc_section *s, int id, ldc_str text,
+                          const ldc_origin *at) {
     ldc_value v;
     v.n = text.n;
     v.p = (char *)(uintptr_t)ldc_conf_z(r, text);
@@ -2450,7 +2582,8 @@ static void ldc_conf_from_desc(ldc_reader *r, ldc_section *s, const void *desc, 
         const char *const *list = NULL;
         const char *z = NULL;
         char zero[8] = {0};
-        if (k->scope != scope || s->said[id].set || memcmp(from, zero, ldc_conf_width(k)) == 0) continue;
+        if (k->scope != scope || s->said[id].set || memcmp(from, zero, ldc_conf_width(k)) == 0)
+            continue;
         if (k->type == LDC_WORDS) {
             memcpy(&list, from, sizeof list);
             ldc_conf_list(r, s, id, list);
@@ -2476,9 +2609,12 @@ static void ldc_conf_command(ldc_reader *r, const char *const *argv) {
     for (; *argv; argv++) {
         ldc_text_add(&t, t.n ? " '" : "'");
         for (const char *p = *argv; *p; p++) {
-            if (*p == '\'') ldc_text_add(&t, "'\\''");
-            else if (p[0] == '$' && p[1] == '{') ldc_text_add(&t, "$$"); /* the shell expanded already */
-            else ldc_text_put(&t, p, 1);
+            if (*p == '\'')
+                ldc_text_add(&t, "'\\''");
+            else if (p[0] == '$' && p[1] == '{')
+                ldc_text_add(&t, "$$"); /* the shell expanded already */
+            else
+                ldc_text_put(&t, p, 1);
         }
         ldc_text_add(&t, "'");
     }
@@ -2513,7 +2649,8 @@ static void ldc_conf_override(ldc_reader *r, const char *word) {
         ldc_str group = ldc_util_str(name.p, (size_t)(dot - name.p));
         section = ldc_conf_find(r->conf, group);
         if (section == NULL) {
-            ldc_conf_fail(r, &at, "name a group of the file", "no group [%.*s]", LDC_STR_ARG(group));
+            ldc_conf_fail(r, &at, "name a group of the file", "no group [%.*s]",
+                          LDC_STR_ARG(group));
             return;
         }
         name = ldc_util_cut(name, group.n + 1);
@@ -2523,19 +2660,25 @@ static void ldc_conf_override(ldc_reader *r, const char *word) {
         ldc_conf_fail(r, &at, hint, "unknown key `%.*s`", LDC_STR_ARG(name));
         return;
     }
-    if ((dot != NULL) != (ldc_conf_keys[id].scope == LDC_SCOPE_GROUP) && (dot || ldc_conf_own_only(id))) {
-        ldc_conf_fail(r, &at, dot ? "drop the group" : "write group.routes=...", "`%.*s` does not belong there", LDC_STR_ARG(name));
+    if ((dot != NULL) != (ldc_conf_keys[id].scope == LDC_SCOPE_GROUP) &&
+        (dot || ldc_conf_own_only(id))) {
+        ldc_conf_fail(r, &at, dot ? "drop the group" : "write group.routes=...",
+                      "`%.*s` does not belong there", LDC_STR_ARG(name));
         return;
     }
     memset(&section->said[id], 0, sizeof section->said[id]);
-    for (ldc_section *g = r->conf->sections; g && dot == NULL && ldc_conf_keys[id].scope == LDC_SCOPE_GROUP; g = g->next)
+    for (ldc_section *g = r->conf->sections;
+         g && dot == NULL && ldc_conf_keys[id].scope == LDC_SCOPE_GROUP; g = g->next)
         memset(&g->said[id], 0, sizeof g->said[id]);
     ldc_conf_text(r, section, id, value, &at);
 }
 
 /* --- checks: from sections to an ldc_conf --- */
 
-static bool ldc_conf_what(int id) { return id == LDC_KEY_cmd || id == LDC_KEY_app || id == LDC_KEY_function || id == LDC_KEY_upstream; }
+static bool ldc_conf_what(int id) {
+    return id == LDC_KEY_cmd || id == LDC_KEY_app || id == LDC_KEY_function ||
+           id == LDC_KEY_upstream;
+}
 
 static bool ldc_conf_same_name(const char *a, const char *b) {
     size_t n = strcspn(a, "=");
@@ -2545,15 +2688,18 @@ static bool ldc_conf_same_name(const char *a, const char *b) {
 /* env of the defaults joins that of the group, but for the names that the group sets itself. */
 static void ldc_conf_merge(ldc_reader *r, ldc_section *g, const ldc_setting *above) {
     ldc_setting *s = &g->said[LDC_KEY_env], own = *s;
-    const char **word = (const char **)ldc_conf_take(r, (size_t)(own.words + above->words + 1) * sizeof *word);
-    ldc_origin *at = (ldc_origin *)ldc_conf_take(r, (size_t)(own.words + above->words + 1) * sizeof *at);
+    const char **word =
+        (const char **)ldc_conf_take(r, (size_t)(own.words + above->words + 1) * sizeof *word);
+    ldc_origin *at =
+        (ldc_origin *)ldc_conf_take(r, (size_t)(own.words + above->words + 1) * sizeof *at);
     if (r->memory) return;
     s->words = 0;
     for (int i = 0; i < above->words + own.words; i++) {
         const ldc_setting *from = i < above->words ? above : &own;
         int k = i < above->words ? i : i - above->words;
         bool again = false;
-        for (int j = 0; from == above && j < own.words; j++) again = again || ldc_conf_same_name(own.word[j], above->word[k]);
+        for (int j = 0; from == above && j < own.words; j++)
+            again = again || ldc_conf_same_name(own.word[j], above->word[k]);
         if (again) continue;
         word[s->words] = from->word[k];
         at[s->words++] = from->word_at[k];
@@ -2568,13 +2714,16 @@ static void ldc_conf_merge(ldc_reader *r, ldc_section *g, const ldc_setting *abo
 static void ldc_conf_inherit(ldc_reader *r, ldc_section *g) {
     const ldc_section *d = r->conf->globals;
     bool runs = false;
-    for (int id = 0; id < LDC_KEY_COUNT; id++) runs = runs || (ldc_conf_what(id) && g->said[id].set);
+    for (int id = 0; id < LDC_KEY_COUNT; id++)
+        runs = runs || (ldc_conf_what(id) && g->said[id].set);
     for (int id = 0; id < LDC_KEY_COUNT; id++) {
         const ldc_key *k = &ldc_conf_keys[id];
-        bool templ = id == LDC_KEY_cmd && g->said[LDC_KEY_app].set && !g->said[LDC_KEY_upstream].set &&
-                     !g->said[LDC_KEY_function].set && d->group->cmd && strstr(d->group->cmd, "{app}");
+        bool templ = id == LDC_KEY_cmd && g->said[LDC_KEY_app].set &&
+                     !g->said[LDC_KEY_upstream].set && !g->said[LDC_KEY_function].set &&
+                     d->group->cmd && strstr(d->group->cmd, "{app}");
         if (k->scope != LDC_SCOPE_GROUP || !d->said[id].set) continue;
-        if (ldc_conf_what(id) && runs && !(id == LDC_KEY_app && g->said[LDC_KEY_cmd].set) && !templ) continue;
+        if (ldc_conf_what(id) && runs && !(id == LDC_KEY_app && g->said[LDC_KEY_cmd].set) && !templ)
+            continue;
         if (id == LDC_KEY_env && g->said[id].set) ldc_conf_merge(r, g, &d->said[id]);
         if (g->said[id].set) continue;
         g->said[id] = d->said[id];
@@ -2593,12 +2742,16 @@ static void ldc_conf_defaults(ldc_reader *r, ldc_section *s, int scope) {
             ldc_conf_text(r, s, id, ldc_util_z(k->def), &none);
             s->said[id].set = false;
         }
-        if (k->type <= LDC_SIZE && *number == LDCORN_ZERO) *number = 0;
-        else if (k->type <= LDC_SIZE && *number == 0) *number = LDCORN_ZERO; /* computed below */
+        if (k->type <= LDC_SIZE && *number == LDCORN_ZERO)
+            *number = 0;
+        else if (k->type <= LDC_SIZE && *number == 0)
+            *number = LDCORN_ZERO; /* computed below */
     }
 }
 
-static const ldc_origin *ldc_conf_at(const ldc_section *s, int id) { return s->said[id].set ? &s->said[id].at : &s->at; }
+static const ldc_origin *ldc_conf_at(const ldc_section *s, int id) {
+    return s->said[id].set ? &s->said[id].at : &s->at;
+}
 
 static void ldc_conf_range(ldc_reader *r, ldc_section *s, int id, int64_t low, int64_t high) {
     const ldc_key *k = &ldc_conf_keys[id];
@@ -2607,12 +2760,15 @@ static void ldc_conf_range(ldc_reader *r, ldc_section *s, int id, int64_t low, i
     memcpy(&v, ldc_conf_field(s, k), sizeof v);
     if (v == LDCORN_ZERO || (v >= low && v <= high)) return;
     snprintf(hint, sizeof hint, "write %lld to %lld", (long long)low, (long long)high);
-    if (v == LDCORN_NONE) ldc_conf_fail(r, ldc_conf_at(s, id), hint, "`%s` cannot be none", k->name);
-    else ldc_conf_fail(r, ldc_conf_at(s, id), hint, "`%s` is out of range", k->name);
+    if (v == LDCORN_NONE)
+        ldc_conf_fail(r, ldc_conf_at(s, id), hint, "`%s` cannot be none", k->name);
+    else
+        ldc_conf_fail(r, ldc_conf_at(s, id), hint, "`%s` is out of range", k->name);
 }
 
 /* A word out of `known`; of those in `later` the meaning is not there yet. */
-static int ldc_conf_choose(ldc_reader *r, ldc_section *s, int id, const char *value, const char *known, const char *later) {
+static int ldc_conf_choose(ldc_reader *r, ldc_section *s, int id, const char *value,
+                           const char *known, const char *later) {
     const char *lists[2];
     lists[0] = known;
     lists[1] = later;
@@ -2621,13 +2777,16 @@ static int ldc_conf_choose(ldc_reader *r, ldc_section *s, int id, const char *va
         while (ldc_util_element(&rest, &one)) {
             if (ldc_util_is(one, value) && l == 0) return n;
             if (ldc_util_is(one, value)) {
-                ldc_conf_fail(r, ldc_conf_at(s, id), "not in this release", "`%s = %s` is not there yet; it takes: %s", ldc_conf_keys[id].name, value, known);
+                ldc_conf_fail(r, ldc_conf_at(s, id), "not in this release",
+                              "`%s = %s` is not there yet; it takes: %s", ldc_conf_keys[id].name,
+                              value, known);
                 return 0;
             }
             n++;
         }
     }
-    ldc_conf_fail(r, ldc_conf_at(s, id), known, "`%s` cannot be `%s`", ldc_conf_keys[id].name, value);
+    ldc_conf_fail(r, ldc_conf_at(s, id), known, "`%s` cannot be `%s`", ldc_conf_keys[id].name,
+                  value);
     return 0;
 }
 
@@ -2641,7 +2800,8 @@ static const char *ldc_conf_address(ldc_addr *a, const char *text) {
     a->text = text;
     if (ldc_util_starts(s, "unix:")) {
         s = ldc_util_cut(s, 5);
-        if (s.n == 0 || s.n >= sizeof a->u.un.sun_path) return "a unix socket path has 1 to 107 bytes";
+        if (s.n == 0 || s.n >= sizeof a->u.un.sun_path)
+            return "a unix socket path has 1 to 107 bytes";
         a->u.un.sun_family = AF_UNIX;
         memcpy(a->u.un.sun_path, s.p, s.n);
         a->len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + s.n + 1);
@@ -2649,7 +2809,8 @@ static const char *ldc_conf_address(ldc_addr *a, const char *text) {
     }
     if (colon == NULL) return "write host:port, [v6]:port, :port or unix:path";
     host = ldc_util_str(text, (size_t)(colon - text));
-    if (!ldc_util_number(ldc_util_z(colon + 1), 65535, &port)) return "a port is a number up to 65535";
+    if (!ldc_util_number(ldc_util_z(colon + 1), 65535, &port))
+        return "a port is a number up to 65535";
     if (host.n >= sizeof name) return "write an address, not a name";
     if (host.n > 1 && host.p[0] == '[' && host.p[host.n - 1] == ']') {
         host = ldc_util_str(host.p + 1, host.n - 2);
@@ -2664,7 +2825,9 @@ static const char *ldc_conf_address(ldc_addr *a, const char *text) {
         a->len = sizeof a->u.v4;
     }
     snprintf(name, sizeof name, "%.*s", LDC_STR_ARG(host));
-    if (inet_pton(a->u.any.sa_family, name, a->u.any.sa_family == AF_INET ? (void *)&a->u.v4.sin_addr : (void *)&a->u.v6.sin6_addr) == 1)
+    if (inet_pton(a->u.any.sa_family, name,
+                  a->u.any.sa_family == AF_INET ? (void *)&a->u.v4.sin_addr
+                                                : (void *)&a->u.v6.sin6_addr) == 1)
         return NULL;
     return "write a numeric address (names are not resolved in this release)";
 }
@@ -2678,16 +2841,20 @@ static const char *ldc_conf_mode(const char *word, int *mode) {
 }
 
 /* Address words, each with an optional mode= behind a unix one. */
-static ldc_addr *ldc_conf_addresses(ldc_reader *r, const ldc_setting *s, const char *key, bool modes, int *count) {
+static ldc_addr *ldc_conf_addresses(ldc_reader *r, const ldc_setting *s, const char *key,
+                                    bool modes, int *count) {
     ldc_addr *list = (ldc_addr *)ldc_conf_take(r, (size_t)(s->words + 1) * sizeof *list);
     *count = 0;
     if (r->memory) return NULL;
     for (int i = 0; i < s->words; i++) {
         const char *word = s->word[i], *hint = NULL;
         ldc_addr *a = &list[*count];
-        if (modes && *count && strncmp(word, "mode=", 5) == 0 && list[*count - 1].u.any.sa_family == AF_UNIX)
+        if (modes && *count && strncmp(word, "mode=", 5) == 0 &&
+            list[*count - 1].u.any.sa_family == AF_UNIX)
             hint = ldc_conf_mode(word, &list[*count - 1].mode);
-        else if (modes && (strcmp(word, "proxy") == 0 || strcmp(word, "https") == 0 || strncmp(word, "fd:", 3) == 0 || strncmp(word, "systemd", 7) == 0 || strcmp(word, "dynamic") == 0))
+        else if (modes && (strcmp(word, "proxy") == 0 || strcmp(word, "https") == 0 ||
+                           strncmp(word, "fd:", 3) == 0 || strncmp(word, "systemd", 7) == 0 ||
+                           strcmp(word, "dynamic") == 0))
             hint = "not in this release";
         else {
             hint = ldc_conf_address(a, word);
@@ -2743,11 +2910,15 @@ static void ldc_conf_trust(ldc_reader *r, ldc_section *s) {
     c->trusted = (ldc_cidr *)ldc_conf_take(r, (size_t)n * sizeof *c->trusted);
     if (r->memory) return;
     for (int i = 0; i < c->listens; i++) loopback = loopback && ldc_conf_loopback(&c->listen[i]);
-    for (int i = 0; i < 3 && !said->set && loopback; i++) ldc_conf_cidr(local[i], &c->trusted[c->trusteds++]);
+    for (int i = 0; i < 3 && !said->set && loopback; i++)
+        ldc_conf_cidr(local[i], &c->trusted[c->trusteds++]);
     for (int i = 0; i < said->words; i++) {
         if (strcmp(said->word[i], "none") == 0) continue;
-        if (ldc_conf_cidr(said->word[i], &c->trusted[c->trusteds])) c->trusteds++;
-        else ldc_conf_fail(r, &said->word_at[i], "write 10.0.0.0/8, an address, unix or none", "not a network: `%s`", said->word[i]);
+        if (ldc_conf_cidr(said->word[i], &c->trusted[c->trusteds]))
+            c->trusteds++;
+        else
+            ldc_conf_fail(r, &said->word_at[i], "write 10.0.0.0/8, an address, unix or none",
+                          "not a network: `%s`", said->word[i]);
     }
 }
 
@@ -2757,16 +2928,22 @@ static void ldc_conf_runtime_dir(ldc_reader *r, ldc_section *s) {
     uint64_t h = 14695981039346656037ULL;
     static unsigned serial; /* two instances without a file in one process */
     if (s->global->runtime_dir) return;
-    if (r->conf->file && realpath(r->conf->file, real)) h = ldc_util_fnv(real, strlen(real), h);
+    if (r->conf->file && realpath(r->conf->file, real))
+        h = ldc_util_fnv(real, strlen(real), h);
     else {
         long own = (long)getpid();
         serial++;
         h = ldc_util_fnv(&own, sizeof own, ldc_util_fnv(&serial, sizeof serial, h));
     }
-    if (given && given[0]) snprintf(path, sizeof path, "%s", given);
-    else if (geteuid() == 0) snprintf(path, sizeof path, "/run/ldcorn-%012llx", (unsigned long long)(h >> 16));
-    else if (xdg && xdg[0]) snprintf(path, sizeof path, "%s/ldcorn-%012llx", xdg, (unsigned long long)(h >> 16));
-    else snprintf(path, sizeof path, "/tmp/ldcorn-%ld-%012llx", (long)geteuid(), (unsigned long long)(h >> 16));
+    if (given && given[0])
+        snprintf(path, sizeof path, "%s", given);
+    else if (geteuid() == 0)
+        snprintf(path, sizeof path, "/run/ldcorn-%012llx", (unsigned long long)(h >> 16));
+    else if (xdg && xdg[0])
+        snprintf(path, sizeof path, "%s/ldcorn-%012llx", xdg, (unsigned long long)(h >> 16));
+    else
+        snprintf(path, sizeof path, "/tmp/ldcorn-%ld-%012llx", (long)geteuid(),
+                 (unsigned long long)(h >> 16));
     s->global->runtime_dir = ldc_conf_z(r, ldc_util_z(path));
 }
 
@@ -2797,7 +2974,8 @@ static void ldc_conf_globals(ldc_reader *r) {
     ldc_conf_range(r, s, LDC_KEY_max_conns, 1, 1 << 24);
     ldc_conf_choose(r, s, LDC_KEY_log_format, d->log_format, "text, json", "");
     ldc_conf_choose(r, s, LDC_KEY_log_level, d->log_level, "error, warn, info, debug", "");
-    r->conf->listen = ldc_conf_addresses(r, &s->said[LDC_KEY_listen], "listen", true, &r->conf->listens);
+    r->conf->listen =
+        ldc_conf_addresses(r, &s->said[LDC_KEY_listen], "listen", true, &r->conf->listens);
     if (r->memory) return;
     ldc_conf_runtime_dir(r, s);
     ldc_conf_admin(r, s);
@@ -2806,7 +2984,8 @@ static void ldc_conf_globals(ldc_reader *r) {
 }
 
 static void ldc_conf_transport(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
-    static const char *const names[] = {"{socket}", "{port}", "{fd}", "{app}", "{group}", "{index}", "{generation}"};
+    static const char *const names[] = {"{socket}", "{port}",  "{fd}",        "{app}",
+                                        "{group}",  "{index}", "{generation}"};
     int seen = 0;
     const ldc_origin *at = ldc_conf_at(s, s->said[LDC_KEY_cmd].set ? LDC_KEY_cmd : LDC_KEY_app);
     for (char **word = g->argv; *word; word++) {
@@ -2818,24 +2997,32 @@ static void ldc_conf_transport(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
             }
             while (i < LDC_LEN(names) && strncmp(p, names[i], strlen(names[i])) != 0) i++;
             if (i == LDC_LEN(names)) {
-                ldc_conf_fail(r, at, "{socket} {port} {fd} {app} {group} {index} {generation}; a brace is {{", "unknown placeholder in `%s`", *word);
+                ldc_conf_fail(
+                    r, at, "{socket} {port} {fd} {app} {group} {index} {generation}; a brace is {{",
+                    "unknown placeholder in `%s`", *word);
                 return;
             }
             if (i < 3) seen |= 1 << i;
-            if (i == 3 && g->s.app == NULL) ldc_conf_fail(r, at, "add `app = ...`", "{app} has no value");
+            if (i == 3 && g->s.app == NULL)
+                ldc_conf_fail(r, at, "add `app = ...`", "{app} has no value");
             p++;
         }
     }
     g->transport = seen & 1 ? LDC_BY_SOCKET : seen & 2 ? LDC_BY_PORT : LDC_BY_FD;
     if (seen != 1 && seen != 2 && seen != 4)
-        ldc_conf_fail(r, at, "write one of {socket}, {port}, {fd} where the server is told to listen",
-                      seen ? "more than one transport in the command" : "the command of [%s] does not say where to listen", g->name);
+        ldc_conf_fail(r, at,
+                      "write one of {socket}, {port}, {fd} where the server is told to listen",
+                      seen ? "more than one transport in the command"
+                           : "the command of [%s] does not say where to listen",
+                      g->name);
 }
 
 static void ldc_conf_runs(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ldcorn_desc *desc) {
-    int n = (s->group->cmd || s->group->app) + (s->group->function != NULL) + (s->said[LDC_KEY_upstream].words > 0);
+    int n = (s->group->cmd || s->group->app) + (s->group->function != NULL) +
+            (s->said[LDC_KEY_upstream].words > 0);
     if (n != 1) {
-        ldc_conf_fail(r, &s->at, "one of cmd, app, function, upstream", n ? "[%s] says twice what to run" : "[%s] does not say what to run", g->name);
+        ldc_conf_fail(r, &s->at, "one of cmd, app, function, upstream",
+                      n ? "[%s] says twice what to run" : "[%s] does not say what to run", g->name);
         return;
     }
     if (s->said[LDC_KEY_upstream].words) {
@@ -2844,32 +3031,49 @@ static void ldc_conf_runs(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ldc
     }
     if (s->group->function) {
         for (int i = 0; i < desc->function_count; i++) {
-            if (strcmp(desc->functions[i].name, s->group->function) == 0) g->function = &desc->functions[i];
+            if (strcmp(desc->functions[i].name, s->group->function) == 0)
+                g->function = &desc->functions[i];
         }
         g->transport = LDC_BY_FD;
-        if (g->function == NULL) ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_function), "the program registers functions by name", "there is no function `%s`", s->group->function);
+        if (g->function == NULL)
+            ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_function),
+                          "the program registers functions by name", "there is no function `%s`",
+                          s->group->function);
         return;
     }
-    g->argv = ldc_conf_split(r, s->group->cmd ? s->group->cmd : "uvicorn {app} --uds {socket} --log-level warning",
-                             ldc_conf_at(s, LDC_KEY_cmd));
-    if (g->argv && g->argv[0] == NULL) ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_cmd), "write the program and its arguments", "`cmd` is empty");
-    else if (g->argv) ldc_conf_transport(r, s, g);
+    g->argv = ldc_conf_split(
+        r, s->group->cmd ? s->group->cmd : "uvicorn {app} --uds {socket} --log-level warning",
+        ldc_conf_at(s, LDC_KEY_cmd));
+    if (g->argv && g->argv[0] == NULL)
+        ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_cmd), "write the program and its arguments",
+                      "`cmd` is empty");
+    else if (g->argv)
+        ldc_conf_transport(r, s, g);
 }
 
 static void ldc_conf_words_of(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
-    const ldc_setting *health = &s->said[LDC_KEY_health_path], *log = &s->said[LDC_KEY_worker_log], *env = &s->said[LDC_KEY_env];
+    const ldc_setting *health = &s->said[LDC_KEY_health_path], *log = &s->said[LDC_KEY_worker_log],
+                      *env = &s->said[LDC_KEY_env];
     for (int i = 0; i < health->words; i++) {
-        if (health->word[i][0] == '/') g->health_path = health->word[i];
-        else if (strncmp(health->word[i], "host=", 5) == 0) g->health_host = health->word[i] + 5;
-        else if (strcmp(health->word[i], "none") != 0) ldc_conf_fail(r, &health->word_at[i], "write /path [host=NAME]", "`health_path` does not take `%s`", health->word[i]);
+        if (health->word[i][0] == '/')
+            g->health_path = health->word[i];
+        else if (strncmp(health->word[i], "host=", 5) == 0)
+            g->health_host = health->word[i] + 5;
+        else if (strcmp(health->word[i], "none") != 0)
+            ldc_conf_fail(r, &health->word_at[i], "write /path [host=NAME]",
+                          "`health_path` does not take `%s`", health->word[i]);
     }
     g->log_path = "stderr";
     for (int i = 0; i < log->words; i++) {
-        if (strcmp(log->word[i], "raw") == 0) g->log_raw = true;
-        else g->log_path = log->word[i];
+        if (strcmp(log->word[i], "raw") == 0)
+            g->log_raw = true;
+        else
+            g->log_path = log->word[i];
     }
     for (int i = 0; i < env->words; i++) {
-        if (strchr(env->word[i], '=') == NULL || env->word[i][0] == '=') ldc_conf_fail(r, &env->word_at[i], "write NAME=value", "`env` does not take `%s`", env->word[i]);
+        if (strchr(env->word[i], '=') == NULL || env->word[i][0] == '=')
+            ldc_conf_fail(r, &env->word_at[i], "write NAME=value", "`env` does not take `%s`",
+                          env->word[i]);
     }
 }
 
@@ -2883,9 +3087,11 @@ static void ldc_conf_derive(ldc_gconf *g) {
     if (d->run_timeout == 0) d->run_timeout = LDCORN_NONE;
     g->limited = d->max_req_per_worker != LDCORN_NONE;
     for (int i = 0; i < g->addrs; i++) tcp = tcp || g->addr[i].u.any.sa_family != AF_UNIX;
-    if (d->queue_timeout == LDCORN_ZERO) d->queue_timeout = d->run_timeout > thirty ? d->run_timeout : thirty;
+    if (d->queue_timeout == LDCORN_ZERO)
+        d->queue_timeout = d->run_timeout > thirty ? d->run_timeout : thirty;
     if (d->connect_timeout == LDCORN_ZERO) d->connect_timeout = tcp ? 5000 : 1500;
-    if (d->response_timeout == LDCORN_ZERO) d->response_timeout = d->run_timeout > 0 ? d->run_timeout : 60000;
+    if (d->response_timeout == LDCORN_ZERO)
+        d->response_timeout = d->run_timeout > 0 ? d->run_timeout : 60000;
     if (d->drain_timeout == LDCORN_ZERO) {
         d->drain_timeout = d->response_timeout > thirty ? d->response_timeout : thirty;
         if (d->run_timeout > d->drain_timeout) d->drain_timeout = d->run_timeout;
@@ -2915,25 +3121,49 @@ static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ld
     ldc_conf_derive(g);
     own = g->addrs == 0;
     ldc_conf_choose(r, s, LDC_KEY_balance, g->s.balance, "least", "lifo, round, hash");
-    g->reload = ldc_conf_choose(r, s, LDC_KEY_reload, g->s.reload, "swap, off", "rolling, replace") ? LDC_OFF : LDC_SWAP;
+    g->reload = ldc_conf_choose(r, s, LDC_KEY_reload, g->s.reload, "swap, off", "rolling, replace")
+                    ? LDC_OFF
+                    : LDC_SWAP;
     g->client_abort = g->limited ? LDC_WAIT : LDC_CLOSE;
-    if (g->s.client_abort) g->client_abort = ldc_conf_choose(r, s, LDC_KEY_client_abort, g->s.client_abort, "wait, close", "") ? LDC_CLOSE : LDC_WAIT;
+    if (g->s.client_abort)
+        g->client_abort =
+            ldc_conf_choose(r, s, LDC_KEY_client_abort, g->s.client_abort, "wait, close", "")
+                ? LDC_CLOSE
+                : LDC_WAIT;
     g->on_timeout = g->limited ? LDC_WAIT : LDC_CLOSE;
-    if (g->s.client_abort == NULL) g->s.client_abort = g->client_abort == LDC_WAIT ? "wait" : "close";
-    if (g->s.on_timeout) g->on_timeout = timeouts[ldc_conf_choose(r, s, LDC_KEY_on_timeout, g->s.on_timeout, "wait, restart, close", "")];
+    if (g->s.client_abort == NULL)
+        g->s.client_abort = g->client_abort == LDC_WAIT ? "wait" : "close";
+    if (g->s.on_timeout)
+        g->on_timeout = timeouts[ldc_conf_choose(r, s, LDC_KEY_on_timeout, g->s.on_timeout,
+                                                 "wait, restart, close", "")];
     if (g->s.on_timeout == NULL) g->s.on_timeout = g->on_timeout == LDC_WAIT ? "wait" : "close";
     g->cmd_at = *ldc_conf_at(s, s->said[LDC_KEY_cmd].set ? LDC_KEY_cmd : LDC_KEY_app);
     g->dir_at = *ldc_conf_at(s, LDC_KEY_dir);
     g->log_at = *ldc_conf_at(s, LDC_KEY_worker_log);
-    if (g->on_timeout == LDC_RESTART && !own) ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_on_timeout), "write wait or close", "`on_timeout = restart` needs processes of our own");
-    if (g->on_timeout == LDC_CLOSE && g->limited && own) ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_on_timeout), "write wait or restart", "`on_timeout = close` would break `max_req_per_worker`: a worker does not stop when its connection closes");
+    if (g->on_timeout == LDC_RESTART && !own)
+        ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_on_timeout), "write wait or close",
+                      "`on_timeout = restart` needs processes of our own");
+    if (g->on_timeout == LDC_CLOSE && g->limited && own)
+        ldc_conf_fail(
+            r, ldc_conf_at(s, LDC_KEY_on_timeout), "write wait or restart",
+            "`on_timeout = close` would break `max_req_per_worker`: a worker does not stop when its connection closes");
     g->stop_signal = ldc_util_signal(ldc_util_z(g->s.stop_signal));
-    if (g->stop_signal == 0) ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_stop_signal), "TERM INT QUIT HUP KILL USR1 USR2 ABRT", "`stop_signal` does not know `%s`", g->s.stop_signal);
-    if (s->said[LDC_KEY_queue].set && !g->limited && s->said[LDC_KEY_queue].at.line >= 0 && g->s.queue != 1024)
-        ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_queue), "set max_req_per_worker too", "without `max_req_per_worker` [%s] queues only while no worker is ready", g->name);
+    if (g->stop_signal == 0)
+        ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_stop_signal),
+                      "TERM INT QUIT HUP KILL USR1 USR2 ABRT", "`stop_signal` does not know `%s`",
+                      g->s.stop_signal);
+    if (s->said[LDC_KEY_queue].set && !g->limited && s->said[LDC_KEY_queue].at.line >= 0 &&
+        g->s.queue != 1024)
+        ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_queue), "set max_req_per_worker too",
+                      "without `max_req_per_worker` [%s] queues only while no worker is ready",
+                      g->name);
     if (g->client_abort == LDC_CLOSE && g->limited)
-        ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_client_abort), "wait is exact", "with `client_abort = close` the limit of [%s] is exact only if the application stops when its connection ends", g->name);
-    if (s->said[LDC_KEY_routes].words == 0) ldc_conf_warn(r, &s->at, "add routes", "[%s] has no routes and gets no requests", g->name);
+        ldc_conf_warn(
+            r, ldc_conf_at(s, LDC_KEY_client_abort), "wait is exact",
+            "with `client_abort = close` the limit of [%s] is exact only if the application stops when its connection ends",
+            g->name);
+    if (s->said[LDC_KEY_routes].words == 0)
+        ldc_conf_warn(r, &s->at, "add routes", "[%s] has no routes and gets no requests", g->name);
 }
 
 /* --- routes --- */
@@ -2946,9 +3176,12 @@ static bool ldc_conf_route(ldc_route *t, const char *word) {
         t->text = ldc_util_str(word, 0);
         return true;
     }
-    t->kind = word[0] == '=' ? LDC_MATCH_EXACT : n > 1 && word[n - 1] == '*' ? LDC_MATCH_STRING : LDC_MATCH_PREFIX;
+    t->kind = word[0] == '='                ? LDC_MATCH_EXACT
+              : n > 1 && word[n - 1] == '*' ? LDC_MATCH_STRING
+                                            : LDC_MATCH_PREFIX;
     t->text = ldc_util_str(word + (t->kind == LDC_MATCH_EXACT), n - (t->kind != LDC_MATCH_PREFIX));
-    if (t->kind == LDC_MATCH_PREFIX && t->text.n > 1 && t->text.p[t->text.n - 1] == '/') t->text.n--; /* /a/ is /a */
+    if (t->kind == LDC_MATCH_PREFIX && t->text.n > 1 && t->text.p[t->text.n - 1] == '/')
+        t->text.n--; /* /a/ is /a */
     for (size_t i = 0; i < t->text.n; i++) {
         if (t->text.p[i] == '*' || t->text.p[i] == '?' || t->text.p[i] == '#') return false;
         if (t->text.p[i] == '/' && i + 1 < t->text.n && t->text.p[i + 1] == '/') return false;
@@ -2979,12 +3212,15 @@ static void ldc_conf_routes(ldc_reader *r) {
             t->order = i;
             t->at = said->word_at[i];
             if (!ldc_conf_route(t, said->word[i])) {
-                ldc_conf_fail(r, &t->at, "write /a, /a*, =/a or *", "not a route: `%s`", said->word[i]);
+                ldc_conf_fail(r, &t->at, "write /a, /a*, =/a or *", "not a route: `%s`",
+                              said->word[i]);
                 continue;
             }
             for (int j = 0; j < c->routes; j++) {
                 if (c->route[j].kind == t->kind && ldc_util_same(c->route[j].text, t->text))
-                    ldc_conf_warn(r, &t->at, "the first one wins", "route `%s` stands twice, first in line %d", t->said, c->route[j].at.line);
+                    ldc_conf_warn(r, &t->at, "the first one wins",
+                                  "route `%s` stands twice, first in line %d", t->said,
+                                  c->route[j].at.line);
             }
             c->routes++;
         }
@@ -3002,7 +3238,8 @@ static void ldc_conf_free(ldc_conf *c) {
 static void ldc_conf_report(ldc_reader *r, ldcorn_error *error) {
     const char *name = r->conf->file ? r->conf->file : "ldcorn";
     if (r->memory) ldc_text_fmt(&r->errors, "%s: out of memory\n", name);
-    ldc_text_fmt(&r->errors, "%s: %d error%s, nothing started\n", name, r->error_count, r->error_count == 1 ? "" : "s");
+    ldc_text_fmt(&r->errors, "%s: %d error%s, nothing started\n", name, r->error_count,
+                 r->error_count == 1 ? "" : "s");
     memset(error, 0, sizeof *error);
     error->status = 2;
     error->line = r->first.line;
@@ -3020,17 +3257,22 @@ static void ldc_conf_sources(ldc_reader *r, const ldcorn_desc *desc) {
     for (int i = 0; i < desc->group_count && !r->memory; i++) {
         ldc_str name = ldc_util_z(desc->groups[i].name);
         ldc_section *s = NULL;
-        if (!ldc_conf_name(name)) ldc_conf_fail(r, &none, "letters, digits, - and _", "group %d has no valid name", i);
-        else if (ldc_conf_find(r->conf, name)) continue; /* the file's one counts */
-        else s = ldc_conf_add(r, name, &none);
+        if (!ldc_conf_name(name))
+            ldc_conf_fail(r, &none, "letters, digits, - and _", "group %d has no valid name", i);
+        else if (ldc_conf_find(r->conf, name))
+            continue; /* the file's one counts */
+        else
+            s = ldc_conf_add(r, name, &none);
         if (s) ldc_conf_from_desc(r, s, &desc->groups[i], LDC_SCOPE_GROUP);
     }
     if (!r->memory) ldc_conf_from_desc(r, r->conf->globals, desc, LDC_SCOPE_GLOBAL);
-    for (const char *const *word = desc->set; word && *word && !r->memory; word++) ldc_conf_override(r, *word);
+    for (const char *const *word = desc->set; word && *word && !r->memory; word++)
+        ldc_conf_override(r, *word);
 }
 
 /* Reads everything that `desc` names. The conf with one reference, or NULL and *error. */
-static ldc_conf *ldc_conf_read(ldc_mem *m, const ldcorn_desc *desc, ldcorn_error *error, ldc_text *warnings) {
+static ldc_conf *ldc_conf_read(ldc_mem *m, const ldcorn_desc *desc, ldcorn_error *error,
+                               ldc_text *warnings) {
     ldc_reader r;
     ldc_arena arena;
     int i = 0;
@@ -3053,11 +3295,15 @@ static ldc_conf *ldc_conf_read(ldc_mem *m, const ldcorn_desc *desc, ldcorn_error
     if (!r.memory) ldc_conf_sources(&r, desc);
     if (!r.memory && r.conf->groups == 0 && r.error_count == 0) {
         ldc_origin at = {0};
-        ldc_conf_fail(&r, &at, "add [name] with routes and what to run", "%s has no group", desc->file ? desc->file : "the configuration");
+        ldc_conf_fail(&r, &at, "add [name] with routes and what to run", "%s has no group",
+                      desc->file ? desc->file : "the configuration");
     }
     if (!r.memory) ldc_conf_globals(&r);
-    if (!r.memory) r.conf->group = (ldc_gconf *)ldc_conf_take(&r, (size_t)(r.conf->groups + 1) * sizeof *r.conf->group);
-    for (ldc_section *s = r.conf->sections; s && !r.memory; s = s->next) ldc_conf_group(&r, s, &r.conf->group[i++], desc);
+    if (!r.memory)
+        r.conf->group =
+            (ldc_gconf *)ldc_conf_take(&r, (size_t)(r.conf->groups + 1) * sizeof *r.conf->group);
+    for (ldc_section *s = r.conf->sections; s && !r.memory; s = s->next)
+        ldc_conf_group(&r, s, &r.conf->group[i++], desc);
     if (!r.memory) ldc_conf_routes(&r);
     if (r.error_count || r.memory) {
         ldc_conf_report(&r, error);
@@ -3073,8 +3319,10 @@ static ldc_conf *ldc_conf_read(ldc_mem *m, const ldcorn_desc *desc, ldcorn_error
 
 /* --- the effective configuration, itself a valid file --- */
 
-static void ldc_conf_dump_value(ldc_text *t, const ldc_key *k, const ldc_section *s, const ldc_setting *said) {
-    const char *base = k->scope == LDC_SCOPE_GLOBAL ? (const char *)s->global : (const char *)s->group;
+static void ldc_conf_dump_value(ldc_text *t, const ldc_key *k, const ldc_section *s,
+                                const ldc_setting *said) {
+    const char *base =
+        k->scope == LDC_SCOPE_GLOBAL ? (const char *)s->global : (const char *)s->group;
     int64_t v = 0;
     const char *z = NULL;
     char text[24];
@@ -3082,17 +3330,25 @@ static void ldc_conf_dump_value(ldc_text *t, const ldc_key *k, const ldc_section
         for (int i = 0; i < said->words; i++) ldc_text_fmt(t, "%s%s", i ? " " : "", said->word[i]);
     } else if (k->type == LDC_TEXT || k->type == LDC_COMMAND) {
         memcpy(&z, base + k->offset, sizeof z);
-        if (z) ldc_text_escape(t, strcmp(k->name, "admin_token") == 0 ? LDC_S("(hidden)") : ldc_util_z(z), false);
+        if (z)
+            ldc_text_escape(
+                t, strcmp(k->name, "admin_token") == 0 ? LDC_S("(hidden)") : ldc_util_z(z), false);
     } else if (k->type == LDC_BOOL) {
         ldc_text_add(t, *(const bool *)(base + k->offset) ? "on" : "off");
     } else {
         memcpy(&v, base + k->offset, sizeof v);
-        if (v == LDCORN_NONE) ldc_text_add(t, "none");
-        else if (v == LDCORN_ZERO || v == 0) ldc_text_add(t, "0");
-        else if (k->type == LDC_DURATION && v < 60000 && v % 1000) ldc_text_fmt(t, "%dms", (int)v);
-        else if (k->type == LDC_DURATION) ldc_text_add(t, ldc_util_span((uint64_t)v, text));
-        else if (k->type == LDC_SIZE) ldc_text_add(t, ldc_util_size((uint64_t)v, text));
-        else ldc_text_fmt(t, "%lld", (long long)v);
+        if (v == LDCORN_NONE)
+            ldc_text_add(t, "none");
+        else if (v == LDCORN_ZERO || v == 0)
+            ldc_text_add(t, "0");
+        else if (k->type == LDC_DURATION && v < 60000 && v % 1000)
+            ldc_text_fmt(t, "%dms", (int)v);
+        else if (k->type == LDC_DURATION)
+            ldc_text_add(t, ldc_util_span((uint64_t)v, text));
+        else if (k->type == LDC_SIZE)
+            ldc_text_add(t, ldc_util_size((uint64_t)v, text));
+        else
+            ldc_text_fmt(t, "%lld", (long long)v);
     }
 }
 
@@ -3104,12 +3360,18 @@ static void ldc_conf_dump_keys(ldc_text *t, ldc_section *s, int scope) {
         if (k->scope != scope) continue;
         ldc_text_init(&v, t->mem);
         ldc_conf_dump_value(&v, k, s, said);
-        if (said->at.file && said->at.line) ldc_text_fmt(t, "# %s:%d\n", said->at.file->name, said->at.line);
-        else if (said->at.file) ldc_text_fmt(t, "# %s\n", said->at.file->name);
-        else if (said->set) ldc_text_add(t, "# given by the program\n");
-        else ldc_text_add(t, "# default\n");
-        if (v.n && !(id == LDC_KEY_max_conns && !said->set)) ldc_text_fmt(t, "%s = %s\n", k->name, v.p);
-        else ldc_text_fmt(t, "# %s: not set\n", k->name);
+        if (said->at.file && said->at.line)
+            ldc_text_fmt(t, "# %s:%d\n", said->at.file->name, said->at.line);
+        else if (said->at.file)
+            ldc_text_fmt(t, "# %s\n", said->at.file->name);
+        else if (said->set)
+            ldc_text_add(t, "# given by the program\n");
+        else
+            ldc_text_add(t, "# default\n");
+        if (v.n && !(id == LDC_KEY_max_conns && !said->set))
+            ldc_text_fmt(t, "%s = %s\n", k->name, v.p);
+        else
+            ldc_text_fmt(t, "# %s: not set\n", k->name);
         ldc_text_free(&v);
     }
 }
@@ -3187,13 +3449,16 @@ static const ldc_route *ldc_route_first(const ldc_conf *c, ldc_str path) {
 }
 
 /* The route of a request. `room` has as many bytes as the target. LDC_WHY_NONE, PATH or ROUTE. */
-static ldc_why ldc_route_find(const ldc_conf *c, ldc_str target, char *room, const ldc_route **found) {
+static ldc_why ldc_route_find(const ldc_conf *c, ldc_str target, char *room,
+                              const ldc_route **found) {
     bool dots = false;
     ptrdiff_t n;
     const ldc_route *resolved;
     if (target.p[0] == '?') target = LDC_S("/"); /* http://a?b */
-    if (target.n == 1 && target.p[0] == '*') { /* OPTIONS * belongs to the whole server */
-        *found = c->routes && c->route[c->routes - 1].kind == LDC_MATCH_ALL ? &c->route[c->routes - 1] : NULL;
+    if (target.n == 1 && target.p[0] == '*') {   /* OPTIONS * belongs to the whole server */
+        *found = c->routes && c->route[c->routes - 1].kind == LDC_MATCH_ALL
+                     ? &c->route[c->routes - 1]
+                     : NULL;
         for (int i = 0; i < c->routes && *found; i++) {
             if (c->route[i].kind == LDC_MATCH_ALL) {
                 *found = &c->route[i];
@@ -3209,7 +3474,8 @@ static ldc_why ldc_route_find(const ldc_conf *c, ldc_str target, char *room, con
         n = ldc_route_resolve(room, (size_t)n);
         if (n < 0) return LDC_WHY_PATH;
         resolved = ldc_route_first(c, ldc_util_str(room, (size_t)n));
-        if ((resolved ? resolved->group : -1) != (*found ? (*found)->group : -1)) return LDC_WHY_PATH;
+        if ((resolved ? resolved->group : -1) != (*found ? (*found)->group : -1))
+            return LDC_WHY_PATH;
         *found = resolved;
     }
     return *found ? LDC_WHY_NONE : LDC_WHY_ROUTE;
@@ -3222,58 +3488,58 @@ static ldc_why ldc_route_find(const ldc_conf *c, ldc_str target, char *room, con
 #define LDC_TO(machine, name) (1u << LDC_##machine##_##name)
 
 /* A client connection. BY_FLOW: interest follows the two flows of the exchange. */
-#define LDC_CLIENT_STATES(X)                                                                      \
-    X(IDLE, POLLIN, keepalive_timeout, LDC_TO(CLIENT, HEAD) | LDC_TO(CLIENT, DEAD))               \
-    X(HEAD, POLLIN, header_timeout,                                                               \
-      LDC_TO(CLIENT, QUEUED) | LDC_TO(CLIENT, ACTIVE) | LDC_TO(CLIENT, REPLY) |                   \
-          LDC_TO(CLIENT, WAIT) | LDC_TO(CLIENT, DEAD))                                            \
-    X(QUEUED, LDC_LEAVE, queue_timeout,                                                           \
-      LDC_TO(CLIENT, ACTIVE) | LDC_TO(CLIENT, REPLY) | LDC_TO(CLIENT, DEAD))                      \
-    X(ACTIVE, LDC_BY_FLOW, body_timeout or send_timeout,                                          \
-      LDC_TO(CLIENT, IDLE) | LDC_TO(CLIENT, QUEUED) | LDC_TO(CLIENT, REPLY) |                     \
-          LDC_TO(CLIENT, TUNNEL) | LDC_TO(CLIENT, LINGER) | LDC_TO(CLIENT, DEAD))                 \
-    X(REPLY, POLLOUT, send_timeout,                                                               \
-      LDC_TO(CLIENT, IDLE) | LDC_TO(CLIENT, LINGER) | LDC_TO(CLIENT, DEAD))                       \
-    X(WAIT, LDC_LEAVE, start_timeout, LDC_TO(CLIENT, REPLY) | LDC_TO(CLIENT, DEAD))               \
-    X(TUNNEL, LDC_BY_FLOW, tunnel_timeout, LDC_TO(CLIENT, DEAD))                                  \
-    X(LINGER, POLLIN, two seconds, LDC_TO(CLIENT, DEAD))                                          \
+#define LDC_CLIENT_STATES(X)                                                        \
+    X(IDLE, POLLIN, keepalive_timeout, LDC_TO(CLIENT, HEAD) | LDC_TO(CLIENT, DEAD)) \
+    X(HEAD, POLLIN, header_timeout,                                                 \
+      LDC_TO(CLIENT, QUEUED) | LDC_TO(CLIENT, ACTIVE) | LDC_TO(CLIENT, REPLY) |     \
+          LDC_TO(CLIENT, WAIT) | LDC_TO(CLIENT, DEAD))                              \
+    X(QUEUED, LDC_LEAVE, queue_timeout,                                             \
+      LDC_TO(CLIENT, ACTIVE) | LDC_TO(CLIENT, REPLY) | LDC_TO(CLIENT, DEAD))        \
+    X(ACTIVE, LDC_BY_FLOW, body_timeout or send_timeout,                            \
+      LDC_TO(CLIENT, IDLE) | LDC_TO(CLIENT, QUEUED) | LDC_TO(CLIENT, REPLY) |       \
+          LDC_TO(CLIENT, TUNNEL) | LDC_TO(CLIENT, LINGER) | LDC_TO(CLIENT, DEAD))   \
+    X(REPLY, POLLOUT, send_timeout,                                                 \
+      LDC_TO(CLIENT, IDLE) | LDC_TO(CLIENT, LINGER) | LDC_TO(CLIENT, DEAD))         \
+    X(WAIT, LDC_LEAVE, start_timeout, LDC_TO(CLIENT, REPLY) | LDC_TO(CLIENT, DEAD)) \
+    X(TUNNEL, LDC_BY_FLOW, tunnel_timeout, LDC_TO(CLIENT, DEAD))                    \
+    X(LINGER, POLLIN, two seconds, LDC_TO(CLIENT, DEAD))                            \
     X(DEAD, 0, none, 0)
 
 /* A connection to a worker. */
-#define LDC_UP_STATES(X)                                                                          \
-    X(CONNECT, POLLOUT, connect_timeout, LDC_TO(UP, BUSY) | LDC_TO(UP, DEAD))                     \
-    X(BUSY, LDC_BY_FLOW, response_timeout and run_timeout,                                        \
-      LDC_TO(UP, PARKED) | LDC_TO(UP, TUNNEL) | LDC_TO(UP, DEAD))                                 \
-    X(PARKED, POLLIN, worker_keepalive, LDC_TO(UP, BUSY) | LDC_TO(UP, DEAD))                      \
-    X(TUNNEL, LDC_BY_FLOW, as its client, LDC_TO(UP, DEAD))                                        \
+#define LDC_UP_STATES(X)                                                      \
+    X(CONNECT, POLLOUT, connect_timeout, LDC_TO(UP, BUSY) | LDC_TO(UP, DEAD)) \
+    X(BUSY, LDC_BY_FLOW, response_timeout and run_timeout,                    \
+      LDC_TO(UP, PARKED) | LDC_TO(UP, TUNNEL) | LDC_TO(UP, DEAD))             \
+    X(PARKED, POLLIN, worker_keepalive, LDC_TO(UP, BUSY) | LDC_TO(UP, DEAD))  \
+    X(TUNNEL, LDC_BY_FLOW, as its client, LDC_TO(UP, DEAD))                   \
     X(DEAD, 0, none, 0)
 
 /* A worker: a process of ours, or an address. Only READY takes requests. */
-#define LDC_PROC_STATES(X)                                                                        \
-    X(STARTING, 0, next probe and start_timeout,                                                  \
-      LDC_TO(PROC, READY) | LDC_TO(PROC, BACKOFF) | LDC_TO(PROC, STOPPING) |                      \
-          LDC_TO(PROC, FAILED) | LDC_TO(PROC, DOWN) | LDC_TO(PROC, GONE))                         \
-    X(READY, 0, none,                                                                             \
-      LDC_TO(PROC, DOWN) | LDC_TO(PROC, DRAINING) | LDC_TO(PROC, STOPPING) |                      \
-          LDC_TO(PROC, BACKOFF) | LDC_TO(PROC, FAILED) | LDC_TO(PROC, GONE))                      \
-    X(DOWN, 0, next probe,                                                                        \
-      LDC_TO(PROC, READY) | LDC_TO(PROC, DRAINING) | LDC_TO(PROC, STOPPING) |                     \
-          LDC_TO(PROC, BACKOFF) | LDC_TO(PROC, FAILED) | LDC_TO(PROC, GONE))                      \
-    X(DRAINING, 0, drain_timeout and tunnel_drain, LDC_TO(PROC, STOPPING) | LDC_TO(PROC, GONE))   \
-    X(STOPPING, 0, stop_timeout,                                                                  \
-      LDC_TO(PROC, GONE) | LDC_TO(PROC, BACKOFF) | LDC_TO(PROC, FAILED))                          \
-    X(BACKOFF, 0, the next start,                                                                 \
-      LDC_TO(PROC, STARTING) | LDC_TO(PROC, FAILED) | LDC_TO(PROC, GONE))                         \
-    X(FAILED, 0, none, LDC_TO(PROC, BACKOFF) | LDC_TO(PROC, GONE))                                \
+#define LDC_PROC_STATES(X)                                                                      \
+    X(STARTING, 0, next probe and start_timeout,                                                \
+      LDC_TO(PROC, READY) | LDC_TO(PROC, BACKOFF) | LDC_TO(PROC, STOPPING) |                    \
+          LDC_TO(PROC, FAILED) | LDC_TO(PROC, DOWN) | LDC_TO(PROC, GONE))                       \
+    X(READY, 0, none,                                                                           \
+      LDC_TO(PROC, DOWN) | LDC_TO(PROC, DRAINING) | LDC_TO(PROC, STOPPING) |                    \
+          LDC_TO(PROC, BACKOFF) | LDC_TO(PROC, FAILED) | LDC_TO(PROC, GONE))                    \
+    X(DOWN, 0, next probe,                                                                      \
+      LDC_TO(PROC, READY) | LDC_TO(PROC, DRAINING) | LDC_TO(PROC, STOPPING) |                   \
+          LDC_TO(PROC, BACKOFF) | LDC_TO(PROC, FAILED) | LDC_TO(PROC, GONE))                    \
+    X(DRAINING, 0, drain_timeout and tunnel_drain, LDC_TO(PROC, STOPPING) | LDC_TO(PROC, GONE)) \
+    X(STOPPING, 0, stop_timeout,                                                                \
+      LDC_TO(PROC, GONE) | LDC_TO(PROC, BACKOFF) | LDC_TO(PROC, FAILED))                        \
+    X(BACKOFF, 0, the next start,                                                               \
+      LDC_TO(PROC, STARTING) | LDC_TO(PROC, FAILED) | LDC_TO(PROC, GONE))                       \
+    X(FAILED, 0, none, LDC_TO(PROC, BACKOFF) | LDC_TO(PROC, GONE))                              \
     X(GONE, 0, none, 0)
 
 /* A reload. LOADING is one call; the switch is one assignment. */
-#define LDC_RELOAD_STATES(X)                                                                      \
-    X(NONE, 0, none, LDC_TO(RELOAD, LOADING))                                                     \
-    X(LOADING, 0, none, LDC_TO(RELOAD, STARTING) | LDC_TO(RELOAD, UNDONE))                        \
-    X(STARTING, 0, start_timeout, LDC_TO(RELOAD, SWITCHED) | LDC_TO(RELOAD, UNDONE))              \
-    X(SWITCHED, 0, none, LDC_TO(RELOAD, DONE))                                                    \
-    X(DONE, 0, none, LDC_TO(RELOAD, LOADING))                                                     \
+#define LDC_RELOAD_STATES(X)                                                         \
+    X(NONE, 0, none, LDC_TO(RELOAD, LOADING))                                        \
+    X(LOADING, 0, none, LDC_TO(RELOAD, STARTING) | LDC_TO(RELOAD, UNDONE))           \
+    X(STARTING, 0, start_timeout, LDC_TO(RELOAD, SWITCHED) | LDC_TO(RELOAD, UNDONE)) \
+    X(SWITCHED, 0, none, LDC_TO(RELOAD, DONE))                                       \
+    X(DONE, 0, none, LDC_TO(RELOAD, LOADING))                                        \
     X(UNDONE, 0, none, LDC_TO(RELOAD, LOADING))
 
 #define LDC_LEAVE LDC_RDHUP /* a client that only waits: readable means it left */
@@ -3283,10 +3549,14 @@ static ldc_why ldc_route_find(const ldc_conf *c, ldc_str target, char *room, con
 #define LDC_ENUM_UP(name, wait, timer, next) LDC_UP_##name,
 #define LDC_ENUM_PROC(name, wait, timer, next) LDC_PROC_##name,
 #define LDC_ENUM_RELOAD(name, wait, timer, next) LDC_RELOAD_##name,
-typedef enum ldc_client_state { LDC_CLIENT_STATES(LDC_ENUM_CLIENT) LDC_CLIENT_COUNT } ldc_client_state;
+typedef enum ldc_client_state {
+    LDC_CLIENT_STATES(LDC_ENUM_CLIENT) LDC_CLIENT_COUNT
+} ldc_client_state;
 typedef enum ldc_up_state { LDC_UP_STATES(LDC_ENUM_UP) LDC_UP_COUNT } ldc_up_state;
 typedef enum ldc_proc_state { LDC_PROC_STATES(LDC_ENUM_PROC) LDC_PROC_COUNT } ldc_proc_state;
-typedef enum ldc_reload_state { LDC_RELOAD_STATES(LDC_ENUM_RELOAD) LDC_RELOAD_COUNT } ldc_reload_state;
+typedef enum ldc_reload_state {
+    LDC_RELOAD_STATES(LDC_ENUM_RELOAD) LDC_RELOAD_COUNT
+} ldc_reload_state;
 
 typedef struct ldc_state_row {
     const char *name;
@@ -3300,7 +3570,8 @@ static const ldc_state_row ldc_client_rows[] = {LDC_CLIENT_STATES(LDC_STATE_ROW)
 static const ldc_state_row ldc_up_rows[] = {LDC_UP_STATES(LDC_STATE_ROW)};
 static const ldc_state_row ldc_proc_rows[] = {LDC_PROC_STATES(LDC_STATE_ROW)};
 static const ldc_state_row ldc_reload_rows[] = {LDC_RELOAD_STATES(LDC_STATE_ROW)};
-static const char *const ldc_proc_words[] = {"starting", "ready", "down", "draining", "stopping", "backoff", "failed", "gone"};
+static const char *const ldc_proc_words[] = {"starting", "ready",   "down",   "draining",
+                                             "stopping", "backoff", "failed", "gone"};
 
 typedef struct ldc_client ldc_client;
 typedef struct ldc_exchange ldc_exchange;
@@ -3308,12 +3579,19 @@ typedef struct ldc_up ldc_up;
 typedef struct ldc_worker ldc_worker;
 typedef struct ldc_group ldc_group;
 
-typedef enum ldc_kind { LDC_KIND_SIGNAL, LDC_KIND_LISTENER, LDC_KIND_CLIENT, LDC_KIND_UP, LDC_KIND_PIPE, LDC_KIND_EXEC } ldc_kind;
+typedef enum ldc_kind {
+    LDC_KIND_SIGNAL,
+    LDC_KIND_LISTENER,
+    LDC_KIND_CLIENT,
+    LDC_KIND_UP,
+    LDC_KIND_PIPE,
+    LDC_KIND_EXEC
+} ldc_kind;
 
 /* One descriptor in the poll set; stands first in its owner. */
 typedef struct ldc_watch {
     int fd;
-    short want;    /* 0: out of the set, its entry is negated */
+    short want; /* 0: out of the set, its entry is negated */
     uint8_t kind;
     bool hot, listed, dirty, dead;
     uint32_t at;   /* index in the poll set */
@@ -3321,7 +3599,12 @@ typedef struct ldc_watch {
     uint64_t busy; /* when it was last ready */
 } ldc_watch;
 
-typedef enum ldc_timer_kind { LDC_TIMER_CLIENT, LDC_TIMER_UP, LDC_TIMER_WORKER, LDC_TIMER_LIFE } ldc_timer_kind;
+typedef enum ldc_timer_kind {
+    LDC_TIMER_CLIENT,
+    LDC_TIMER_UP,
+    LDC_TIMER_WORKER,
+    LDC_TIMER_LIFE
+} ldc_timer_kind;
 
 typedef struct ldc_timer {
     uint64_t due; /* microseconds, 0: not armed */
@@ -3338,8 +3621,8 @@ typedef struct ldc_loop {
     struct pollfd *set; /* set[0 .. hot) is polled every turn, set[0 .. n) now and then */
     ldc_watch **who;
     uint32_t n, hot, cap, watches;
-    uint32_t polled;    /* how far the last poll() looked */
-    ldc_watch **dirty;  /* to be added, moved or removed at the end of the turn */
+    uint32_t polled;   /* how far the last poll() looked */
+    ldc_watch **dirty; /* to be added, moved or removed at the end of the turn */
     uint32_t dirties, dirty_cap;
     ldc_due *heap;
     uint32_t due, due_cap, timers;
@@ -3349,23 +3632,23 @@ typedef struct ldc_loop {
 
 /* Bytes one way. Invariant: what is in `head` from `sent` on goes out before `buf`. */
 typedef struct ldc_flow {
-    ldc_buf head;     /* the message's head as we write it; the request's one is kept for a replay */
-    uint32_t sent;    /* of it */
-    ldc_buf buf;      /* encoded bytes that the sink did not take yet */
-    uint64_t left;    /* of a body by length */
-    uint64_t bytes;   /* of body passed */
+    ldc_buf head;   /* the message's head as we write it; the request's one is kept for a replay */
+    uint32_t sent;  /* of it */
+    ldc_buf buf;    /* encoded bytes that the sink did not take yet */
+    uint64_t left;  /* of a body by length */
+    uint64_t bytes; /* of body passed */
     ldc_chunk chunk;
-    uint8_t in, out;  /* ldc_frame at the source and towards the sink */
-    bool end;         /* the last byte has come */
-    bool discard;     /* nobody wants it */
-    bool shut;        /* tunnel: the end was passed on */
+    uint8_t in, out; /* ldc_frame at the source and towards the sink */
+    bool end;        /* the last byte has come */
+    bool discard;    /* nobody wants it */
+    bool shut;       /* tunnel: the end was passed on */
 } ldc_flow;
 
 typedef struct ldc_listener {
     ldc_watch watch;
     ldc_addr addr;
     bool admin, fresh, keep; /* fresh: of a reload under way; keep: mark of the switch */
-    char *path; /* of a unix socket that we made */
+    char *path;              /* of a unix socket that we made */
     dev_t device;
     ino_t inode;
     struct ldc_listener *next;
@@ -3385,23 +3668,23 @@ struct ldc_client {
     ldc_buf in;                  /* read and not used yet */
     size_t line;                 /* where the head's line under way begins */
     ldc_exchange *exchange;
-    ldc_client *next, **prev;            /* of all */
-    ldc_client *older, *newer;           /* of the idle ones, oldest first */
+    ldc_client *next, **prev;  /* of all */
+    ldc_client *older, *newer; /* of the idle ones, oldest first */
     ldc_client *next_runnable;
 };
 
-struct ldc_exchange { /* one request, from its head to its log line */
+struct ldc_exchange {             /* one request, from its head to its log line */
     ldc_exchange *next, **prev;   /* of all */
     ldc_exchange *ahead, *behind; /* in the queue */
     ldc_client *client;           /* NULL: an orphan */
     ldc_up *up;                   /* while inside a worker */
     ldc_group *group;
-    ldc_conf *conf;               /* under which its head was parsed */
+    ldc_conf *conf; /* under which its head was parsed */
     ldc_flow req, res;
     uint64_t arrived, queued, started, connected, sent, first; /* microseconds, 0: not yet */
-    uint64_t answered;            /* the worker's part was over */
-    uint64_t wall;                /* ms since 1970, at arrival */
-    uint64_t queue_by;            /* deadline of the wait */
+    uint64_t answered;                                         /* the worker's part was over */
+    uint64_t wall;                                             /* ms since 1970, at arrival */
+    uint64_t queue_by;                                         /* deadline of the wait */
     ldc_why why;
     int status;
     int tries, interim;
@@ -3409,7 +3692,7 @@ struct ldc_exchange { /* one request, from its head to its log line */
     pid_t worker_pid;
     char id[33];
     char address[INET6_ADDRSTRLEN]; /* of the client, as trusted */
-    bool waiting;                 /* in the queue */
+    bool waiting;                   /* in the queue */
     bool http10, head_only, keep, safe, upgrade, expects;
     bool replayed, fresh, got_head, logged;
 };
@@ -3418,12 +3701,12 @@ struct ldc_up {
     ldc_watch watch;
     ldc_timer timer;
     uint8_t state;
-    bool slot;        /* counted in worker->in_flight */
+    bool slot; /* counted in worker->in_flight */
     bool tunnel_slot;
-    bool reused;      /* carried an exchange before */
-    bool probe;       /* a readiness check, no exchange */
-    bool half;        /* we ended our direction: the slot waits for the worker's end */
-    bool deaf;        /* its answer broke the protocol: bytes are only thrown away */
+    bool reused; /* carried an exchange before */
+    bool probe;  /* a readiness check, no exchange */
+    bool half;   /* we ended our direction: the slot waits for the worker's end */
+    bool deaf;   /* its answer broke the protocol: bytes are only thrown away */
     bool connected;
     bool keep;        /* its answer allows another request behind it */
     bool reading;     /* waiting for bytes: the gap counts */
@@ -3433,7 +3716,7 @@ struct ldc_up {
     ldc_exchange *exchange;
     ldc_buf in;
     size_t line;
-    ldc_up *next, **prev;          /* of the worker's */
+    ldc_up *next, **prev; /* of the worker's */
     ldc_up *next_parked, **prev_parked;
 };
 
@@ -3458,24 +3741,24 @@ struct ldc_worker {
     const ldc_gconf *as;
     int index, generation;
     uint8_t state;
-    bool candidate;  /* of a reload under way: takes nothing yet */
-    bool replaced;   /* by reload, scale or time-out: does not come back */
+    bool candidate; /* of a reload under way: takes nothing yet */
+    bool replaced;  /* by reload, scale or time-out: does not come back */
     bool was_ready, asked, killed, respawn;
-    bool foreign;    /* upstream: no process */
+    bool foreign; /* upstream: no process */
     ldc_addr addr;
     ldc_timer timer;
     pid_t pid;
-    int port_fd;     /* keeps {port} reserved */
-    char *path;      /* of its socket */
+    int port_fd; /* keeps {port} reserved */
+    char *path;  /* of its socket */
     int in_flight, tunnels, conns, parked_count;
     uint64_t served, since, started, idle_since, drain_by, tunnel_by, probe_at, start_by;
-    uint64_t pause;  /* back-off or probe interval, ms */
-    int failures;    /* consecutive failed starts, or failed probes while DOWN */
+    uint64_t pause; /* back-off or probe interval, ms */
+    int failures;   /* consecutive failed starts, or failed probes while DOWN */
     int restarts;
     ldc_up *ups, *parked, *probe;
     ldc_pipe pipe[2];
     ldc_exec exec;
-    ldc_sink out;    /* worker_log = path */
+    ldc_sink out; /* worker_log = path */
     uint64_t ready_at;
     bool slow_said;
     int probe_fails;
@@ -3487,7 +3770,8 @@ struct ldc_worker {
     ldc_worker *next;
 };
 
-#define LDC_EXIT_REASONS(X) X(crash) X(recycle) X(lifetime) X(timeout) X(health) X(reload) X(scale) X(stop)
+#define LDC_EXIT_REASONS(X) \
+    X(crash) X(recycle) X(lifetime) X(timeout) X(health) X(reload) X(scale) X(stop)
 #define LDC_EXIT_NAME(name) #name,
 static const char *const ldc_exit_names[] = {LDC_EXIT_REASONS(LDC_EXIT_NAME)};
 
@@ -3501,16 +3785,16 @@ enum { LDC_SUMS = 256 };
 
 struct ldc_group {
     char *name;
-    ldc_conf *owner;         /* the conf that `conf` lies in; a reference */
-    const ldc_gconf *conf;   /* of the conf in force */
-    bool removed, hidden;    /* hidden: of a reload under way */
-    bool starting;           /* ldc_group_next is at work */
+    ldc_conf *owner;       /* the conf that `conf` lies in; a reference */
+    const ldc_gconf *conf; /* of the conf in force */
+    bool removed, hidden;  /* hidden: of a reload under way */
+    bool starting;         /* ldc_group_next is at work */
     ldc_worker *workers;
     ldc_exchange *head, *tail; /* the queue, oldest first */
     int queued;
     int orphans;
-    uint64_t mean;             /* service time, microseconds, moving by 1/8 */
-    uint64_t requests[6];      /* by class of status */
+    uint64_t mean;        /* service time, microseconds, moving by 1/8 */
+    uint64_t requests[6]; /* by class of status */
     uint64_t refused[LDC_WHYS], refused_said[LDC_WHYS], said_at;
     uint64_t retries, forced, errors[4], exits[8];
     ldc_histogram total, worker, wait;
@@ -3539,8 +3823,8 @@ struct ldcorn {
     ldc_mem mem;
     ldc_log log;
     ldc_loop loop;
-    ldcorn_desc desc;      /* strings of the host, copied */
-    ldc_arena host;        /* where they lie */
+    ldcorn_desc desc; /* strings of the host, copied */
+    ldc_arena host;   /* where they lie */
     ldc_conf *conf;
     ldc_group *groups;
     ldc_listener *listeners;
@@ -3552,11 +3836,11 @@ struct ldcorn {
     ldc_reload reload;
     int generation;
     uint64_t now, turn, began, wall;
-    char *scratch;         /* one read; LDC_SCRATCH bytes */
-    char *path_room;       /* for @route; max_header bytes */
+    char *scratch;   /* one read; LDC_SCRATCH bytes */
+    char *path_room; /* for @route; max_header bytes */
     size_t path_cap;
-    ldc_head head;         /* the one under the parser */
-    ldc_watch signal;      /* read end of the self-pipe */
+    ldc_head head;    /* the one under the parser */
+    ldc_watch signal; /* read end of the self-pipe */
     int signal_out, reserve, lock;
     volatile sig_atomic_t stop_asked;
     int stops_seen;
@@ -3567,29 +3851,29 @@ struct ldcorn {
     bool untrusted_said, refused; /* refused: a group has something to report */
     bool paused, ready_said, running, reap_all, child_noted, made_dir, lean;
     uint64_t accepted, bytes_in, bytes_out, id_seed, id_next, refusals_at;
-    struct rlimit files;   /* the limit that workers get back */
-    ldc_text warned;       /* what the first reading warned of */
-    ldc_sink err, out;     /* of workers, where our own logs go elsewhere */
-    uint32_t serial;       /* of worker sockets */
+    struct rlimit files; /* the limit that workers get back */
+    ldc_text warned;     /* what the first reading warned of */
+    ldc_sink err, out;   /* of workers, where our own logs go elsewhere */
+    uint32_t serial;     /* of worker sockets */
     ldc_worker *gone;
-    uint64_t retry_at;     /* when starved groups try again */
-    bool upset;            /* some worker changed state: look at reload, readiness, stop */
+    uint64_t retry_at; /* when starved groups try again */
+    bool upset;        /* some worker changed state: look at reload, readiness, stop */
 };
 
 /* Back-calls: an event travels down to where it belongs, its consequence upward again. */
-static void ldc_group_next(ldcorn *l, ldc_group *g);               /* a slot is free */
-static void ldc_client_answered(ldcorn *l, ldc_exchange *e);       /* the worker's part is over */
+static void ldc_group_next(ldcorn *l, ldc_group *g);         /* a slot is free */
+static void ldc_client_answered(ldcorn *l, ldc_exchange *e); /* the worker's part is over */
 static void ldc_client_refuse(ldcorn *l, ldc_exchange *e, ldc_why why); /* our own answer */
-static void ldc_client_update(ldcorn *l, ldc_client *c);           /* a flow changed: new interest */
-static void ldc_client_tunnel(ldcorn *l, ldc_exchange *e);         /* 101 */
+static void ldc_client_update(ldcorn *l, ldc_client *c);   /* a flow changed: new interest */
+static void ldc_client_tunnel(ldcorn *l, ldc_exchange *e); /* 101 */
 static ldc_str ldc_client_field(const ldc_exchange *e, const char *name);
 static void ldc_client_dead(ldcorn *l, ldc_client *c);
-static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e);   /* an answer of its own */
+static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e); /* an answer of its own */
 static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e);
 static void ldc_proc_probe_readable(ldcorn *l, ldc_up *u);
-static void ldc_proc_event_down(ldcorn *l, ldc_worker *w);         /* a connect failed */
+static void ldc_proc_event_down(ldcorn *l, ldc_worker *w); /* a connect failed */
 static void ldc_proc_probed(ldcorn *l, ldc_up *u, bool passed, const char *why);
-static void ldc_proc_idle(ldcorn *l, ldc_worker *w);               /* nothing inside any more */
+static void ldc_proc_idle(ldcorn *l, ldc_worker *w); /* nothing inside any more */
 static void ldc_proc_replace(ldcorn *l, ldc_worker *w, const char *why);
 
 /* @net --------------------------------------------------------------------------------------
@@ -3625,7 +3909,8 @@ static int ldc_net_socket(int family) {
 static int ldc_net_accept(int listener, struct sockaddr_storage *from, socklen_t *n) {
     int fd;
     *n = sizeof *from;
-#if defined(SOCK_CLOEXEC) && defined(SOCK_NONBLOCK) && defined(__linux__) && !defined(LDCORN_PORTABLE)
+#if defined(SOCK_CLOEXEC) && defined(SOCK_NONBLOCK) && defined(__linux__) && \
+    !defined(LDCORN_PORTABLE)
     fd = accept4(listener, (struct sockaddr *)from, n, SOCK_CLOEXEC | SOCK_NONBLOCK);
 #else
     fd = accept(listener, (struct sockaddr *)from, n);
@@ -3642,7 +3927,8 @@ static int ldc_net_accept(int listener, struct sockaddr_storage *from, socklen_t
 
 static bool ldc_net_pipe(int fd[2]) {
     if (pipe(fd) < 0) return false;
-    if (fcntl(fd[0], F_SETFD, FD_CLOEXEC) == 0 && fcntl(fd[1], F_SETFD, FD_CLOEXEC) == 0) return true;
+    if (fcntl(fd[0], F_SETFD, FD_CLOEXEC) == 0 && fcntl(fd[1], F_SETFD, FD_CLOEXEC) == 0)
+        return true;
     close(fd[0]);
     close(fd[1]);
     return false;
@@ -3712,9 +3998,11 @@ static bool ldc_loop_reserve_watch(ldcorn *l) {
     uint32_t cap = o->cap, both = o->cap;
     if (!ldc_loop_grow(l, (void **)&o->set, &cap, o->watches + 1, sizeof *o->set)) return false;
     if (cap > both) {
-        ldc_watch **who = (ldc_watch **)ldc_mem_resize(&l->mem, o->who, both * sizeof *who, cap * sizeof *who);
+        ldc_watch **who =
+            (ldc_watch **)ldc_mem_resize(&l->mem, o->who, both * sizeof *who, cap * sizeof *who);
         if (who == NULL) { /* the larger set stays; its capacity is only recorded with both */
-            o->set = (struct pollfd *)ldc_mem_resize(&l->mem, o->set, cap * sizeof *o->set, both ? both * sizeof *o->set : sizeof *o->set);
+            o->set = (struct pollfd *)ldc_mem_resize(&l->mem, o->set, cap * sizeof *o->set,
+                                                     both ? both * sizeof *o->set : sizeof *o->set);
             return false;
         }
         o->who = who;
@@ -3724,7 +4012,8 @@ static bool ldc_loop_reserve_watch(ldcorn *l) {
 }
 
 static bool ldc_loop_reserve_timer(ldcorn *l) {
-    return ldc_loop_grow(l, (void **)&l->loop.heap, &l->loop.due_cap, l->loop.timers + 1, sizeof *l->loop.heap);
+    return ldc_loop_grow(l, (void **)&l->loop.heap, &l->loop.due_cap, l->loop.timers + 1,
+                         sizeof *l->loop.heap);
 }
 
 static void ldc_loop_dirty(ldcorn *l, ldc_watch *w) {
@@ -3795,8 +4084,10 @@ static void ldc_loop_add(ldc_loop *o, ldc_watch *w) {
 }
 
 static void ldc_loop_heat(ldc_loop *o, ldc_watch *w) {
-    if (w->hot && w->at >= o->hot) ldc_loop_swap(o, w->at, o->hot++);
-    else if (!w->hot && w->at < o->hot) ldc_loop_swap(o, w->at, --o->hot);
+    if (w->hot && w->at >= o->hot)
+        ldc_loop_swap(o, w->at, o->hot++);
+    else if (!w->hot && w->at < o->hot)
+        ldc_loop_swap(o, w->at, --o->hot);
 }
 
 static void ldc_loop_remove(ldcorn *l, ldc_watch *w) {
@@ -3808,7 +4099,8 @@ static void ldc_loop_remove(ldcorn *l, ldc_watch *w) {
         o->n--;
         w->listed = false;
     }
-    if (w->fd >= 0) close(w->fd); /* EINTR: the descriptor is gone all the same on every POSIX here */
+    if (w->fd >= 0)
+        close(w->fd); /* EINTR: the descriptor is gone all the same on every POSIX here */
     w->fd = -1;
     o->watches--;
 }
@@ -3920,7 +4212,9 @@ static int ldc_loop_timeout(const ldcorn *l, int most) {
     return most >= 0 && ms > (uint64_t)most ? most : ms > 60000 ? 60000 : (int)ms;
 }
 
-static uint64_t ldc_loop_after(const ldcorn *l, int64_t ms) { return ms < 0 ? 0 : l->now + (uint64_t)ms * 1000; }
+static uint64_t ldc_loop_after(const ldcorn *l, int64_t ms) {
+    return ms < 0 ? 0 : l->now + (uint64_t)ms * 1000;
+}
 
 /* Descriptors or memory ran out: what had to wait is tried again soon. */
 static void ldc_loop_lean(ldcorn *l) {
@@ -3957,7 +4251,9 @@ static int ldc_loop_wait(ldcorn *l, int timeout) {
    Moves body bytes one way: decodes the source's framing, encodes the sink's, writes at once,
    keeps what the sink did not take. Knows a flow and a descriptor, not who is behind them. */
 
-static size_t ldc_relay_waiting(const ldc_flow *f) { return f->head.len - f->sent + ldc_buf_size(&f->buf); }
+static size_t ldc_relay_waiting(const ldc_flow *f) {
+    return f->head.len - f->sent + ldc_buf_size(&f->buf);
+}
 
 static ssize_t ldc_relay_send(int fd, struct iovec *v, int n) {
     struct msghdr m;
@@ -4019,7 +4315,8 @@ static ssize_t ldc_relay_emit(ldcorn *l, ldc_flow *f, int fd, struct iovec *v, i
     for (int i = 0; i < n; i++) {
         size_t cut = skip < v[i].iov_len ? skip : v[i].iov_len;
         skip -= cut;
-        if (!ldc_buf_add(&l->mem, &f->buf, (const char *)v[i].iov_base + cut, v[i].iov_len - cut)) return LDC_NOMEM;
+        if (!ldc_buf_add(&l->mem, &f->buf, (const char *)v[i].iov_base + cut, v[i].iov_len - cut))
+            return LDC_NOMEM;
     }
     return w;
 }
@@ -4027,7 +4324,8 @@ static ssize_t ldc_relay_emit(ldcorn *l, ldc_flow *f, int fd, struct iovec *v, i
 /* Takes the source's bytes p[0..n): *used of them belong to this body. Decoding is in place.
    `last`: the source has ended, which completes a body that runs until then. 0, LDC_BAD for
    broken framing, LDC_GONE when the sink failed, LDC_NOMEM. */
-static int ldc_relay_push(ldcorn *l, ldc_flow *f, char *p, size_t n, bool last, int fd, size_t *used) {
+static int ldc_relay_push(ldcorn *l, ldc_flow *f, char *p, size_t n, bool last, int fd,
+                          size_t *used) {
     struct iovec v[4];
     char size[20];
     size_t body = n, digits;
@@ -4058,8 +4356,10 @@ static int ldc_relay_push(ldcorn *l, ldc_flow *f, char *p, size_t n, bool last, 
         v[m++] = ldc_relay_piece(size, digits + 2);
     }
     if (body) v[m++] = ldc_relay_piece(p, body);
-    if (f->out == LDC_FRAME_CHUNKED && body) v[m++] = ldc_relay_piece(f->end ? "\r\n0\r\n\r\n" : "\r\n", f->end ? 7 : 2);
-    else if (f->out == LDC_FRAME_CHUNKED && f->end) v[m++] = ldc_relay_piece("0\r\n\r\n", 5);
+    if (f->out == LDC_FRAME_CHUNKED && body)
+        v[m++] = ldc_relay_piece(f->end ? "\r\n0\r\n\r\n" : "\r\n", f->end ? 7 : 2);
+    else if (f->out == LDC_FRAME_CHUNKED && f->end)
+        v[m++] = ldc_relay_piece("0\r\n\r\n", 5);
     w = ldc_relay_emit(l, f, fd, v, m);
     return w < 0 ? (int)w : 0;
 }
@@ -4079,7 +4379,8 @@ static void ldc_up_start_or_requeue(ldcorn *l, ldc_exchange *e, ldc_worker *w, b
 
 static bool ldc_group_takes(const ldc_worker *w) {
     int64_t limit = w->group->conf->s.max_req_per_worker;
-    return w->state == LDC_PROC_READY && !w->candidate && !w->replaced && (limit < 0 || w->in_flight < limit);
+    return w->state == LDC_PROC_READY && !w->candidate && !w->replaced &&
+           (limit < 0 || w->in_flight < limit);
 }
 
 /* The fewest inside, ties to the longest idle. */
@@ -4102,7 +4403,8 @@ static int ldc_group_inside(const ldc_group *g) {
 
 static int ldc_group_ready(const ldc_group *g) {
     int n = 0;
-    for (const ldc_worker *w = g->workers; w; w = w->next) n += w->state == LDC_PROC_READY && !w->candidate && !w->replaced;
+    for (const ldc_worker *w = g->workers; w; w = w->next)
+        n += w->state == LDC_PROC_READY && !w->candidate && !w->replaced;
     return n;
 }
 
@@ -4115,8 +4417,12 @@ static int64_t ldc_group_slots(const ldc_group *g) {
 static bool ldc_group_hope(const ldc_group *g, uint64_t by) {
     for (const ldc_worker *w = g->workers; w; w = w->next) {
         if (w->candidate || (w->replaced && !w->respawn)) continue;
-        if (w->state == LDC_PROC_READY || w->state == LDC_PROC_STARTING || w->state == LDC_PROC_STOPPING) return true;
-        if ((w->state == LDC_PROC_BACKOFF || w->state == LDC_PROC_DOWN) && (by == 0 || w->probe_at <= by)) return true;
+        if (w->state == LDC_PROC_READY || w->state == LDC_PROC_STARTING ||
+            w->state == LDC_PROC_STOPPING)
+            return true;
+        if ((w->state == LDC_PROC_BACKOFF || w->state == LDC_PROC_DOWN) &&
+            (by == 0 || w->probe_at <= by))
+            return true;
     }
     return false;
 }
@@ -4142,7 +4448,8 @@ static void ldc_group_give(ldcorn *l, ldc_up *u, bool forced) {
 static void ldc_group_push(ldc_group *g, ldc_exchange *e, bool front) {
     LDCORN_ASSERT(!e->waiting);
     e->ahead = e->behind = NULL;
-    if (g->head == NULL) g->head = g->tail = e;
+    if (g->head == NULL)
+        g->head = g->tail = e;
     else if (front) {
         e->behind = g->head;
         g->head->ahead = e;
@@ -4159,10 +4466,14 @@ static void ldc_group_push(ldc_group *g, ldc_exchange *e, bool front) {
 static void ldc_group_pop(ldc_exchange *e) {
     ldc_group *g = e->group;
     if (!e->waiting) return;
-    if (e->ahead) e->ahead->behind = e->behind;
-    else g->head = e->behind;
-    if (e->behind) e->behind->ahead = e->ahead;
-    else g->tail = e->ahead;
+    if (e->ahead)
+        e->ahead->behind = e->behind;
+    else
+        g->head = e->behind;
+    if (e->behind)
+        e->behind->ahead = e->ahead;
+    else
+        g->tail = e->ahead;
     e->ahead = e->behind = NULL;
     e->waiting = false;
     g->queued--;
@@ -4190,7 +4501,8 @@ static void ldc_group_review(ldcorn *l, ldc_group *g) {
         behind = e->behind;
         if (ldc_group_hope(g, e->queue_by)) continue;
         ldc_client_refuse(l, e, LDC_WHY_NO_WORKER);
-        behind = g->head && !ldc_group_hope(g, g->head->queue_by) ? g->head : NULL; /* the line changed */
+        behind = g->head && !ldc_group_hope(g, g->head->queue_by) ? g->head
+                                                                  : NULL; /* the line changed */
     }
 }
 
@@ -4200,7 +4512,8 @@ static int ldc_group_retry_after(const ldcorn *l, const ldc_group *g) {
     uint64_t s = 1;
     if (ldc_group_ready(g) == 0) {
         for (const ldc_worker *w = g->workers; w; w = w->next) {
-            if (w->probe_at > l->now && (w->state == LDC_PROC_BACKOFF || w->state == LDC_PROC_DOWN)) s = (w->probe_at - l->now + 999999) / 1000000;
+            if (w->probe_at > l->now && (w->state == LDC_PROC_BACKOFF || w->state == LDC_PROC_DOWN))
+                s = (w->probe_at - l->now + 999999) / 1000000;
         }
     } else if (slots > 0) {
         s = ((uint64_t)g->queued * g->mean / (uint64_t)slots + 999999) / 1000000;
@@ -4224,7 +4537,8 @@ static void ldc_group_submit(ldcorn *l, ldc_exchange *e) {
         ldc_client_refuse(l, e, LDC_WHY_NO_WORKER);
         return;
     }
-    if (g->queued >= g->conf->s.queue && (g->head || ldc_group_choose(g) == NULL)) { /* queue = 0 refuses at once */
+    if (g->queued >= g->conf->s.queue &&
+        (g->head || ldc_group_choose(g) == NULL)) { /* queue = 0 refuses at once */
         ldc_client_refuse(l, e, LDC_WHY_FULL);
         return;
     }
@@ -4248,15 +4562,31 @@ static bool ldc_group_report(ldcorn *l, ldc_group *g) {
     g->said_at = l->now;
     ldc_util_span(g->head ? (l->now - g->head->queued) / 1000 : 0, oldest);
     ldc_util_span(g->mean / 1000, mean);
-    if (full) ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: %llu requests refused with 503 in 10s: queue full (queue = %lld, oldest waits %s, %d of %lld slots busy, mean %s per request)", g->name, (unsigned long long)full, (long long)g->conf->s.queue, oldest, ldc_group_inside(g), (long long)ldc_group_slots(g), mean);
-    if (late) ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: %llu requests refused with 503 in 10s: waited too long (queue_timeout = %s, %d waiting, %d of %lld slots busy, mean %s per request)", g->name, (unsigned long long)late, ldc_util_span((uint64_t)g->conf->s.queue_timeout, oldest), g->queued, ldc_group_inside(g), (long long)ldc_group_slots(g), mean);
-    if (none) ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: %llu requests refused with 503 in 10s: no worker ready (workers = %lld)", g->name, (unsigned long long)none, (long long)g->conf->s.workers);
+    if (full)
+        ldc_log_say(
+            &l->log, LDCORN_LOG_WARN,
+            "%s: %llu requests refused with 503 in 10s: queue full (queue = %lld, oldest waits %s, %d of %lld slots busy, mean %s per request)",
+            g->name, (unsigned long long)full, (long long)g->conf->s.queue, oldest,
+            ldc_group_inside(g), (long long)ldc_group_slots(g), mean);
+    if (late)
+        ldc_log_say(
+            &l->log, LDCORN_LOG_WARN,
+            "%s: %llu requests refused with 503 in 10s: waited too long (queue_timeout = %s, %d waiting, %d of %lld slots busy, mean %s per request)",
+            g->name, (unsigned long long)late,
+            ldc_util_span((uint64_t)g->conf->s.queue_timeout, oldest), g->queued,
+            ldc_group_inside(g), (long long)ldc_group_slots(g), mean);
+    if (none)
+        ldc_log_say(&l->log, LDCORN_LOG_WARN,
+                    "%s: %llu requests refused with 503 in 10s: no worker ready (workers = %lld)",
+                    g->name, (unsigned long long)none, (long long)g->conf->s.workers);
     memcpy(g->refused_said, g->refused, sizeof g->refused);
     return true;
 }
 
 static void ldc_group_measure(ldc_histogram *h, uint64_t us) {
-    static const uint32_t edges[LDC_BUCKETS - 1] = {1000, 5000, 10000, 25000, 50000, 100000, 250000, 500000, 1000000, 2500000, 5000000, 10000000, 30000000, 60000000};
+    static const uint32_t edges[LDC_BUCKETS - 1] = {1000,    5000,     10000,    25000,   50000,
+                                                    100000,  250000,   500000,   1000000, 2500000,
+                                                    5000000, 10000000, 30000000, 60000000};
     int i = 0;
     while (i < LDC_BUCKETS - 1 && us > edges[i]) i++;
     h->bucket[i]++;
@@ -4330,9 +4660,12 @@ static void ldc_up_update(ldcorn *l, ldc_up *u) {
     short want = 0;
     if (u->state == LDC_UP_DEAD) return;
     if (e && !e->res.discard) reading = ldc_relay_waiting(&e->res) < LDC_AHEAD;
-    if (u->state == LDC_UP_CONNECT) want = u->connected ? POLLOUT : 0;
-    else if (reading && !(u->state == LDC_UP_TUNNEL && e && e->res.end)) want = POLLIN;
-    if (e && u->state != LDC_UP_CONNECT && ldc_relay_waiting(&e->req) && !u->half) want = (short)(want | POLLOUT);
+    if (u->state == LDC_UP_CONNECT)
+        want = u->connected ? POLLOUT : 0;
+    else if (reading && !(u->state == LDC_UP_TUNNEL && e && e->res.end))
+        want = POLLIN;
+    if (e && u->state != LDC_UP_CONNECT && ldc_relay_waiting(&e->req) && !u->half)
+        want = (short)(want | POLLOUT);
     if (reading && !u->reading) u->gap = l->now; /* the gap stood still while we did not read */
     u->reading = reading;
     ldc_loop_want(l, &u->watch, want);
@@ -4341,8 +4674,10 @@ static void ldc_up_update(ldcorn *l, ldc_up *u) {
 
 static ldc_up *ldc_up_new(ldcorn *l, ldc_worker *w, int fd) {
     ldc_up *u = (ldc_up *)l->spare_up;
-    if (u) memcpy(&l->spare_up, u, sizeof(void *));
-    else u = (ldc_up *)ldc_mem_resize(&l->mem, NULL, 0, sizeof *u);
+    if (u)
+        memcpy(&l->spare_up, u, sizeof(void *));
+    else
+        u = (ldc_up *)ldc_mem_resize(&l->mem, NULL, 0, sizeof *u);
     if (u == NULL) return NULL;
     memset(u, 0, sizeof *u);
     if (!ldc_loop_reserve_timer(l) || !ldc_loop_open(l, &u->watch, fd, LDC_KIND_UP, 0)) {
@@ -4380,7 +4715,8 @@ static bool ldc_up_quiet(ldcorn *l, ldc_up *u) {
     char byte;
     ssize_t n;
     if (u->quiet == l->turn) return true;
-    if (u->watch.listed && u->watch.at < l->loop.polled && (u->watch.want & POLLIN) && u->parked < l->now && u->quiet + 1 < l->turn)
+    if (u->watch.listed && u->watch.at < l->loop.polled && (u->watch.want & POLLIN) &&
+        u->parked < l->now && u->quiet + 1 < l->turn)
         if (l->loop.set[u->watch.at].revents == 0) return true;
     n = recv(u->watch.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     return n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
@@ -4565,7 +4901,8 @@ static void ldc_up_protocol(ldcorn *l, ldc_up *u, const char *what) {
     ldc_exchange *e = u->exchange;
     ldc_worker *w = u->worker;
     w->group->errors[LDC_ERROR_PROTOCOL]++;
-    ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d: broken answer: %s", w->group->name, w->index, what);
+    ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d: broken answer: %s", w->group->name, w->index,
+                what);
     if (e && e->client) {
         ldc_up_detach(u);
         ldc_client_refuse(l, e, LDC_WHY_PROTOCOL);
@@ -4613,10 +4950,13 @@ static void ldc_up_finish(ldcorn *l, ldc_up *u, bool clean, bool quiet) {
     ldc_buf_free(&l->mem, &u->in);
     ldc_up_detach(u);
     u->orphaned = LDC_WHY_NONE;
-    if (clean && whole && !u->deaf && w->state == LDC_PROC_READY && !w->replaced && w->pid == (w->foreign ? 0 : e->worker_pid) && g->conf->s.worker_keepalive != 0)
+    if (clean && whole && !u->deaf && w->state == LDC_PROC_READY && !w->replaced &&
+        w->pid == (w->foreign ? 0 : e->worker_pid) && g->conf->s.worker_keepalive != 0)
         ldc_up_park(l, u, quiet);
-    else ldc_up_close(l, u);
-    if (e->client) ldc_client_answered(l, e);
+    else
+        ldc_up_close(l, u);
+    if (e->client)
+        ldc_client_answered(l, e);
     else {
         g->orphans--;
         ldc_client_exchange_free(l, e);
@@ -4626,7 +4966,9 @@ static void ldc_up_finish(ldcorn *l, ldc_up *u, bool clean, bool quiet) {
 
 /* --- the answer --- */
 
-static int ldc_up_client_fd(const ldc_exchange *e) { return e->client && !e->res.discard ? e->client->watch.fd : -1; }
+static int ldc_up_client_fd(const ldc_exchange *e) {
+    return e->client && !e->res.discard ? e->client->watch.fd : -1;
+}
 
 /* 1xx: passed to clients that know them (RFC 9110 15.2), never more than a few. */
 static bool ldc_up_interim(ldcorn *l, ldc_up *u) {
@@ -4649,8 +4991,10 @@ static bool ldc_up_interim(ldcorn *l, ldc_up *u) {
 
 static bool ldc_up_upgraded(ldcorn *l, ldc_up *u) {
     ldc_exchange *e = u->exchange;
-    ldc_str asked = ldc_client_field(e, "Upgrade"), got = ldc_http_value(&l->head, LDC_FIELD_UPGRADE);
-    if (!e->upgrade || !l->head.upgrade || got.n != asked.n || strncasecmp(got.p, asked.p, got.n) != 0) {
+    ldc_str asked = ldc_client_field(e, "Upgrade"),
+            got = ldc_http_value(&l->head, LDC_FIELD_UPGRADE);
+    if (!e->upgrade || !l->head.upgrade || got.n != asked.n ||
+        strncasecmp(got.p, asked.p, got.n) != 0) {
         ldc_up_protocol(l, u, "101 that was not asked for");
         return false;
     }
@@ -4693,10 +5037,13 @@ static bool ldc_up_final(ldcorn *l, ldc_up *u) {
     if (h->frame == LDC_FRAME_CHUNKED && e->http10) e->res.out = LDC_FRAME_EOF; /* RFC 9112 7.1 */
     if (e->res.out == LDC_FRAME_EOF || !e->req.end || l->life != LDC_LIFE_RUN) e->keep = false;
     if (e->upgrade) e->keep = false; /* bytes behind it may be another protocol's */
-    if (!e->keep) connection = "close";
-    else if (e->http10) connection = "keep-alive";
+    if (!e->keep)
+        connection = "close";
+    else if (e->http10)
+        connection = "keep-alive";
     /* behind an interim answer that the client did not take yet */
-    if (!ldc_http_write_response(&l->mem, ldc_buf_size(&e->res.buf) ? &e->res.buf : &e->res.head, h, (ldc_frame)e->res.out, connection)) {
+    if (!ldc_http_write_response(&l->mem, ldc_buf_size(&e->res.buf) ? &e->res.buf : &e->res.head, h,
+                                 (ldc_frame)e->res.out, connection)) {
         ldc_up_failed(l, u, LDC_WHY_MEMORY);
         return false;
     }
@@ -4710,10 +5057,13 @@ static ptrdiff_t ldc_up_head(ldcorn *l, ldc_up *u, const char *p, size_t n) {
     ptrdiff_t size = ldc_http_end(p, n, &u->line);
     if (e->first == 0) e->first = l->now;
     if (size == LDC_MORE && n < (size_t)l->conf->s.max_header * 2) {
-        if (n >= 5 && memcmp(p, "HTTP/", 5) != 0) size = LDC_BAD;
-        else return LDC_MORE;
+        if (n >= 5 && memcmp(p, "HTTP/", 5) != 0)
+            size = LDC_BAD;
+        else
+            return LDC_MORE;
     }
-    if (size < 0 || size > l->conf->s.max_header * 2 || !ldc_http_response(&l->head, p, (size_t)size, e->head_only)) {
+    if (size < 0 || size > l->conf->s.max_header * 2 ||
+        !ldc_http_response(&l->head, p, (size_t)size, e->head_only)) {
         ldc_up_protocol(l, u, size == LDC_MORE ? "head too long" : "malformed head");
         return LDC_GONE;
     }
@@ -4751,8 +5101,10 @@ static bool ldc_up_bytes(ldcorn *l, ldc_up *u, char *p, size_t n, bool quiet, si
         return true;
     }
     if (!e->res.end) {
-        if (e->client) ldc_client_update(l, e->client);
-        else ldc_up_update(l, u);
+        if (e->client)
+            ldc_client_update(l, e->client);
+        else
+            ldc_up_update(l, u);
         return true;
     }
     ldc_up_finish(l, u, u->keep && *used == n, quiet); /* surplus bytes: never reused */
@@ -4801,18 +5153,24 @@ static void ldc_up_readable(ldcorn *l, ldc_up *u) {
     if (n > 0) {
         ldc_loop_progress(&u->watch);
         u->gap = l->now;
-        if (u->exchange == NULL && !u->deaf && !u->probe) n = 0; /* bytes on a parked connection */
-        else if (u->deaf || u->exchange == NULL) return;
+        if (u->exchange == NULL && !u->deaf && !u->probe)
+            n = 0; /* bytes on a parked connection */
+        else if (u->deaf || u->exchange == NULL)
+            return;
     }
-    if (n <= 0 && u->state == LDC_UP_TUNNEL && n == 0) ldc_up_tunnel_end(l, u);
-    else if (n <= 0) ldc_up_ended(l, u, n < 0);
+    if (n <= 0 && u->state == LDC_UP_TUNNEL && n == 0)
+        ldc_up_tunnel_end(l, u);
+    else if (n <= 0)
+        ldc_up_ended(l, u, n < 0);
     if (n <= 0) return;
     if (kept) {
         u->in.len += (uint32_t)n;
-        if (ldc_up_bytes(l, u, ldc_buf_at(&u->in), ldc_buf_size(&u->in), (size_t)n < room, &used) && u->in.p)
+        if (ldc_up_bytes(l, u, ldc_buf_at(&u->in), ldc_buf_size(&u->in), (size_t)n < room, &used) &&
+            u->in.p)
             ldc_buf_drop(&l->mem, &u->in, used);
     } else if (ldc_up_bytes(l, u, to, (size_t)n, (size_t)n < room, &used) && used < (size_t)n) {
-        if (!ldc_buf_add(&l->mem, &u->in, to + used, (size_t)n - used)) ldc_up_failed(l, u, LDC_WHY_MEMORY);
+        if (!ldc_buf_add(&l->mem, &u->in, to + used, (size_t)n - used))
+            ldc_up_failed(l, u, LDC_WHY_MEMORY);
     }
 }
 
@@ -4837,12 +5195,15 @@ static void ldc_up_flush(ldcorn *l, ldc_up *u) {
     if (e->req.end && e->sent == 0 && ldc_relay_waiting(&e->req) == 0) {
         e->sent = u->gap = l->now;
     }
-    if (u->state == LDC_UP_TUNNEL && e->req.end && !e->req.shut && ldc_relay_waiting(&e->req) == 0) {
+    if (u->state == LDC_UP_TUNNEL && e->req.end && !e->req.shut &&
+        ldc_relay_waiting(&e->req) == 0) {
         e->req.shut = true;
         shutdown(u->watch.fd, SHUT_WR);
     }
-    if (e->client) ldc_client_update(l, e->client);
-    else ldc_up_update(l, u);
+    if (e->client)
+        ldc_client_update(l, e->client);
+    else
+        ldc_up_update(l, u);
 }
 
 static void ldc_up_connecting(ldcorn *l, ldc_up *u, short revents) {
@@ -4857,8 +5218,10 @@ static void ldc_up_connecting(ldcorn *l, ldc_up *u, short revents) {
     }
     if (r == 0) return;
     if (r < 0) {
-        if (u->probe) ldc_proc_probed(l, u, false, strerror(failed ? failed : errno));
-        else ldc_up_failed(l, u, LDC_WHY_CONNECT);
+        if (u->probe)
+            ldc_proc_probed(l, u, false, strerror(failed ? failed : errno));
+        else
+            ldc_up_failed(l, u, LDC_WHY_CONNECT);
         return;
     }
     u->connected = true;
@@ -4883,10 +5246,14 @@ static void ldc_up_event(ldcorn *l, ldc_up *u, short revents) {
     }
     if (revents & POLLOUT) ldc_up_flush(l, u);
     if (u->state != LDC_UP_DEAD && (revents & (POLLIN | POLLHUP | POLLERR))) {
-        if ((u->watch.want & POLLIN) || u->state == LDC_UP_PARKED) ldc_up_readable(l, u);
-        else if (revents & (POLLHUP | POLLERR)) { /* gone while we did not read: what waits is still sent */
-            if (u->exchange && u->exchange->res.buf.p) ldc_loop_want(l, &u->watch, 0);
-            else ldc_up_readable(l, u);
+        if ((u->watch.want & POLLIN) || u->state == LDC_UP_PARKED)
+            ldc_up_readable(l, u);
+        else if (revents &
+                 (POLLHUP | POLLERR)) { /* gone while we did not read: what waits is still sent */
+            if (u->exchange && u->exchange->res.buf.p)
+                ldc_loop_want(l, &u->watch, 0);
+            else
+                ldc_up_readable(l, u);
         }
     }
 }
@@ -4929,9 +5296,13 @@ static void ldc_up_overdue(ldcorn *l, ldc_up *u) {
     u->by = l->now + 30000000;
     ldc_loop_timer(l, &u->timer, u->by);
     if (w->foreign) {
-        ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d (%s): a request past its time-out still holds its slot", w->group->name, w->index, w->addr.text);
+        ldc_log_say(&l->log, LDCORN_LOG_WARN,
+                    "%s.%d (%s): a request past its time-out still holds its slot", w->group->name,
+                    w->index, w->addr.text);
     } else {
-        ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d (pid %ld): stuck in a request past its time-out, restarting it", w->group->name, w->index, (long)w->pid);
+        ldc_log_say(&l->log, LDCORN_LOG_WARN,
+                    "%s.%d (pid %ld): stuck in a request past its time-out, restarting it",
+                    w->group->name, w->index, (long)w->pid);
         ldc_proc_replace(l, w, "timeout");
     }
 }
@@ -4952,11 +5323,14 @@ static void ldc_up_timer(ldcorn *l, ldc_up *u) {
         ldc_up_connecting(l, u, 0);
         if (u->state == LDC_UP_CONNECT) ldc_up_update(l, u);
     } else if (e == NULL || u->by) {
-        if (u->by && u->by <= l->now) ldc_up_overdue(l, u);
-        else ldc_up_rearm(l, u);
+        if (u->by && u->by <= l->now)
+            ldc_up_overdue(l, u);
+        else
+            ldc_up_rearm(l, u);
     } else if (s->run_timeout >= 0 && e->started + (uint64_t)s->run_timeout * 1000 <= l->now) {
         ldc_up_late(l, u, LDC_WHY_RUN_TIMEOUT);
-    } else if (e->sent && u->reading && s->response_timeout >= 0 && u->gap + (uint64_t)s->response_timeout * 1000 <= l->now) {
+    } else if (e->sent && u->reading && s->response_timeout >= 0 &&
+               u->gap + (uint64_t)s->response_timeout * 1000 <= l->now) {
         ldc_up_late(l, u, LDC_WHY_RESPONSE_TIMEOUT);
     } else {
         ldc_up_rearm(l, u);
@@ -4979,10 +5353,14 @@ static void ldc_client_pause(ldcorn *l, bool pause) {
 
 static void ldc_client_unidle(ldcorn *l, ldc_client *c) {
     if (c->state != LDC_CLIENT_IDLE || c->admin) return;
-    if (c->older) c->older->newer = c->newer;
-    else l->idle_old = c->newer;
-    if (c->newer) c->newer->older = c->older;
-    else l->idle_new = c->older;
+    if (c->older)
+        c->older->newer = c->newer;
+    else
+        l->idle_old = c->newer;
+    if (c->newer)
+        c->newer->older = c->older;
+    else
+        l->idle_new = c->older;
     c->older = c->newer = NULL;
 }
 
@@ -4996,8 +5374,10 @@ static void ldc_client_set(ldcorn *l, ldc_client *c, ldc_client_state to) {
     if (to != LDC_CLIENT_IDLE || c->admin) return; /* an admin connection never makes room */
     if (l->paused) ldc_client_pause(l, false);     /* this one can, for a new client */
     c->older = l->idle_new;
-    if (l->idle_new) l->idle_new->newer = c;
-    else l->idle_old = c;
+    if (l->idle_new)
+        l->idle_new->newer = c;
+    else
+        l->idle_old = c;
     l->idle_new = c;
 }
 
@@ -5005,8 +5385,10 @@ static void ldc_client_set(ldcorn *l, ldc_client *c, ldc_client_state to) {
 
 static ldc_exchange *ldc_client_exchange(ldcorn *l, ldc_client *c) {
     ldc_exchange *e = (ldc_exchange *)l->spare_exchange;
-    if (e) memcpy(&l->spare_exchange, e, sizeof(void *));
-    else e = (ldc_exchange *)ldc_mem_resize(&l->mem, NULL, 0, sizeof *e);
+    if (e)
+        memcpy(&l->spare_exchange, e, sizeof(void *));
+    else
+        e = (ldc_exchange *)ldc_mem_resize(&l->mem, NULL, 0, sizeof *e);
     if (e == NULL) return NULL;
     memset(e, 0, sizeof *e);
     e->client = c;
@@ -5056,7 +5438,9 @@ static ldc_str ldc_client_word(const ldc_exchange *e, int index) {
     return ldc_util_str(p, (size_t)(blank - p));
 }
 
-static int ldc_client_ms(uint64_t from, uint64_t to) { return from && to > from ? (int)((to - from) / 1000) : 0; }
+static int ldc_client_ms(uint64_t from, uint64_t to) {
+    return from && to > from ? (int)((to - from) / 1000) : 0;
+}
 
 typedef struct ldc_record { /* one access line */
     ldc_str method, target, host, agent, referer, group, reason, id;
@@ -5080,9 +5464,14 @@ static void ldc_client_record_json(ldc_text *t, const ldc_exchange *e, const ldc
     ldc_client_json_field(t, "method", r->method);
     ldc_client_json_field(t, "host", r->host);
     ldc_client_json_field(t, "target", r->target);
-    ldc_text_fmt(t, ",\"proto\":\"HTTP/1.%d\",\"status\":%d,\"bytes_in\":%llu,\"bytes_out\":%llu", !e->http10, r->status, (unsigned long long)e->req.bytes, (unsigned long long)e->res.bytes);
+    ldc_text_fmt(t, ",\"proto\":\"HTTP/1.%d\",\"status\":%d,\"bytes_in\":%llu,\"bytes_out\":%llu",
+                 !e->http10, r->status, (unsigned long long)e->req.bytes,
+                 (unsigned long long)e->res.bytes);
     ldc_client_json_field(t, "group", r->group);
-    ldc_text_fmt(t, ",\"worker\":%d,\"pid\":%ld,\"recv_ms\":%d,\"queue_ms\":%d,\"connect_ms\":%d,\"ttfb_ms\":%d,\"total_ms\":%d", e->worker_index, (long)e->worker_pid, r->recv, r->queue, r->connect, r->ttfb, r->total);
+    ldc_text_fmt(
+        t,
+        ",\"worker\":%d,\"pid\":%ld,\"recv_ms\":%d,\"queue_ms\":%d,\"connect_ms\":%d,\"ttfb_ms\":%d,\"total_ms\":%d",
+        e->worker_index, (long)e->worker_pid, r->recv, r->queue, r->connect, r->ttfb, r->total);
     ldc_client_json_field(t, "reason", r->reason);
     ldc_client_json_field(t, "user_agent", r->agent);
     ldc_client_json_field(t, "referer", r->referer);
@@ -5100,7 +5489,8 @@ static void ldc_client_record_text(ldc_text *t, const ldc_exchange *e, const ldc
     ldc_text_escape(t, r->method.n ? r->method : LDC_S("-"), true);
     ldc_text_add(t, " ");
     ldc_text_escape(t, r->target.n ? r->target : LDC_S("-"), true);
-    ldc_text_fmt(t, " HTTP/1.%d\" %d %llu \"", !e->http10, r->status, (unsigned long long)e->res.bytes);
+    ldc_text_fmt(t, " HTTP/1.%d\" %d %llu \"", !e->http10, r->status,
+                 (unsigned long long)e->res.bytes);
     ldc_text_escape(t, r->referer.n ? r->referer : LDC_S("-"), true);
     ldc_text_add(t, "\" \"");
     ldc_text_escape(t, r->agent.n ? r->agent : LDC_S("-"), true);
@@ -5108,9 +5498,12 @@ static void ldc_client_record_text(ldc_text *t, const ldc_exchange *e, const ldc
     ldc_text_escape(t, r->host, true);
     ldc_text_add(t, "\" id=");
     ldc_text_escape(t, r->id, true);
-    ldc_text_fmt(t, " group=%.*s worker=%d pid=%ld bytes_in=%llu recv_ms=%d queue_ms=%d connect_ms=%d ttfb_ms=%d total_ms=%d reason=%.*s\n",
-                 r->group.n ? (int)r->group.n : 1, r->group.n ? r->group.p : "-", e->worker_index, (long)e->worker_pid, (unsigned long long)e->req.bytes, r->recv, r->queue, r->connect, r->ttfb, r->total,
-                 r->reason.n ? (int)r->reason.n : 1, r->reason.n ? r->reason.p : "-");
+    ldc_text_fmt(
+        t,
+        " group=%.*s worker=%d pid=%ld bytes_in=%llu recv_ms=%d queue_ms=%d connect_ms=%d ttfb_ms=%d total_ms=%d reason=%.*s\n",
+        r->group.n ? (int)r->group.n : 1, r->group.n ? r->group.p : "-", e->worker_index,
+        (long)e->worker_pid, (unsigned long long)e->req.bytes, r->recv, r->queue, r->connect,
+        r->ttfb, r->total, r->reason.n ? (int)r->reason.n : 1, r->reason.n ? r->reason.p : "-");
 }
 
 static void ldc_client_record(ldcorn *l, ldc_exchange *e) {
@@ -5133,8 +5526,10 @@ static void ldc_client_record(ldcorn *l, ldc_exchange *e) {
     r.ttfb = ldc_client_ms(e->started, e->first);
     r.total = ldc_client_ms(e->arrived, l->now);
     ldc_text_init(&t, &l->mem);
-    if (l->log.json) ldc_client_record_json(&t, e, &r);
-    else ldc_client_record_text(&t, e, &r);
+    if (l->log.json)
+        ldc_client_record_json(&t, e, &r);
+    else
+        ldc_client_record_text(&t, e, &r);
     if (!t.failed) ldc_log_write(&l->log, &l->log.access, t.p, t.n);
     ldc_text_free(&t);
 }
@@ -5178,15 +5573,19 @@ static void ldc_client_leave_exchange(ldcorn *l, ldc_client *c, ldc_why why) {
     u = e->up;
     if (!e->logged) {
         if (e->why == LDC_WHY_NONE) e->why = why;
-        if (why == LDC_WHY_CLIENT_GONE && e->status < 200 && u && u->state != LDC_UP_TUNNEL) e->status = 499;
+        if (why == LDC_WHY_CLIENT_GONE && e->status < 200 && u && u->state != LDC_UP_TUNNEL)
+            e->status = 499;
         if (why == LDC_WHY_CLIENT_GONE && e->status == 0) e->status = 499;
-        if (why == LDC_WHY_CLIENT_GONE && e->group) ldc_group_refused(l, e->group, LDC_WHY_CLIENT_GONE);
+        if (why == LDC_WHY_CLIENT_GONE && e->group)
+            ldc_group_refused(l, e->group, LDC_WHY_CLIENT_GONE);
         ldc_client_log(l, e);
         if (e->status == 499) e->status = 0; /* an orphan's answer is still to be parsed */
     }
     e->client = NULL;
-    if (u) ldc_up_abandon(l, e, why, e->group->conf->client_abort == LDC_CLOSE);
-    else ldc_client_exchange_free(l, e);
+    if (u)
+        ldc_up_abandon(l, e, why, e->group->conf->client_abort == LDC_CLOSE);
+    else
+        ldc_client_exchange_free(l, e);
 }
 
 static void ldc_client_end(ldcorn *l, ldc_client *c, ldc_why why) {
@@ -5234,7 +5633,8 @@ static void ldc_client_run(ldcorn *l, ldc_client *c) {
 
 static void ldc_client_finish(ldcorn *l, ldc_client *c) {
     ldc_exchange *e = c->exchange;
-    bool keep = e->keep && (l->life == LDC_LIFE_RUN || c->admin) && !c->eof && e->conf->s.keepalive_timeout != 0;
+    bool keep = e->keep && (l->life == LDC_LIFE_RUN || c->admin) && !c->eof &&
+                e->conf->s.keepalive_timeout != 0;
     bool clean = e->req.end && c->in.p == NULL && e->why == LDC_WHY_NONE;
     ldc_client_log(l, e);
     c->exchange = NULL;
@@ -5283,7 +5683,8 @@ static void ldc_client_update(ldcorn *l, ldc_client *c) {
     if (e == NULL || c->state == LDC_CLIENT_DEAD) return;
     if (e->waiting) {
         ldc_client_set(l, c, LDC_CLIENT_QUEUED);
-        ldc_loop_want(l, &c->watch, LDC_LEAVE || ldc_buf_size(&c->in) < LDC_PIPELINE ? ldc_client_leave : 0);
+        ldc_loop_want(l, &c->watch,
+                      LDC_LEAVE || ldc_buf_size(&c->in) < LDC_PIPELINE ? ldc_client_leave : 0);
         ldc_loop_timer(l, &c->timer, e->queue_by);
         return;
     }
@@ -5291,9 +5692,11 @@ static void ldc_client_update(ldcorn *l, ldc_client *c) {
         ldc_client_update_tunnel(l, c, e);
         return;
     }
-    if (c->state == LDC_CLIENT_HEAD || c->state == LDC_CLIENT_QUEUED) ldc_client_set(l, c, LDC_CLIENT_ACTIVE);
+    if (c->state == LDC_CLIENT_HEAD || c->state == LDC_CLIENT_QUEUED)
+        ldc_client_set(l, c, LDC_CLIENT_ACTIVE);
     if (c->state != LDC_CLIENT_ACTIVE) return;
-    if (c->in.p && !e->req.end && ldc_relay_waiting(&e->req) < LDC_AHEAD && !ldc_client_feed(l, c)) return;
+    if (c->in.p && !e->req.end && ldc_relay_waiting(&e->req) < LDC_AHEAD && !ldc_client_feed(l, c))
+        return;
     s = &e->conf->s;
     if (ldc_relay_waiting(&e->res)) {
         want = POLLOUT;
@@ -5312,8 +5715,10 @@ static void ldc_client_update(ldcorn *l, ldc_client *c) {
 }
 
 static void ldc_client_answered(ldcorn *l, ldc_exchange *e) {
-    if (ldc_relay_waiting(&e->res) == 0) ldc_client_finish(l, e->client);
-    else ldc_client_update(l, e->client);
+    if (ldc_relay_waiting(&e->res) == 0)
+        ldc_client_finish(l, e->client);
+    else
+        ldc_client_update(l, e->client);
 }
 
 static void ldc_client_tunnel(ldcorn *l, ldc_exchange *e) {
@@ -5321,7 +5726,8 @@ static void ldc_client_tunnel(ldcorn *l, ldc_exchange *e) {
     size_t used;
     ldc_client_set(l, c, LDC_CLIENT_TUNNEL);
     if (c->in.p) { /* bytes behind the request waited for the final status */
-        if (ldc_relay_push(l, &e->req, ldc_buf_at(&c->in), ldc_buf_size(&c->in), false, -1, &used) < 0) {
+        if (ldc_relay_push(l, &e->req, ldc_buf_at(&c->in), ldc_buf_size(&c->in), false, -1, &used) <
+            0) {
             ldc_client_dead(l, c);
             return;
         }
@@ -5360,10 +5766,26 @@ static const char *ldc_client_phrase(int status) {
     static const struct {
         int status;
         const char *phrase;
-    } known[] = {{200, "OK"}, {202, "Accepted"}, {400, "Bad Request"}, {401, "Unauthorized"}, {403, "Forbidden"}, {404, "Not Found"},
-                 {405, "Method Not Allowed"}, {408, "Request Timeout"}, {409, "Conflict"}, {413, "Content Too Large"}, {414, "URI Too Long"},
-                 {417, "Expectation Failed"}, {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"}, {500, "Internal Server Error"},
-                 {501, "Not Implemented"}, {502, "Bad Gateway"}, {503, "Service Unavailable"}, {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"}};
+    } known[] = {{200, "OK"},
+                 {202, "Accepted"},
+                 {400, "Bad Request"},
+                 {401, "Unauthorized"},
+                 {403, "Forbidden"},
+                 {404, "Not Found"},
+                 {405, "Method Not Allowed"},
+                 {408, "Request Timeout"},
+                 {409, "Conflict"},
+                 {413, "Content Too Large"},
+                 {414, "URI Too Long"},
+                 {417, "Expectation Failed"},
+                 {429, "Too Many Requests"},
+                 {431, "Request Header Fields Too Large"},
+                 {500, "Internal Server Error"},
+                 {501, "Not Implemented"},
+                 {502, "Bad Gateway"},
+                 {503, "Service Unavailable"},
+                 {504, "Gateway Timeout"},
+                 {505, "HTTP Version Not Supported"}};
     for (size_t i = 0; i < LDC_LEN(known); i++) {
         if (known[i].status == status) return known[i].phrase;
     }
@@ -5371,7 +5793,8 @@ static const char *ldc_client_phrase(int status) {
 }
 
 /* A whole local answer into the exchange and on its way. `extra` are whole field lines. */
-static void ldc_client_reply(ldcorn *l, ldc_exchange *e, int status, const char *type, const char *extra, ldc_str body) {
+static void ldc_client_reply(ldcorn *l, ldc_exchange *e, int status, const char *type,
+                             const char *extra, ldc_str body) {
     ldc_client *c = e->client;
     ldc_text t;
     bool ok;
@@ -5379,10 +5802,13 @@ static void ldc_client_reply(ldcorn *l, ldc_exchange *e, int status, const char 
     if (l->life != LDC_LIFE_RUN && !c->admin) e->keep = false;
     e->status = status;
     ldc_text_init(&t, &l->mem);
-    ldc_text_fmt(&t, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %llu\r\n%s", status, ldc_client_phrase(status), type, (unsigned long long)body.n, extra);
+    ldc_text_fmt(&t, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %llu\r\n%s", status,
+                 ldc_client_phrase(status), type, (unsigned long long)body.n, extra);
     if (e->id[0]) ldc_text_fmt(&t, "X-Request-Id: %s\r\n", e->id);
-    if (!e->keep) ldc_text_add(&t, "Connection: close\r\n");
-    else if (e->http10) ldc_text_add(&t, "Connection: keep-alive\r\n");
+    if (!e->keep)
+        ldc_text_add(&t, "Connection: close\r\n");
+    else if (e->http10)
+        ldc_text_add(&t, "Connection: keep-alive\r\n");
     ldc_text_add(&t, "\r\n");
     if (!e->head_only) ldc_text_put(&t, body.p, body.n);
     ldc_relay_free(l, &e->res);
@@ -5404,13 +5830,18 @@ static void ldc_client_refuse(ldcorn *l, ldc_exchange *e, ldc_why why) {
     if (e->waiting) ldc_group_pop(e);
     if (e->group) ldc_group_refused(l, e->group, why);
     e->why = why;
-    if ((r->status >= 400 && r->status < 500 && why != LDC_WHY_ROUTE && why != LDC_WHY_DENIED && why != LDC_WHY_TOKEN) || r->status == 501 || r->status == 505) e->keep = false;
+    if ((r->status >= 400 && r->status < 500 && why != LDC_WHY_ROUTE && why != LDC_WHY_DENIED &&
+         why != LDC_WHY_TOKEN) ||
+        r->status == 501 || r->status == 505)
+        e->keep = false;
     if ((e->got_head && (e->res.head.len == 0 || e->res.sent)) || r->status == 0) {
         ldc_client_cut(l, e->client, why);
         return;
     }
-    if (r->status == 503 && e->group) snprintf(extra, sizeof extra, "Retry-After: %d\r\n", ldc_group_retry_after(l, e->group));
-    if (r->status == 405) snprintf(extra, sizeof extra, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n");
+    if (r->status == 503 && e->group)
+        snprintf(extra, sizeof extra, "Retry-After: %d\r\n", ldc_group_retry_after(l, e->group));
+    if (r->status == 405)
+        snprintf(extra, sizeof extra, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n");
     snprintf(body, sizeof body, "%d %s (request %s)\n", r->status, r->text, e->id[0] ? e->id : "-");
     ldc_client_reply(l, e, r->status, "text/plain; charset=utf-8", extra, ldc_util_z(body));
 }
@@ -5431,7 +5862,8 @@ static bool ldc_client_trusted(const ldc_conf *conf, int family, const unsigned 
 
 /* The rightmost X-Forwarded-For element that is not trusted, at most 32 back; a malformed one
    ends the walk. */
-static void ldc_client_forwarded(const ldc_conf *conf, const ldc_head *h, char out[INET6_ADDRSTRLEN]) {
+static void ldc_client_forwarded(const ldc_conf *conf, const ldc_head *h,
+                                 char out[INET6_ADDRSTRLEN]) {
     unsigned char ip[16];
     int seen = 0;
     for (int i = h->count; i-- > 0;) {
@@ -5484,20 +5916,29 @@ static bool ldc_client_prepare(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_he
     w.client = ldc_util_z(e->address);
     w.proto = LDC_S("http");
     w.host = LDC_S("localhost");
-    if (h->host.n == 0 && c->family != AF_UNIX && getsockname(c->watch.fd, &here.any, &n) == 0) { /* HTTP/1.0 */
+    if (h->host.n == 0 && c->family != AF_UNIX &&
+        getsockname(c->watch.fd, &here.any, &n) == 0) { /* HTTP/1.0 */
         char ip[INET6_ADDRSTRLEN];
         bool six = here.any.sa_family == AF_INET6;
-        if (inet_ntop(here.any.sa_family, six ? (void *)&here.v6.sin6_addr : (void *)&here.v4.sin_addr, ip, sizeof ip)) {
-            snprintf(local, sizeof local, six ? "[%s]:%u" : "%s:%u", ip, (unsigned)ntohs(six ? here.v6.sin6_port : here.v4.sin_port));
+        if (inet_ntop(here.any.sa_family,
+                      six ? (void *)&here.v6.sin6_addr : (void *)&here.v4.sin_addr, ip,
+                      sizeof ip)) {
+            snprintf(local, sizeof local, six ? "[%s]:%u" : "%s:%u", ip,
+                     (unsigned)ntohs(six ? here.v6.sin6_port : here.v4.sin_port));
             w.host = ldc_util_z(local);
         }
     }
     if (!w.trusted && !l->untrusted_said && ldc_http_get(h, LDC_FIELD_XFF)) {
         l->untrusted_said = true;
-        ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s sends X-Forwarded-For and is not trusted; if it is your proxy, write: trusted_proxies = %s", c->peer[0] ? c->peer : "a unix peer", c->peer[0] ? c->peer : "unix");
+        ldc_log_say(
+            &l->log, LDCORN_LOG_WARN,
+            "%s sends X-Forwarded-For and is not trusted; if it is your proxy, write: trusted_proxies = %s",
+            c->peer[0] ? c->peer : "a unix peer", c->peer[0] ? c->peer : "unix");
     }
     ldc_client_make_id(l, e->id);
-    if (w.trusted && ldc_http_value(h, LDC_FIELD_REQUEST_ID).n && ldc_http_value(h, LDC_FIELD_REQUEST_ID).n < sizeof e->id && ldc_http_token(ldc_http_value(h, LDC_FIELD_REQUEST_ID)))
+    if (w.trusted && ldc_http_value(h, LDC_FIELD_REQUEST_ID).n &&
+        ldc_http_value(h, LDC_FIELD_REQUEST_ID).n < sizeof e->id &&
+        ldc_http_token(ldc_http_value(h, LDC_FIELD_REQUEST_ID)))
         snprintf(e->id, sizeof e->id, "%.*s", LDC_STR_ARG(ldc_http_value(h, LDC_FIELD_REQUEST_ID)));
     w.id = ldc_util_z(e->id);
     w.arrived = e->wall;
@@ -5525,7 +5966,8 @@ static ldc_why ldc_client_check(ldcorn *l, ldc_exchange *e, ldc_head *h) {
     e->group = ldc_client_group(l, e->conf, route->group);
     if (e->group == NULL) return LDC_WHY_NO_WORKER;
     most = e->group->conf->s.max_body;
-    if (most >= 0 && h->frame == LDC_FRAME_LENGTH && h->length > (uint64_t)most) return LDC_WHY_MAX_BODY;
+    if (most >= 0 && h->frame == LDC_FRAME_LENGTH && h->length > (uint64_t)most)
+        return LDC_WHY_MAX_BODY;
     return LDC_WHY_NONE;
 }
 
@@ -5561,12 +6003,15 @@ static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) 
         return;
     }
     e->http10 = h->minor == 0;
-    e->keep = e->conf->s.keepalive_timeout == 0 ? false : h->minor == 0 ? h->keep_alive && !h->close : !h->close;
+    e->keep = e->conf->s.keepalive_timeout == 0 ? false
+              : h->minor == 0                   ? h->keep_alive && !h->close
+                                                : !h->close;
     e->head_only = ldc_util_is(h->method, "HEAD");
     e->upgrade = ldc_http_upgrades(h);
     e->expects = h->minor && ldc_http_get(h, LDC_FIELD_EXPECT) != NULL;
     ldc_client_body_framing(e, h);
-    e->safe = e->req.end && (e->head_only || ldc_util_is(h->method, "GET") || ldc_util_is(h->method, "OPTIONS"));
+    e->safe = e->req.end &&
+              (e->head_only || ldc_util_is(h->method, "GET") || ldc_util_is(h->method, "OPTIONS"));
     if (c->admin) {
         ldc_admin_request(l, e, h);
         return;
@@ -5576,10 +6021,13 @@ static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) 
         ldc_client_end(l, c, LDC_WHY_MEMORY);
         return;
     }
-    if (why) ldc_client_refuse(l, e, why);
-    else if (ldc_util_is(h->method, "OPTIONS") && ldc_util_is(ldc_http_value(h, LDC_FIELD_MAX_FORWARDS), "0"))
+    if (why)
+        ldc_client_refuse(l, e, why);
+    else if (ldc_util_is(h->method, "OPTIONS") &&
+             ldc_util_is(ldc_http_value(h, LDC_FIELD_MAX_FORWARDS), "0"))
         ldc_client_reply(l, e, 200, "text/plain", "", ldc_util_str("", 0)); /* RFC 9110 7.6.2 */
-    else if (c->in.p == NULL || e->req.end || ldc_client_feed(l, c)) ldc_group_submit(l, e);
+    else if (c->in.p == NULL || e->req.end || ldc_client_feed(l, c))
+        ldc_group_submit(l, e);
 }
 
 /* Old clients send CRLF behind a body; two are let pass (RFC 9112 2.2). */
@@ -5597,10 +6045,14 @@ static ptrdiff_t ldc_client_parse(ldcorn *l, ldc_client *c, const char *p, size_
     size_t first = lf ? (size_t)(lf - p) : n; /* the request line */
     ptrdiff_t size = ldc_http_end(p, n, &c->line);
     if (size == LDC_MORE && n < most) return LDC_MORE;
-    if (size == LDC_BAD) *why = LDC_WHY_REQUEST;
-    else if (first >= most) *why = LDC_WHY_TARGET;
-    else if (size == LDC_MORE || (size_t)size > most) *why = LDC_WHY_MAX_HEADER;
-    else *why = ldc_http_request(&l->head, p, (size_t)size);
+    if (size == LDC_BAD)
+        *why = LDC_WHY_REQUEST;
+    else if (first >= most)
+        *why = LDC_WHY_TARGET;
+    else if (size == LDC_MORE || (size_t)size > most)
+        *why = LDC_WHY_MAX_HEADER;
+    else
+        *why = ldc_http_request(&l->head, p, (size_t)size);
     c->line = 0;
     return *why ? (ptrdiff_t)n : size; /* bytes behind a refused head are never parsed */
 }
@@ -5667,7 +6119,8 @@ static ptrdiff_t ldc_client_body(ldcorn *l, ldc_client *c, char *p, size_t n, in
         ldc_client_end(l, c, LDC_WHY_MEMORY);
         return LDC_GONE;
     }
-    if (r == LDC_BAD || (most >= 0 && e->req.in == LDC_FRAME_CHUNKED && e->req.bytes > (uint64_t)most)) {
+    if (r == LDC_BAD ||
+        (most >= 0 && e->req.in == LDC_FRAME_CHUNKED && e->req.bytes > (uint64_t)most)) {
         ldc_client_refuse_inside(l, e, r == LDC_BAD ? LDC_WHY_FRAMING : LDC_WHY_MAX_BODY);
         return LDC_GONE;
     }
@@ -5729,7 +6182,8 @@ static void ldc_client_fin(ldcorn *l, ldc_client *c) {
         if (e->up) ldc_up_flush(l, e->up);
         return;
     }
-    if (c->state == LDC_CLIENT_ACTIVE && e->req.end && (e->up == NULL || e->group->conf->client_abort == LDC_WAIT)) {
+    if (c->state == LDC_CLIENT_ACTIVE && e->req.end &&
+        (e->up == NULL || e->group->conf->client_abort == LDC_WAIT)) {
         ldc_client_update(l, c);
         return;
     }
@@ -5752,8 +6206,10 @@ static void ldc_client_active(ldcorn *l, ldc_client *c, char *p, size_t n) {
         if (used < 0) return;
         if ((size_t)used < n) ldc_client_keep(l, c, p + used, n - (size_t)used);
     }
-    if (c->exchange && c->exchange->up && c->exchange->up->state != LDC_UP_CONNECT) ldc_up_flush(l, c->exchange->up);
-    else if (c->exchange) ldc_client_update(l, c);
+    if (c->exchange && c->exchange->up && c->exchange->up->state != LDC_UP_CONNECT)
+        ldc_up_flush(l, c->exchange->up);
+    else if (c->exchange)
+        ldc_client_update(l, c);
 }
 
 static void ldc_client_readable(ldcorn *l, ldc_client *c) {
@@ -5771,8 +6227,10 @@ static void ldc_client_readable(ldcorn *l, ldc_client *c) {
     }
     ldc_loop_progress(&c->watch);
     if (c->state == LDC_CLIENT_LINGER) return; /* thrown away */
-    if (c->state == LDC_CLIENT_IDLE || c->state == LDC_CLIENT_HEAD) ldc_client_input(l, c, l->scratch, (size_t)n);
-    else if (c->state == LDC_CLIENT_ACTIVE || c->state == LDC_CLIENT_TUNNEL) ldc_client_active(l, c, l->scratch, (size_t)n);
+    if (c->state == LDC_CLIENT_IDLE || c->state == LDC_CLIENT_HEAD)
+        ldc_client_input(l, c, l->scratch, (size_t)n);
+    else if (c->state == LDC_CLIENT_ACTIVE || c->state == LDC_CLIENT_TUNNEL)
+        ldc_client_active(l, c, l->scratch, (size_t)n);
     else {
         ldc_client_keep(l, c, l->scratch, (size_t)n);
         if (c->exchange) ldc_client_update(l, c);
@@ -5783,9 +6241,12 @@ static void ldc_client_event(ldcorn *l, ldc_client *c, short revents) {
     if ((revents & POLLOUT) && c->exchange) ldc_client_flush(l, c);
     if (c->state == LDC_CLIENT_DEAD) return;
     if (revents & (POLLERR | POLLHUP | POLLNVAL)) {
-        if (c->state == LDC_CLIENT_LINGER) ldc_client_bury(l, c);
-        else if ((revents & POLLERR) || !(c->watch.want & POLLIN)) ldc_client_dead(l, c);
-        else ldc_client_readable(l, c);
+        if (c->state == LDC_CLIENT_LINGER)
+            ldc_client_bury(l, c);
+        else if ((revents & POLLERR) || !(c->watch.want & POLLIN))
+            ldc_client_dead(l, c);
+        else
+            ldc_client_readable(l, c);
     } else if (revents & POLLIN) {
         ldc_client_readable(l, c);
     } else if (LDC_RDHUP && (revents & LDC_RDHUP)) {
@@ -5798,7 +6259,8 @@ static void ldc_client_timer(ldcorn *l, ldc_client *c) {
     switch (c->state) {
     case LDC_CLIENT_HEAD:
         e = ldc_client_exchange(l, c);
-        if (e == NULL) ldc_client_bury(l, c);
+        if (e == NULL)
+            ldc_client_bury(l, c);
         else {
             memcpy(e->address, c->peer, sizeof e->address);
             ldc_client_make_id(l, e->id);
@@ -5807,8 +6269,10 @@ static void ldc_client_timer(ldcorn *l, ldc_client *c) {
         break;
     case LDC_CLIENT_QUEUED: ldc_client_refuse(l, e, LDC_WHY_TIMEOUT); break;
     case LDC_CLIENT_ACTIVE:
-        if (ldc_relay_waiting(&e->res)) ldc_client_cut(l, c, LDC_WHY_SEND_TIMEOUT);
-        else ldc_client_refuse_inside(l, e, LDC_WHY_BODY_TIMEOUT);
+        if (ldc_relay_waiting(&e->res))
+            ldc_client_cut(l, c, LDC_WHY_SEND_TIMEOUT);
+        else
+            ldc_client_refuse_inside(l, e, LDC_WHY_BODY_TIMEOUT);
         break;
     case LDC_CLIENT_TUNNEL: ldc_client_end(l, c, LDC_WHY_TUNNEL_TIMEOUT); break;
     case LDC_CLIENT_REPLY: ldc_client_end(l, c, LDC_WHY_SEND_TIMEOUT); break;
@@ -5835,8 +6299,10 @@ static void ldc_client_peer(ldc_client *c, const struct sockaddr_storage *from) 
 
 static ldc_client *ldc_client_new(ldcorn *l, int fd) {
     ldc_client *c = (ldc_client *)l->spare_client;
-    if (c) memcpy(&l->spare_client, c, sizeof(void *));
-    else c = (ldc_client *)ldc_mem_resize(&l->mem, NULL, 0, sizeof *c);
+    if (c)
+        memcpy(&l->spare_client, c, sizeof(void *));
+    else
+        c = (ldc_client *)ldc_mem_resize(&l->mem, NULL, 0, sizeof *c);
     if (c == NULL) return NULL;
     memset(c, 0, sizeof *c);
     if (!ldc_loop_reserve_timer(l) || !ldc_loop_open(l, &c->watch, fd, LDC_KIND_CLIENT, POLLIN)) {
@@ -5864,8 +6330,10 @@ static bool ldc_client_room(ldcorn *l) {
 }
 
 static void ldc_client_accept_failed(ldcorn *l) {
-    if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM) return; /* ECONNABORTED, EPROTO: the next one */
-    if (l->idle_old) ldc_client_bury(l, l->idle_old); /* its descriptor is free at the end of the turn */
+    if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM)
+        return; /* ECONNABORTED, EPROTO: the next one */
+    if (l->idle_old)
+        ldc_client_bury(l, l->idle_old); /* its descriptor is free at the end of the turn */
     ldc_client_pause(l, true);
     ldc_loop_lean(l);
 }
@@ -5910,7 +6378,15 @@ static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
 
 extern char **environ;
 
-typedef enum ldc_proc_event { LDC_EV_TIMER, LDC_EV_PASSED, LDC_EV_FAILED, LDC_EV_EXIT, LDC_EV_RETIRE, LDC_EV_IDLE, LDC_EV_COUNT } ldc_proc_event;
+typedef enum ldc_proc_event {
+    LDC_EV_TIMER,
+    LDC_EV_PASSED,
+    LDC_EV_FAILED,
+    LDC_EV_EXIT,
+    LDC_EV_RETIRE,
+    LDC_EV_IDLE,
+    LDC_EV_COUNT
+} ldc_proc_event;
 
 static void ldc_proc_do(ldcorn *l, ldc_worker *w, ldc_proc_event event);
 static void ldc_reload_candidate(ldcorn *l, ldc_worker *w, const char *why);
@@ -5920,14 +6396,16 @@ static void ldc_proc_set(ldcorn *l, ldc_worker *w, ldc_proc_state to) {
     w->state = (uint8_t)to;
     w->since = l->now;
     l->upset = true;
-    ldc_log_say(&l->log, LDCORN_LOG_DEBUG, "%s.%d (pid %ld): %s", w->group->name, w->index, (long)w->pid, ldc_proc_words[to]);
+    ldc_log_say(&l->log, LDCORN_LOG_DEBUG, "%s.%d (pid %ld): %s", w->group->name, w->index,
+                (long)w->pid, ldc_proc_words[to]);
 }
 
 /* --- output --- */
 
 static ldc_sink *ldc_proc_sink(ldcorn *l, ldc_worker *w) {
     if (strcmp(w->as->log_path, "stderr") == 0) return l->log.own.fd == 2 ? &l->log.own : &l->err;
-    if (strcmp(w->as->log_path, "stdout") == 0) return l->log.access.fd == 1 ? &l->log.access : &l->out;
+    if (strcmp(w->as->log_path, "stdout") == 0)
+        return l->log.access.fd == 1 ? &l->log.access : &l->out;
     return &w->out;
 }
 
@@ -5949,7 +6427,8 @@ static void ldc_proc_line(ldcorn *l, ldc_pipe *p, bool split) {
     ldc_text t;
     ldc_text_init(&t, &l->mem);
     ldc_proc_remember(w, p->line, p->n);
-    ldc_text_fmt(&t, "%s.%d %ld %s", w->group->name, w->index, (long)w->pid, p->split ? "... " : "");
+    ldc_text_fmt(&t, "%s.%d %ld %s", w->group->name, w->index, (long)w->pid,
+                 p->split ? "... " : "");
     ldc_text_escape(&t, ldc_util_str(p->line, p->n), false);
     ldc_text_add(&t, split ? " ...\n" : "\n");
     if (!t.failed) ldc_log_write(&l->log, ldc_proc_sink(l, w), t.p, t.n);
@@ -5973,7 +6452,8 @@ static void ldc_proc_bytes(ldcorn *l, ldc_pipe *p, const char *data, size_t n) {
         p->n += take;
         data += take;
         n -= take;
-        if (full) ldc_proc_line(l, p, true);
+        if (full)
+            ldc_proc_line(l, p, true);
         else if (lf) {
             if (p->n && p->line[p->n - 1] == '\r') p->n--;
             ldc_proc_line(l, p, false);
@@ -6053,13 +6533,20 @@ static char *ldc_proc_fill(ldc_arena *a, const ldc_worker *w, const char *word, 
             ldc_text_put(&t, p, 1);
         } else {
             ldc_str name = ldc_util_str(p + 1, (size_t)(end - p) - 1);
-            if (ldc_util_is(name, "socket")) ldc_text_add(&t, w->path);
-            else if (ldc_util_is(name, "port")) ldc_text_add(&t, port);
-            else if (ldc_util_is(name, "fd")) ldc_text_add(&t, "3");
-            else if (ldc_util_is(name, "app")) ldc_text_add(&t, w->as->s.app ? w->as->s.app : "");
-            else if (ldc_util_is(name, "group")) ldc_text_add(&t, w->as->name);
-            else if (ldc_util_is(name, "index")) ldc_text_fmt(&t, "%d", w->index);
-            else ldc_text_fmt(&t, "%d", w->generation);
+            if (ldc_util_is(name, "socket"))
+                ldc_text_add(&t, w->path);
+            else if (ldc_util_is(name, "port"))
+                ldc_text_add(&t, port);
+            else if (ldc_util_is(name, "fd"))
+                ldc_text_add(&t, "3");
+            else if (ldc_util_is(name, "app"))
+                ldc_text_add(&t, w->as->s.app ? w->as->s.app : "");
+            else if (ldc_util_is(name, "group"))
+                ldc_text_add(&t, w->as->name);
+            else if (ldc_util_is(name, "index"))
+                ldc_text_fmt(&t, "%d", w->index);
+            else
+                ldc_text_fmt(&t, "%d", w->generation);
             p = end;
         }
     }
@@ -6112,10 +6599,12 @@ static bool ldc_proc_env(ldc_arena *a, const ldc_worker *w, const char *port, ld
     if (v.list == NULL) return false;
     for (char **e = environ; e && *e; e++) {
         bool pass = strchr(*e, '=') != NULL;
-        for (size_t i = 0; i < LDC_LEN(ours); i++) pass = pass && strncmp(*e, ours[i], strlen(ours[i])) != 0;
+        for (size_t i = 0; i < LDC_LEN(ours); i++)
+            pass = pass && strncmp(*e, ours[i], strlen(ours[i])) != 0;
         if (pass && v.n < v.cap) v.list[v.n++] = *e;
     }
-    if (w->as->transport != LDC_BY_PORT) ldc_proc_env_put(&v, "FORWARDED_ALLOW_IPS=*"); /* only we can reach it */
+    if (w->as->transport != LDC_BY_PORT)
+        ldc_proc_env_put(&v, "FORWARDED_ALLOW_IPS=*"); /* only we can reach it */
     ldc_proc_env_put(&v, "PYTHONUNBUFFERED=1"); /* Python holds back what it prints into a pipe */
     ldc_proc_env_fmt(&v, "LDCORN_GROUP=%s", w->as->name);
     ldc_proc_env_fmt(&v, "LDCORN_INDEX=%d", w->index);
@@ -6125,7 +6614,8 @@ static bool ldc_proc_env(ldc_arena *a, const ldc_worker *w, const char *port, ld
     if (w->as->transport == LDC_BY_FD) {
         ldc_proc_env_put(&v, "LDCORN_FD=3");
         ldc_proc_env_put(&v, "LISTEN_FDS=1");
-        ldc_proc_env_put(&v, "LISTEN_PID=0000000000"); /* the child writes its own number in place */
+        ldc_proc_env_put(&v,
+                         "LISTEN_PID=0000000000"); /* the child writes its own number in place */
     }
     for (const char *const *e = w->as->s.env; e && *e; e++) ldc_proc_env_put(&v, *e);
     s->env = v.list;
@@ -6144,9 +6634,12 @@ static char *ldc_proc_search(ldc_arena *a, const ldc_worker *w, char **env, cons
         size_t n = strcspn(path, ":");
         struct stat st;
         snprintf(full, sizeof full, "%.*s%s%s", (int)n, path, n ? "/" : "./", name);
-        if (full[0] == '/' || dir == NULL) snprintf(seen, sizeof seen, "%s", full);
-        else snprintf(seen, sizeof seen, "%s/%s", dir, full);
-        if (access(seen, X_OK) == 0 && stat(seen, &st) == 0 && S_ISREG(st.st_mode)) return ldc_arena_copy(a, full, strlen(full));
+        if (full[0] == '/' || dir == NULL)
+            snprintf(seen, sizeof seen, "%s", full);
+        else
+            snprintf(seen, sizeof seen, "%s/%s", dir, full);
+        if (access(seen, X_OK) == 0 && stat(seen, &st) == 0 && S_ISREG(st.st_mode))
+            return ldc_arena_copy(a, full, strlen(full));
         path += n;
         if (*path) path++;
     }
@@ -6202,7 +6695,8 @@ static void ldc_proc_child_descriptors(ldc_spawn *s) {
 #if defined(__linux__) && defined(CLOSE_RANGE_CLOEXEC) && !defined(LDCORN_PORTABLE)
     if (close_range(5, ~0U, 0) == 0) return;
 #endif
-    top = getrlimit(RLIMIT_NOFILE, &most) == 0 && most.rlim_cur < 65536 ? (int)most.rlim_cur : 65536;
+    top =
+        getrlimit(RLIMIT_NOFILE, &most) == 0 && most.rlim_cur < 65536 ? (int)most.rlim_cur : 65536;
     for (int fd = 5; fd < top; fd++) close(fd);
 }
 
@@ -6274,7 +6768,8 @@ static int ldc_proc_transport(ldcorn *l, ldc_worker *w, ldc_spawn *s, char port[
         w->port_fd = ldc_proc_reserve(w, port);
         return w->port_fd < 0 ? errno : 0;
     }
-    snprintf(path, sizeof path, "unix:%s/%.16s.%d.%x", l->conf->s.runtime_dir, w->group->name, w->index, ++l->serial);
+    snprintf(path, sizeof path, "unix:%s/%.16s.%d.%x", l->conf->s.runtime_dir, w->group->name,
+             w->index, ++l->serial);
     if (ldc_conf_address(&w->addr, path)) return ENAMETOOLONG;
     w->addr.text = w->group->name;
     w->addr.mode = 0;
@@ -6284,7 +6779,8 @@ static int ldc_proc_transport(ldcorn *l, ldc_worker *w, ldc_spawn *s, char port[
     if (w->as->transport == LDC_BY_FD) {
         s->listener = ldc_net_listen(&w->addr, (int)l->conf->s.backlog);
         if (s->listener < 0) return errno;
-        fcntl(s->listener, F_SETFL, fcntl(s->listener, F_GETFL) & ~O_NONBLOCK); /* what servers expect */
+        fcntl(s->listener, F_SETFL,
+              fcntl(s->listener, F_GETFL) & ~O_NONBLOCK); /* what servers expect */
     }
     return 0;
 }
@@ -6313,12 +6809,14 @@ static int ldc_proc_open_log(ldcorn *l, ldc_worker *w, ldc_spawn *s, int ours[2]
         if (!ldc_net_pipe(fd)) return errno;
         ours[i] = fd[0];
         *theirs[i] = fd[1];
-        fcntl(fd[0], F_SETFL, fcntl(fd[0], F_GETFL) | O_NONBLOCK); /* our end; theirs stays as it is */
+        fcntl(fd[0], F_SETFL,
+              fcntl(fd[0], F_GETFL) | O_NONBLOCK); /* our end; theirs stays as it is */
     }
     return 0;
 }
 
-static int ldc_proc_prepare(ldcorn *l, ldc_arena *a, ldc_worker *w, ldc_spawn *s, const char *port) {
+static int ldc_proc_prepare(ldcorn *l, ldc_arena *a, ldc_worker *w, ldc_spawn *s,
+                            const char *port) {
     int n = 0;
     if (!ldc_proc_env(a, w, port, s)) return ENOMEM;
     if (w->as->function) return 0;
@@ -6370,7 +6868,9 @@ static int ldc_proc_fork(ldcorn *l, ldc_worker *w, const char **step) {
     *step = "socket";
     failed = ldc_proc_transport(l, w, &s, port);
     if (!failed) *step = "worker_log", failed = ldc_proc_open_log(l, w, &s, ours);
-    if (!failed) *step = w->as->function ? "environment" : w->as->argv[0], failed = ldc_proc_prepare(l, &arena, w, &s, port);
+    if (!failed)
+        *step = w->as->function ? "environment" : w->as->argv[0],
+        failed = ldc_proc_prepare(l, &arena, w, &s, port);
     if (!failed && !ldc_net_pipe(status)) *step = "pipe", failed = errno;
     if (!failed) {
         s.status = status[1];
@@ -6423,12 +6923,17 @@ static void ldc_proc_clean(ldcorn *l, ldc_worker *w) {
     }
 }
 
-static void ldc_proc_timer_at(ldcorn *l, ldc_worker *w, uint64_t at) { ldc_loop_timer(l, &w->timer, at); }
+static void ldc_proc_timer_at(ldcorn *l, ldc_worker *w, uint64_t at) {
+    ldc_loop_timer(l, &w->timer, at);
+}
 
 static double ldc_proc_seconds(uint64_t us) { return (double)us / 1e6; }
 
 static const char *ldc_proc_command(const ldc_worker *w) {
-    return w->as->function ? w->as->s.function : w->as->s.cmd ? w->as->s.cmd : w->as->s.app ? w->as->s.app : "";
+    return w->as->function ? w->as->s.function
+           : w->as->s.cmd  ? w->as->s.cmd
+           : w->as->s.app  ? w->as->s.app
+                           : "";
 }
 
 /* What ran where, and when it is tried again. */
@@ -6436,14 +6941,16 @@ static void ldc_proc_explain(ldc_text *t, const ldc_worker *w) {
     char cwd[512] = ".";
     const ldc_origin *at = w->as->function ? &w->as->at : &w->as->cmd_at;
     if (w->as->s.dir == NULL && getcwd(cwd, sizeof cwd) == NULL) cwd[0] = '.', cwd[1] = 0;
-    ldc_text_fmt(t, "\n    ran: %s   in: %s", ldc_proc_command(w), w->as->s.dir ? w->as->s.dir : cwd);
+    ldc_text_fmt(t, "\n    ran: %s   in: %s", ldc_proc_command(w),
+                 w->as->s.dir ? w->as->s.dir : cwd);
     if (at->file && at->line) ldc_text_fmt(t, "   (%s:%d)", at->file->name, at->line);
 }
 
 static void ldc_proc_routes(ldcorn *l, ldc_text *t, const ldc_group *g) {
     const char *const *r = g->conf->s.routes;
     (void)l;
-    for (int i = 0; r && r[i]; i++) ldc_text_fmt(t, "%s%s", i == 0 ? "" : r[i + 1] ? ", " : " and ", r[i]);
+    for (int i = 0; r && r[i]; i++)
+        ldc_text_fmt(t, "%s%s", i == 0 ? "" : r[i + 1] ? ", " : " and ", r[i]);
 }
 
 static uint64_t ldc_proc_jitter(ldcorn *l, uint64_t us) { /* +-20 % */
@@ -6460,8 +6967,10 @@ static void ldc_proc_again(ldcorn *l, ldc_worker *w, const char *what, bool cras
     ldc_text t;
     bool early = !w->was_ready, brief = !w->was_ready || l->now - w->ready_at < 30000000;
     uint64_t pause = 0;
-    if (crash && brief) w->failures++;
-    else w->failures = crash ? 1 : 0;
+    if (crash && brief)
+        w->failures++;
+    else
+        w->failures = crash ? 1 : 0;
     if (crash && !brief) w->failures = 1;
     for (int i = 0; crash && i < w->failures; i++) pause = pause ? pause * 2 : 100;
     if (pause > (uint64_t)s->backoff_max || w->failures > 40) pause = (uint64_t)s->backoff_max;
@@ -6472,20 +6981,28 @@ static void ldc_proc_again(ldcorn *l, ldc_worker *w, const char *what, bool cras
         ldc_reload_candidate(l, w, w->last_exit);
         return;
     }
-    if (crash && s->max_restarts >= 0 && w->failures > s->max_restarts) ldc_proc_set(l, w, LDC_PROC_FAILED);
-    else ldc_proc_set(l, w, LDC_PROC_BACKOFF);
+    if (crash && s->max_restarts >= 0 && w->failures > s->max_restarts)
+        ldc_proc_set(l, w, LDC_PROC_FAILED);
+    else
+        ldc_proc_set(l, w, LDC_PROC_BACKOFF);
     ldc_text_init(&t, &l->mem);
-    ldc_text_fmt(&t, "%s.%d (pid %ld) %s: %s", w->group->name, w->index, (long)w->pid, early ? "ended before it was ready" : "ended", what);
+    ldc_text_fmt(&t, "%s.%d (pid %ld) %s: %s", w->group->name, w->index, (long)w->pid,
+                 early ? "ended before it was ready" : "ended", what);
     ldc_proc_tail(&t, w);
     if (early) ldc_proc_explain(&t, w);
-    if (w->state == LDC_PROC_FAILED) ldc_text_fmt(&t, "\n    given up after %d failed starts (max_restarts); a reload tries again", w->failures);
-    else if (crash) ldc_text_fmt(&t, "\n    next try in %.1fs", ldc_proc_seconds(w->probe_at - l->now));
+    if (w->state == LDC_PROC_FAILED)
+        ldc_text_fmt(&t,
+                     "\n    given up after %d failed starts (max_restarts); a reload tries again",
+                     w->failures);
+    else if (crash)
+        ldc_text_fmt(&t, "\n    next try in %.1fs", ldc_proc_seconds(w->probe_at - l->now));
     if (crash && ldc_group_ready(w->group) == 0) {
         ldc_text_add(&t, "; until one is ready ");
         ldc_proc_routes(l, &t, w->group);
         ldc_text_add(&t, " answer 503");
     }
-    if (!t.failed) ldc_log_line(&l->log, crash ? LDCORN_LOG_ERROR : LDCORN_LOG_INFO, ldc_util_str(t.p, t.n));
+    if (!t.failed)
+        ldc_log_line(&l->log, crash ? LDCORN_LOG_ERROR : LDCORN_LOG_INFO, ldc_util_str(t.p, t.n));
     ldc_text_free(&t);
     w->pid = 0;
     if (w->state == LDC_PROC_BACKOFF) ldc_proc_timer_at(l, w, w->probe_at);
@@ -6542,7 +7059,9 @@ static void ldc_proc_start(ldcorn *l, ldc_worker *w) {
     ldc_proc_timer_at(l, w, l->now + 10000);
 }
 
-static bool ldc_proc_asks_http(const ldc_worker *w) { return w->as->health_path || (!w->foreign && w->as->transport == LDC_BY_FD); }
+static bool ldc_proc_asks_http(const ldc_worker *w) {
+    return w->as->health_path || (!w->foreign && w->as->transport == LDC_BY_FD);
+}
 
 static void ldc_proc_probe_send(ldcorn *l, ldc_up *u) {
     ldc_worker *w = u->worker;
@@ -6550,8 +7069,11 @@ static void ldc_proc_probe_send(ldcorn *l, ldc_up *u) {
     int n;
     ssize_t sent;
     ldc_up_set(u, LDC_UP_BUSY);
-    n = snprintf(head, sizeof head, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: ldcorn/" LDCORN_VERSION "\r\nConnection: close\r\n\r\n",
-                 w->as->health_path ? "GET" : "HEAD", w->as->health_path ? w->as->health_path : "/", w->as->health_host ? w->as->health_host : "localhost");
+    n = snprintf(head, sizeof head,
+                 "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: ldcorn/" LDCORN_VERSION
+                 "\r\nConnection: close\r\n\r\n",
+                 w->as->health_path ? "GET" : "HEAD", w->as->health_path ? w->as->health_path : "/",
+                 w->as->health_host ? w->as->health_host : "localhost");
     if (n < 0 || n >= (int)sizeof head) n = 0;
     sent = send(u->watch.fd, head, (size_t)n, LDC_SENDFLAGS);
     if (sent != n) {
@@ -6620,7 +7142,9 @@ static void ldc_proc_probed(ldcorn *l, ldc_up *u, bool passed, const char *why) 
         return;
     }
     ldc_up_close(l, u);
-    if (!passed && why) ldc_log_say(&l->log, LDCORN_LOG_DEBUG, "%s.%d: not ready: %s", w->group->name, w->index, why);
+    if (!passed && why)
+        ldc_log_say(&l->log, LDCORN_LOG_DEBUG, "%s.%d: not ready: %s", w->group->name, w->index,
+                    why);
     if (!passed) w->probe_fails++;
     ldc_proc_do(l, w, passed ? LDC_EV_PASSED : LDC_EV_FAILED);
 }
@@ -6633,14 +7157,17 @@ static void ldc_proc_starting_timer(ldcorn *l, ldc_worker *w) {
         return;
     }
     if (w->start_by && w->start_by <= l->now) {
-        ldc_log_say(&l->log, LDCORN_LOG_ERROR, "%s.%d (pid %ld): not ready after start_timeout, ending it", w->group->name, w->index, (long)w->pid);
+        ldc_log_say(&l->log, LDCORN_LOG_ERROR,
+                    "%s.%d (pid %ld): not ready after start_timeout, ending it", w->group->name,
+                    w->index, (long)w->pid);
         w->why_stop = "timeout";
         ldc_proc_stop(l, w);
         return;
     }
     if (!w->slow_said && l->now - w->started > 30000000) {
         w->slow_said = true;
-        ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld): still starting after 30s", w->group->name, w->index, (long)w->pid);
+        ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld): still starting after 30s",
+                    w->group->name, w->index, (long)w->pid);
     }
     ldc_proc_probe(l, w);
 }
@@ -6660,16 +7187,23 @@ static void ldc_proc_ready(ldcorn *l, ldc_worker *w) {
     w->was_ready = true;
     w->idle_since = l->now;
     w->probe_fails = 0;
-    if (back) ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d: takes connections again", w->group->name, w->index);
-    else if (l->ready_said && !w->candidate) ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld) ready, %.1fs", w->group->name, w->index, (long)w->pid, ldc_proc_seconds(l->now - w->started));
+    if (back)
+        ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d: takes connections again", w->group->name,
+                    w->index);
+    else if (l->ready_said && !w->candidate)
+        ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld) ready, %.1fs", w->group->name,
+                    w->index, (long)w->pid, ldc_proc_seconds(l->now - w->started));
     ldc_group_next(l, w->group);
 }
 
 static void ldc_proc_down_failed(ldcorn *l, ldc_worker *w) {
-    w->pause = w->pause * 2 > (uint64_t)w->as->s.backoff_max ? (uint64_t)w->as->s.backoff_max : w->pause * 2;
+    w->pause = w->pause * 2 > (uint64_t)w->as->s.backoff_max ? (uint64_t)w->as->s.backoff_max
+                                                             : w->pause * 2;
     w->probe_at = l->now + w->pause * 1000;
     if (!w->foreign && w->probe_fails >= 3) {
-        ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d (pid %ld): alive but takes no connections, restarting it", w->group->name, w->index, (long)w->pid);
+        ldc_log_say(&l->log, LDCORN_LOG_WARN,
+                    "%s.%d (pid %ld): alive but takes no connections, restarting it",
+                    w->group->name, w->index, (long)w->pid);
         w->why_stop = "health";
         ldc_proc_stop(l, w);
         return;
@@ -6682,7 +7216,9 @@ static void ldc_proc_down_failed(ldcorn *l, ldc_worker *w) {
 static void ldc_proc_event_down(ldcorn *l, ldc_worker *w) {
     if (w->state != LDC_PROC_READY) return;
     ldc_proc_set(l, w, LDC_PROC_DOWN);
-    ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d%s%s%s: cannot be reached", w->group->name, w->index, w->foreign ? " (" : "", w->foreign ? w->addr.text : "", w->foreign ? ")" : "");
+    ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d%s%s%s: cannot be reached", w->group->name,
+                w->index, w->foreign ? " (" : "", w->foreign ? w->addr.text : "",
+                w->foreign ? ")" : "");
     while (w->parked) ldc_up_close(l, w->parked);
     w->pause = 100;
     w->probe_fails = 0;
@@ -6706,8 +7242,10 @@ static void ldc_proc_draining(ldcorn *l, ldc_worker *w) {
         ldc_proc_timer_at(l, w, next);
         return;
     }
-    if (!w->foreign) ldc_proc_stop(l, w);
-    else if (w->in_flight == 0 || late) ldc_proc_gone(l, w);
+    if (!w->foreign)
+        ldc_proc_stop(l, w);
+    else if (w->in_flight == 0 || late)
+        ldc_proc_gone(l, w);
 }
 
 static void ldc_proc_drain(ldcorn *l, ldc_worker *w) {
@@ -6716,7 +7254,8 @@ static void ldc_proc_drain(ldcorn *l, ldc_worker *w) {
     w->tunnel_by = ldc_loop_after(l, w->group->conf->s.tunnel_drain);
     if (w->probe) ldc_up_close(l, w->probe);
     while (w->parked) ldc_up_close(l, w->parked);
-    if (w->state == LDC_PROC_DRAINING) ldc_proc_draining(l, w); /* the last close may have done it */
+    if (w->state == LDC_PROC_DRAINING)
+        ldc_proc_draining(l, w); /* the last close may have done it */
 }
 
 static void ldc_proc_stop(ldcorn *l, ldc_worker *w) {
@@ -6724,12 +7263,17 @@ static void ldc_proc_stop(ldcorn *l, ldc_worker *w) {
     if (w->probe) ldc_up_close(l, w->probe);
     ldc_proc_set(l, w, LDC_PROC_STOPPING);
     w->asked = true;
-    if (kill(w->pid, sig) < 0 && errno != ESRCH) ldc_log_say(&l->log, LDCORN_LOG_ERROR, "%s.%d: kill: %s", w->group->name, w->index, strerror(errno));
+    if (kill(w->pid, sig) < 0 && errno != ESRCH)
+        ldc_log_say(&l->log, LDCORN_LOG_ERROR, "%s.%d: kill: %s", w->group->name, w->index,
+                    strerror(errno));
     ldc_proc_timer_at(l, w, ldc_loop_after(l, w->as->s.stop_timeout));
 }
 
 static void ldc_proc_stopping_timer(ldcorn *l, ldc_worker *w) {
-    if (!w->killed) ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d (pid %ld): still there after stop_timeout, killed", w->group->name, w->index, (long)w->pid);
+    if (!w->killed)
+        ldc_log_say(&l->log, LDCORN_LOG_WARN,
+                    "%s.%d (pid %ld): still there after stop_timeout, killed", w->group->name,
+                    w->index, (long)w->pid);
     w->killed = true;
     kill(-w->pid, SIGKILL);
     kill(w->pid, SIGKILL);
@@ -6743,8 +7287,10 @@ static void ldc_proc_retire_idle(ldcorn *l, ldc_worker *w) {
 
 static void ldc_proc_retire_starting(ldcorn *l, ldc_worker *w) {
     w->replaced = true;
-    if (w->pid) ldc_proc_stop(l, w);
-    else ldc_proc_gone(l, w);
+    if (w->pid)
+        ldc_proc_stop(l, w);
+    else
+        ldc_proc_gone(l, w);
 }
 
 static void ldc_proc_retire_ready(ldcorn *l, ldc_worker *w) {
@@ -6779,9 +7325,11 @@ static void ldc_proc_exit(ldcorn *l, ldc_worker *w) {
     while (w->parked) ldc_up_close(l, w->parked);
     ldc_proc_count_exit(w, asked && w->why_stop ? w->why_stop : asked ? "stop" : "crash");
     ldc_proc_clean(l, w);
-    snprintf(what, sizeof what, "%s after %.1fs", w->last_exit, ldc_proc_seconds(l->now - w->started));
+    snprintf(what, sizeof what, "%s after %.1fs", w->last_exit,
+             ldc_proc_seconds(l->now - w->started));
     if (w->replaced || (stopping && w->candidate)) {
-        ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld) ended: %s", w->group->name, w->index, (long)w->pid, what);
+        ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld) ended: %s", w->group->name, w->index,
+                    (long)w->pid, what);
         w->pid = 0;
         ldc_proc_gone(l, w);
         return;
@@ -6793,17 +7341,34 @@ static void ldc_proc_exit(ldcorn *l, ldc_worker *w) {
 typedef void (*ldc_proc_cell)(ldcorn *, ldc_worker *);
 static const ldc_proc_cell ldc_proc_table[LDC_PROC_COUNT][LDC_EV_COUNT] = {
     /*             TIMER                    PASSED             FAILED                    EXIT              RETIRE                     IDLE */
-    /* STARTING */ {ldc_proc_starting_timer, ldc_proc_ready,    ldc_proc_starting_failed, ldc_proc_exit,    ldc_proc_retire_starting,  ldc_proc_nothing},
-    /* READY    */ {ldc_proc_nothing,        ldc_proc_nothing,  ldc_proc_nothing,         ldc_proc_exit,    ldc_proc_retire_ready,     ldc_proc_nothing},
-    /* DOWN     */ {ldc_proc_probe,          ldc_proc_ready,    ldc_proc_down_failed,     ldc_proc_exit,    ldc_proc_retire_ready,     ldc_proc_nothing},
-    /* DRAINING */ {ldc_proc_draining,       ldc_proc_nothing,  ldc_proc_nothing,         ldc_proc_exit,    ldc_proc_nothing,          ldc_proc_draining},
-    /* STOPPING */ {ldc_proc_stopping_timer, ldc_proc_nothing,  ldc_proc_nothing,         ldc_proc_exit,    ldc_proc_retire_stopping,  ldc_proc_nothing},
-    /* BACKOFF  */ {ldc_proc_start,          ldc_proc_nothing,  ldc_proc_nothing,         ldc_proc_nothing, ldc_proc_retire_idle,      ldc_proc_nothing},
-    /* FAILED   */ {ldc_proc_nothing,        ldc_proc_nothing,  ldc_proc_nothing,         ldc_proc_nothing, ldc_proc_retire_idle,      ldc_proc_nothing},
-    /* GONE     */ {ldc_proc_nothing,        ldc_proc_nothing,  ldc_proc_nothing,         ldc_proc_nothing, ldc_proc_nothing,          ldc_proc_nothing},
+    /* STARTING */ {ldc_proc_starting_timer, ldc_proc_ready, ldc_proc_starting_failed,
+                    ldc_proc_exit, ldc_proc_retire_starting, ldc_proc_nothing},
+    /* READY    */
+    {ldc_proc_nothing, ldc_proc_nothing, ldc_proc_nothing, ldc_proc_exit, ldc_proc_retire_ready,
+     ldc_proc_nothing},
+    /* DOWN     */
+    {ldc_proc_probe, ldc_proc_ready, ldc_proc_down_failed, ldc_proc_exit, ldc_proc_retire_ready,
+     ldc_proc_nothing},
+    /* DRAINING */
+    {ldc_proc_draining, ldc_proc_nothing, ldc_proc_nothing, ldc_proc_exit, ldc_proc_nothing,
+     ldc_proc_draining},
+    /* STOPPING */
+    {ldc_proc_stopping_timer, ldc_proc_nothing, ldc_proc_nothing, ldc_proc_exit,
+     ldc_proc_retire_stopping, ldc_proc_nothing},
+    /* BACKOFF  */
+    {ldc_proc_start, ldc_proc_nothing, ldc_proc_nothing, ldc_proc_nothing, ldc_proc_retire_idle,
+     ldc_proc_nothing},
+    /* FAILED   */
+    {ldc_proc_nothing, ldc_proc_nothing, ldc_proc_nothing, ldc_proc_nothing, ldc_proc_retire_idle,
+     ldc_proc_nothing},
+    /* GONE     */
+    {ldc_proc_nothing, ldc_proc_nothing, ldc_proc_nothing, ldc_proc_nothing, ldc_proc_nothing,
+     ldc_proc_nothing},
 };
 
-static void ldc_proc_do(ldcorn *l, ldc_worker *w, ldc_proc_event event) { ldc_proc_table[w->state][event](l, w); }
+static void ldc_proc_do(ldcorn *l, ldc_worker *w, ldc_proc_event event) {
+    ldc_proc_table[w->state][event](l, w);
+}
 
 static void ldc_proc_idle(ldcorn *l, ldc_worker *w) { ldc_proc_do(l, w, LDC_EV_IDLE); }
 
@@ -6812,9 +7377,13 @@ static void ldc_proc_idle(ldcorn *l, ldc_worker *w) { ldc_proc_do(l, w, LDC_EV_I
 static void ldc_proc_describe(ldc_worker *w, int status, bool known) {
     int sig = known && WIFSIGNALED(status) ? WTERMSIG(status) : 0;
     const char *name = ldc_util_signame(sig);
-    if (!known) snprintf(w->last_exit, sizeof w->last_exit, "ended, status unknown");
-    else if (sig) snprintf(w->last_exit, sizeof w->last_exit, "killed by signal %d%s%s%s", sig, name[0] ? " (" : "", name, name[0] ? ")" : "");
-    else snprintf(w->last_exit, sizeof w->last_exit, "exit %d", WEXITSTATUS(status));
+    if (!known)
+        snprintf(w->last_exit, sizeof w->last_exit, "ended, status unknown");
+    else if (sig)
+        snprintf(w->last_exit, sizeof w->last_exit, "killed by signal %d%s%s%s", sig,
+                 name[0] ? " (" : "", name, name[0] ? ")" : "");
+    else
+        snprintf(w->last_exit, sizeof w->last_exit, "exit %d", WEXITSTATUS(status));
 }
 
 static void ldc_proc_ended(ldcorn *l, ldc_worker *w, int status, bool known) {
@@ -6822,8 +7391,10 @@ static void ldc_proc_ended(ldcorn *l, ldc_worker *w, int status, bool known) {
     w->last_exit_at = l->now;
     if (w->exec.open) { /* why exec failed tells more than exit 127 */
         ldc_exec_error e;
-        if (read(w->exec.watch.fd, &e, sizeof e) == (ssize_t)sizeof e && e.step > 0 && e.step < (int)LDC_LEN(ldc_proc_steps))
-            snprintf(w->last_exit, sizeof w->last_exit, "%s: %.60s", ldc_proc_steps[e.step], strerror(e.error));
+        if (read(w->exec.watch.fd, &e, sizeof e) == (ssize_t)sizeof e && e.step > 0 &&
+            e.step < (int)LDC_LEN(ldc_proc_steps))
+            snprintf(w->last_exit, sizeof w->last_exit, "%s: %.60s", ldc_proc_steps[e.step],
+                     strerror(e.error));
     }
     ldc_proc_do(l, w, LDC_EV_EXIT);
 }
@@ -6866,8 +7437,11 @@ static void ldc_proc_exec_event(ldcorn *l, ldc_exec *x) {
     if (n == (ssize_t)sizeof e) { /* kept for ldc_proc_ended: the exit follows at once */
         if (e.step > 0 && e.step < (int)LDC_LEN(ldc_proc_steps)) {
             char line[160];
-            int k = snprintf(line, sizeof line, "ldcorn: %s: %s", ldc_proc_steps[e.step], strerror(e.error));
-            if (k > 0) ldc_proc_remember(x->worker, line, (size_t)k < sizeof line ? (size_t)k : sizeof line - 1);
+            int k = snprintf(line, sizeof line, "ldcorn: %s: %s", ldc_proc_steps[e.step],
+                             strerror(e.error));
+            if (k > 0)
+                ldc_proc_remember(x->worker, line,
+                                  (size_t)k < sizeof line ? (size_t)k : sizeof line - 1);
         }
     }
     x->open = false;
@@ -6876,7 +7450,8 @@ static void ldc_proc_exec_event(ldcorn *l, ldc_exec *x) {
 
 /* --- groups of workers --- */
 
-static ldc_worker *ldc_proc_new(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_gconf *as, int index) {
+static ldc_worker *ldc_proc_new(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_gconf *as,
+                                int index) {
     ldc_worker *w, **end = &g->workers;
     if (!ldc_loop_reserve_timer(l)) return NULL;
     w = (ldc_worker *)ldc_mem_zero(&l->mem, sizeof *w);
@@ -6904,8 +7479,10 @@ static ldc_worker *ldc_proc_new(ldcorn *l, ldc_group *g, ldc_conf *conf, const l
         w->state = LDC_PROC_STARTING;
         w->was_ready = as->health_path == NULL;
         w->ready_at = l->now;
-        if (w->was_ready) w->state = LDC_PROC_READY; /* its first request shows; see DOWN */
-        else ldc_proc_timer_at(l, w, l->now);
+        if (w->was_ready)
+            w->state = LDC_PROC_READY; /* its first request shows; see DOWN */
+        else
+            ldc_proc_timer_at(l, w, l->now);
     } else {
         ldc_proc_timer_at(l, w, l->now);
     }
@@ -6948,11 +7525,15 @@ static void ldc_reload_set(ldcorn *l, ldc_reload_state to) {
     l->reload.state = (uint8_t)to;
 }
 
-static bool ldc_reload_busy(const ldcorn *l) { return l->reload.state == LDC_RELOAD_LOADING || l->reload.state == LDC_RELOAD_STARTING; }
+static bool ldc_reload_busy(const ldcorn *l) {
+    return l->reload.state == LDC_RELOAD_LOADING || l->reload.state == LDC_RELOAD_STARTING;
+}
 
 /* --- listeners --- */
 
-static bool ldc_reload_same_addr(const ldc_addr *a, const ldc_addr *b) { return a->len == b->len && memcmp(&a->u, &b->u, a->len) == 0; }
+static bool ldc_reload_same_addr(const ldc_addr *a, const ldc_addr *b) {
+    return a->len == b->len && memcmp(&a->u, &b->u, a->len) == 0;
+}
 
 static ldc_listener *ldc_reload_listener(ldcorn *l, const ldc_addr *a, bool admin) {
     for (ldc_listener *s = l->listeners; s; s = s->next) {
@@ -6991,7 +7572,8 @@ static int ldc_reload_bind(ldcorn *l, const ldc_addr *a, bool admin, int backlog
 /* The path goes only if it is still ours: a successor may have bound it again. */
 static void ldc_reload_unlisten(ldcorn *l, ldc_listener *s) {
     struct stat st;
-    if (s->addr.u.any.sa_family == AF_UNIX && lstat(s->addr.u.un.sun_path, &st) == 0 && st.st_dev == s->device && st.st_ino == s->inode)
+    if (s->addr.u.any.sa_family == AF_UNIX && lstat(s->addr.u.un.sun_path, &st) == 0 &&
+        st.st_dev == s->device && st.st_ino == s->inode)
         unlink(s->addr.u.un.sun_path);
     ldc_loop_close(l, &s->watch);
 }
@@ -7010,11 +7592,14 @@ static int ldc_reload_listen(ldcorn *l, const ldc_conf *conf, const ldc_addr **b
 static void ldc_reload_settle_listeners(ldcorn *l, bool switched) {
     for (ldc_listener *s = l->listeners; s; s = s->next) {
         s->keep = !switched ? !s->fresh : false;
-        for (int i = 0; switched && !s->admin && i < l->conf->listens; i++) s->keep = s->keep || ldc_reload_same_addr(&s->addr, &l->conf->listen[i]);
-        if (switched && s->admin) s->keep = l->conf->admin_on && ldc_reload_same_addr(&s->addr, &l->conf->admin);
+        for (int i = 0; switched && !s->admin && i < l->conf->listens; i++)
+            s->keep = s->keep || ldc_reload_same_addr(&s->addr, &l->conf->listen[i]);
+        if (switched && s->admin)
+            s->keep = l->conf->admin_on && ldc_reload_same_addr(&s->addr, &l->conf->admin);
         s->fresh = false;
         if (!s->keep && !s->watch.dead) {
-            if (switched) ldc_client_accept(l, s); /* who is already in its backlog is still served */
+            if (switched)
+                ldc_client_accept(l, s); /* who is already in its backlog is still served */
             ldc_reload_unlisten(l, s);
         }
     }
@@ -7026,7 +7611,9 @@ static void ldc_reload_limits(ldcorn *l) {
     int64_t workers = 0;
     if (getrlimit(RLIMIT_NOFILE, &now) < 0) now.rlim_cur = 1024;
     for (int i = 0; i < l->conf->groups; i++) workers += 8 * ldc_proc_wanted(&l->conf->group[i]);
-    if (most <= 0) most = now.rlim_cur == RLIM_INFINITY ? 65536 : ((int64_t)now.rlim_cur - workers - 32) * 2 / 3;
+    if (most <= 0)
+        most =
+            now.rlim_cur == RLIM_INFINITY ? 65536 : ((int64_t)now.rlim_cur - workers - 32) * 2 / 3;
     if (l->conf->s.max_conns <= 0 && most < 8) most = 8;
     l->conns_max = most > 1 << 24 ? 1 << 24 : (int)most;
 }
@@ -7041,7 +7628,9 @@ static void ldc_reload_logs(ldcorn *l) {
     e = ldc_log_open(&l->log, &l->log.own, s->log);
     if (e) ldc_log_say(&l->log, LDCORN_LOG_ERROR, "cannot open log %s: %s", s->log, strerror(e));
     e = ldc_log_open(&l->log, &l->log.access, s->access_log);
-    if (e) ldc_log_say(&l->log, LDCORN_LOG_ERROR, "cannot open access_log %s: %s", s->access_log, strerror(e));
+    if (e)
+        ldc_log_say(&l->log, LDCORN_LOG_ERROR, "cannot open access_log %s: %s", s->access_log,
+                    strerror(e));
 }
 
 /* --- groups --- */
@@ -7083,13 +7672,17 @@ static void ldc_reload_free_group(ldcorn *l, ldc_group *g) {
     ldc_mem_free(&l->mem, g, sizeof *g);
 }
 
-static bool ldc_reload_same_text(const char *a, const char *b) { return a == b || (a && b && strcmp(a, b) == 0); }
+static bool ldc_reload_same_text(const char *a, const char *b) {
+    return a == b || (a && b && strcmp(a, b) == 0);
+}
 
 /* Does the edit change what runs? */
 static bool ldc_reload_changed(const ldc_gconf *a, const ldc_gconf *b) {
     const char *const *x = a->s.env, *const *y = b->s.env;
-    if ((a->addrs > 0) != (b->addrs > 0) || !ldc_reload_same_text(a->s.cmd, b->s.cmd) || !ldc_reload_same_text(a->s.app, b->s.app) ||
-        !ldc_reload_same_text(a->s.function, b->s.function) || !ldc_reload_same_text(a->s.dir, b->s.dir))
+    if ((a->addrs > 0) != (b->addrs > 0) || !ldc_reload_same_text(a->s.cmd, b->s.cmd) ||
+        !ldc_reload_same_text(a->s.app, b->s.app) ||
+        !ldc_reload_same_text(a->s.function, b->s.function) ||
+        !ldc_reload_same_text(a->s.dir, b->s.dir))
         return true;
     while (x && y && *x && *y && strcmp(*x, *y) == 0) x++, y++;
     return (x && *x) || (y && *y);
@@ -7101,9 +7694,16 @@ static bool ldc_reload_candidates(ldcorn *l, ldc_conf *conf, const ldc_gconf *as
     bool fresh = g == NULL || g->removed, changed = g && ldc_reload_changed(g->conf, as), wants;
     if (g == NULL) g = ldc_reload_group(l, conf, as);
     if (g == NULL) return false;
-    wants = fresh || (as->addrs == 0 && (as->reload != LDC_OFF || g->conf->addrs) && (!l->reload.keep || changed)) || (as->addrs > 0) != (g->conf->addrs > 0);
+    wants = fresh ||
+            (as->addrs == 0 && (as->reload != LDC_OFF || g->conf->addrs) &&
+             (!l->reload.keep || changed)) ||
+            (as->addrs > 0) != (g->conf->addrs > 0);
     if (!wants) {
-        if (changed && as->addrs == 0) ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: `cmd` or what belongs to it changed; with `reload = off` each worker takes it at its next start", g->name);
+        if (changed && as->addrs == 0)
+            ldc_log_say(
+                &l->log, LDCORN_LOG_WARN,
+                "%s: `cmd` or what belongs to it changed; with `reload = off` each worker takes it at its next start",
+                g->name);
         return true;
     }
     for (int i = 0; i < ldc_proc_wanted(as); i++) {
@@ -7124,7 +7724,8 @@ static void ldc_reload_retire(ldcorn *l, ldc_worker *w, const char *why) {
 
 static ldc_worker *ldc_reload_at_index(ldc_group *g, int index) {
     for (ldc_worker *w = g->workers; w; w = w->next) {
-        if (w->index == index && !w->replaced && !w->candidate && w->state != LDC_PROC_GONE) return w;
+        if (w->index == index && !w->replaced && !w->candidate && w->state != LDC_PROC_GONE)
+            return w;
     }
     return NULL;
 }
@@ -7148,7 +7749,8 @@ static void ldc_reload_addresses(ldcorn *l, ldc_group *g) {
     }
     for (int i = 0; i < as->addrs; i++) {
         bool there = false;
-        for (ldc_worker *w = g->workers; w; w = w->next) there = there || (!w->replaced && ldc_reload_same_addr(&as->addr[i], &w->addr));
+        for (ldc_worker *w = g->workers; w; w = w->next)
+            there = there || (!w->replaced && ldc_reload_same_addr(&as->addr[i], &w->addr));
         if (!there) ldc_proc_new(l, g, g->owner, as, i);
     }
 }
@@ -7160,14 +7762,19 @@ static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_
     g->hidden = g->removed = false;
     for (ldc_worker *w = g->workers; w; w = w->next) swapped = swapped || w->candidate;
     for (ldc_worker *w = g->workers; w && swapped; w = w->next) {
-        if (w->candidate) w->candidate = false;
-        else if (!w->replaced) ldc_reload_retire(l, w, "reload");
-        if (w->state == LDC_PROC_DRAINING && w->generation + 2 < l->generation) w->drain_by = w->tunnel_by = l->now;
+        if (w->candidate)
+            w->candidate = false;
+        else if (!w->replaced)
+            ldc_reload_retire(l, w, "reload");
+        if (w->state == LDC_PROC_DRAINING && w->generation + 2 < l->generation)
+            w->drain_by = w->tunnel_by = l->now;
     }
-    if (!swapped && as->addrs) ldc_reload_addresses(l, g);
+    if (!swapped && as->addrs)
+        ldc_reload_addresses(l, g);
     else if (!swapped) {
         for (ldc_worker *w = g->workers; w; w = w->next) {
-            if (!w->replaced && w->index >= (int)as->s.workers) ldc_reload_retire(l, w, "scale");
+            if (!w->replaced && w->index >= (int)as->s.workers)
+                ldc_reload_retire(l, w, "scale");
             else if (w->state == LDC_PROC_FAILED && !w->replaced) {
                 w->failures = 0;
                 ldc_proc_set(l, w, LDC_PROC_BACKOFF);
@@ -7186,10 +7793,18 @@ static void ldc_reload_end(ldcorn *l, bool ok) {
     r->took = (l->now - r->began) / 1000;
     r->at = l->wall;
     snprintf(r->result, sizeof r->result, "%s", ok ? "ok" : "failed");
-    if (ok) r->ok++;
-    else r->failed++;
-    if (ok) ldc_log_say(&l->log, LDCORN_LOG_INFO, "reload done after %.1fs: generation %d", ldc_proc_seconds(l->now - r->began), l->generation);
-    else ldc_log_say(&l->log, LDCORN_LOG_ERROR, "reload failed after %.1fs, nothing changed: generation %d goes on with the old code and file\n    %s", ldc_proc_seconds(l->now - r->began), l->generation, r->error.p ? r->error.p : "");
+    if (ok)
+        r->ok++;
+    else
+        r->failed++;
+    if (ok)
+        ldc_log_say(&l->log, LDCORN_LOG_INFO, "reload done after %.1fs: generation %d",
+                    ldc_proc_seconds(l->now - r->began), l->generation);
+    else
+        ldc_log_say(
+            &l->log, LDCORN_LOG_ERROR,
+            "reload failed after %.1fs, nothing changed: generation %d goes on with the old code and file\n    %s",
+            ldc_proc_seconds(l->now - r->began), l->generation, r->error.p ? r->error.p : "");
     ldc_admin_reloaded(l);
     l->upset = true;
 }
@@ -7244,7 +7859,8 @@ static void ldc_reload_candidate(ldcorn *l, ldc_worker *w, const char *what) {
     ldc_text t;
     if (l->reload.state != LDC_RELOAD_STARTING) return;
     ldc_text_init(&t, &l->mem);
-    ldc_text_fmt(&t, "%s.%d (pid %ld) %s%s", w->group->name, w->index, (long)w->pid, w->state == LDC_PROC_STARTING ? "" : "ended before it was ready: ", what);
+    ldc_text_fmt(&t, "%s.%d (pid %ld) %s%s", w->group->name, w->index, (long)w->pid,
+                 w->state == LDC_PROC_STARTING ? "" : "ended before it was ready: ", what);
     ldc_proc_tail(&t, w);
     ldc_proc_explain(&t, w);
     if (w->state != LDC_PROC_STARTING) w->pid = 0;
@@ -7294,7 +7910,8 @@ static void ldc_reload_begin(ldcorn *l, bool keep) {
         ldc_reload_undo(l, text, n > 0 ? (size_t)n : 0);
         return;
     }
-    for (int i = 0; i < r->conf->groups && ok; i++) ok = ldc_reload_candidates(l, r->conf, &r->conf->group[i], &count);
+    for (int i = 0; i < r->conf->groups && ok; i++)
+        ok = ldc_reload_candidates(l, r->conf, &r->conf->group[i], &count);
     if (!ok || !ldc_reload_room(l, r->conf)) {
         ldc_reload_undo(l, "out of memory", 13);
         return;
@@ -7308,7 +7925,9 @@ static void ldc_reload_advance(ldcorn *l) {
     if (l->reload.state == LDC_RELOAD_STARTING) {
         bool all = true;
         for (ldc_group *g = l->groups; g; g = g->next) {
-            for (ldc_worker *w = g->workers; w; w = w->next) all = all && (!w->candidate || w->state == LDC_PROC_READY || (w->foreign && w->as->s.optional));
+            for (ldc_worker *w = g->workers; w; w = w->next)
+                all = all && (!w->candidate || w->state == LDC_PROC_READY ||
+                              (w->foreign && w->as->s.optional));
         }
         if (all) ldc_reload_switch(l);
     } else if (l->reload.again) {
@@ -7380,7 +7999,8 @@ static uint64_t ldc_admin_rss(pid_t pid) {
 
 /* Upper edge in ms of the bucket that holds the p-th part of all. */
 static double ldc_admin_percentile(const ldc_histogram *h, double p) {
-    static const double edges[LDC_BUCKETS] = {1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 60000};
+    static const double edges[LDC_BUCKETS] = {1,    5,    10,   25,    50,    100,   250,  500,
+                                              1000, 2500, 5000, 10000, 30000, 60000, 60000};
     uint64_t seen = 0, want = (uint64_t)((double)h->count * p);
     for (int i = 0; i < LDC_BUCKETS; i++) {
         seen += h->bucket[i];
@@ -7389,17 +8009,27 @@ static double ldc_admin_percentile(const ldc_histogram *h, double p) {
     return 0;
 }
 
-static void ldc_admin_latency(ldc_text *t, const char *name, const ldc_histogram *h, const char *after) {
-    ldc_text_fmt(t, "\"%s\":{\"count\":%llu,\"mean_ms\":%.3f,\"p50_ms\":%g,\"p99_ms\":%g}%s", name, (unsigned long long)h->count,
-                 h->count ? (double)h->sum / (double)h->count / 1000 : 0.0, ldc_admin_percentile(h, .5), ldc_admin_percentile(h, .99), after);
+static void ldc_admin_latency(ldc_text *t, const char *name, const ldc_histogram *h,
+                              const char *after) {
+    ldc_text_fmt(t, "\"%s\":{\"count\":%llu,\"mean_ms\":%.3f,\"p50_ms\":%g,\"p99_ms\":%g}%s", name,
+                 (unsigned long long)h->count,
+                 h->count ? (double)h->sum / (double)h->count / 1000 : 0.0,
+                 ldc_admin_percentile(h, .5), ldc_admin_percentile(h, .99), after);
 }
 
 static void ldc_admin_worker(ldcorn *l, ldc_text *t, const ldc_worker *w) {
-    ldc_text_fmt(t, "{\"index\":%d,\"pid\":%ld,\"state\":\"%s\",\"generation\":%d,\"in_flight\":%d,\"tunnels\":%d,\"connections\":%d,\"served\":%llu,\"rss\":%llu,\"uptime\":%.3f,\"since\":%.3f,\"last_exit\":",
-                 w->index, (long)w->pid, w->candidate ? "starting" : ldc_proc_words[w->state], w->generation, w->in_flight, w->tunnels, w->conns,
-                 (unsigned long long)w->served, (unsigned long long)ldc_admin_rss(w->pid), w->pid || w->foreign ? ldc_proc_seconds(l->now - w->started) : 0.0, ldc_proc_seconds(l->now - w->since));
-    if (w->last_exit[0]) ldc_text_json(t, ldc_util_z(w->last_exit));
-    else ldc_text_add(t, "null");
+    ldc_text_fmt(
+        t,
+        "{\"index\":%d,\"pid\":%ld,\"state\":\"%s\",\"generation\":%d,\"in_flight\":%d,\"tunnels\":%d,\"connections\":%d,\"served\":%llu,\"rss\":%llu,\"uptime\":%.3f,\"since\":%.3f,\"last_exit\":",
+        w->index, (long)w->pid, w->candidate ? "starting" : ldc_proc_words[w->state], w->generation,
+        w->in_flight, w->tunnels, w->conns, (unsigned long long)w->served,
+        (unsigned long long)ldc_admin_rss(w->pid),
+        w->pid || w->foreign ? ldc_proc_seconds(l->now - w->started) : 0.0,
+        ldc_proc_seconds(l->now - w->since));
+    if (w->last_exit[0])
+        ldc_text_json(t, ldc_util_z(w->last_exit));
+    else
+        ldc_text_add(t, "null");
     ldc_text_add(t, ",\"last_lines\":");
     ldc_text_json(t, ldc_util_str(w->tail, w->tail_n));
     if (w->foreign) {
@@ -7415,10 +8045,18 @@ static void ldc_admin_group(ldcorn *l, ldc_text *t, const ldc_group *g) {
     ldc_text_json(t, ldc_util_z(g->name));
     ldc_text_add(t, ",\"routes\":");
     ldc_admin_routes_json(l, t, g);
-    ldc_text_fmt(t, ",\"queue\":{\"len\":%d,\"cap\":%lld,\"oldest_ms\":%llu}", g->queued, (long long)g->conf->s.queue, (unsigned long long)(g->head ? (l->now - g->head->queued) / 1000 : 0));
-    ldc_text_fmt(t, ",\"in_flight\":%d,\"slots\":%lld,\"orphans\":%d,\"limit\":%lld,\"refused\":{\"full\":%llu,\"timeout\":%llu,\"no_worker\":%llu,\"client_gone\":%llu}", ldc_group_inside(g),
-                 (long long)ldc_group_slots(g), g->orphans, (long long)(g->conf->limited ? g->conf->s.max_req_per_worker : 0), (unsigned long long)g->refused[LDC_WHY_FULL],
-                 (unsigned long long)g->refused[LDC_WHY_TIMEOUT], (unsigned long long)g->refused[LDC_WHY_NO_WORKER], (unsigned long long)g->refused[LDC_WHY_CLIENT_GONE]);
+    ldc_text_fmt(t, ",\"queue\":{\"len\":%d,\"cap\":%lld,\"oldest_ms\":%llu}", g->queued,
+                 (long long)g->conf->s.queue,
+                 (unsigned long long)(g->head ? (l->now - g->head->queued) / 1000 : 0));
+    ldc_text_fmt(
+        t,
+        ",\"in_flight\":%d,\"slots\":%lld,\"orphans\":%d,\"limit\":%lld,\"refused\":{\"full\":%llu,\"timeout\":%llu,\"no_worker\":%llu,\"client_gone\":%llu}",
+        ldc_group_inside(g), (long long)ldc_group_slots(g), g->orphans,
+        (long long)(g->conf->limited ? g->conf->s.max_req_per_worker : 0),
+        (unsigned long long)g->refused[LDC_WHY_FULL],
+        (unsigned long long)g->refused[LDC_WHY_TIMEOUT],
+        (unsigned long long)g->refused[LDC_WHY_NO_WORKER],
+        (unsigned long long)g->refused[LDC_WHY_CLIENT_GONE]);
     ldc_text_fmt(t, ",\"restarts\":%llu,\"latency\":{", (unsigned long long)g->restarts);
     ldc_admin_latency(t, "total", &g->total, ",");
     ldc_admin_latency(t, "queue", &g->wait, ",");
@@ -7435,13 +8073,20 @@ static void ldc_admin_status(ldcorn *l, ldc_text *t) {
     const ldc_reload *r = &l->reload;
     int n = 0, idle = 0;
     for (const ldc_client *c = l->idle_old; c; c = c->newer) idle++;
-    ldc_text_fmt(t, "{\"version\":\"%s\",\"pid\":%ld,\"generation\":%d,\"uptime\":%.3f,\"stopping\":%s,\"clients\":{\"open\":%d,\"idle\":%d,\"limit\":%d},\"accepted\":%llu,\"last_reload\":",
-                 LDCORN_VERSION, (long)getpid(), l->generation, ldc_proc_seconds(l->now - l->began), l->life == LDC_LIFE_RUN ? "false" : "true", l->clients_count, idle, l->conns_max, (unsigned long long)l->accepted);
+    ldc_text_fmt(
+        t,
+        "{\"version\":\"%s\",\"pid\":%ld,\"generation\":%d,\"uptime\":%.3f,\"stopping\":%s,\"clients\":{\"open\":%d,\"idle\":%d,\"limit\":%d},\"accepted\":%llu,\"last_reload\":",
+        LDCORN_VERSION, (long)getpid(), l->generation, ldc_proc_seconds(l->now - l->began),
+        l->life == LDC_LIFE_RUN ? "false" : "true", l->clients_count, idle, l->conns_max,
+        (unsigned long long)l->accepted);
     if (r->result[0]) {
         ldc_text_fmt(t, "{\"result\":\"%s\",\"error\":", r->result);
-        if (strcmp(r->result, "ok") != 0) ldc_text_json(t, ldc_util_str(r->error.p, r->error.n));
-        else ldc_text_add(t, "null");
-        ldc_text_fmt(t, ",\"at\":%llu,\"ms\":%llu}", (unsigned long long)r->at, (unsigned long long)r->took);
+        if (strcmp(r->result, "ok") != 0)
+            ldc_text_json(t, ldc_util_str(r->error.p, r->error.n));
+        else
+            ldc_text_add(t, "null");
+        ldc_text_fmt(t, ",\"at\":%llu,\"ms\":%llu}", (unsigned long long)r->at,
+                     (unsigned long long)r->took);
     } else {
         ldc_text_add(t, "null");
     }
@@ -7469,7 +8114,9 @@ static void ldc_admin_requests(ldcorn *l, ldc_text *t) {
         if (e->client && e->client->admin) continue;
         ldc_text_fmt(t, "%s{\"id\":\"%s\",\"group\":", n++ ? "," : "", e->id);
         ldc_text_json(t, ldc_util_z(e->group ? e->group->name : ""));
-        ldc_text_fmt(t, ",\"worker\":%d,\"pid\":%ld,\"phase\":\"%s\",\"age_ms\":%llu,\"client\":", e->worker_index, (long)e->worker_pid, ldc_admin_phase(e), (unsigned long long)((l->now - e->arrived) / 1000));
+        ldc_text_fmt(t, ",\"worker\":%d,\"pid\":%ld,\"phase\":\"%s\",\"age_ms\":%llu,\"client\":",
+                     e->worker_index, (long)e->worker_pid, ldc_admin_phase(e),
+                     (unsigned long long)((l->now - e->arrived) / 1000));
         ldc_text_json(t, ldc_util_z(e->address));
         ldc_text_add(t, ",\"method\":");
         ldc_text_json(t, ldc_client_word(e, 0));
@@ -7486,8 +8133,11 @@ static void ldc_admin_type(ldc_text *t, const char *name, const char *type, cons
     ldc_text_fmt(t, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
-static void ldc_admin_histogram(ldcorn *l, ldc_text *t, const char *name, const char *help, size_t offset) {
-    static const char *const edges[LDC_BUCKETS] = {"0.001", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "30", "60", "+Inf"};
+static void ldc_admin_histogram(ldcorn *l, ldc_text *t, const char *name, const char *help,
+                                size_t offset) {
+    static const char *const edges[LDC_BUCKETS] = {"0.001", "0.005", "0.01", "0.025", "0.05",
+                                                   "0.1",   "0.25",  "0.5",  "1",     "2.5",
+                                                   "5",     "10",    "30",   "60",    "+Inf"};
     ldc_admin_type(t, name, "histogram", help);
     for (const ldc_group *g = l->groups; g; g = g->next) {
         const ldc_histogram *h = (const ldc_histogram *)(const void *)((const char *)g + offset);
@@ -7495,13 +8145,16 @@ static void ldc_admin_histogram(ldcorn *l, ldc_text *t, const char *name, const 
         if (g->hidden) continue;
         for (int i = 0; i < LDC_BUCKETS; i++) {
             sum += h->bucket[i];
-            ldc_text_fmt(t, "%s_bucket{group=\"%s\",le=\"%s\"} %llu\n", name, g->name, edges[i], (unsigned long long)sum);
+            ldc_text_fmt(t, "%s_bucket{group=\"%s\",le=\"%s\"} %llu\n", name, g->name, edges[i],
+                         (unsigned long long)sum);
         }
-        ldc_text_fmt(t, "%s_sum{group=\"%s\"} %.6f\n%s_count{group=\"%s\"} %llu\n", name, g->name, (double)h->sum / 1e6, name, g->name, (unsigned long long)h->count);
+        ldc_text_fmt(t, "%s_sum{group=\"%s\"} %.6f\n%s_count{group=\"%s\"} %llu\n", name, g->name,
+                     (double)h->sum / 1e6, name, g->name, (unsigned long long)h->count);
     }
 }
 
-static void ldc_admin_gauge(ldc_text *t, const char *name, const char *type, const char *help, double value) {
+static void ldc_admin_gauge(ldc_text *t, const char *name, const char *type, const char *help,
+                            double value) {
     ldc_admin_type(t, name, type, help);
     ldc_text_fmt(t, "%s %.17g\n", name, value);
 }
@@ -7528,52 +8181,71 @@ static void ldc_admin_per_group(ldcorn *l, ldc_text *t) {
     static const ldc_figure figures[] = {
         {"ldcorn_queue_length", "gauge", "requests waiting", ldc_admin_queued},
         {"ldcorn_queue_limit", "gauge", "requests that may wait", ldc_admin_cap},
-        {"ldcorn_slots", "gauge", "requests that fit into the ready workers, 0 without a limit", ldc_group_slots},
-        {"ldcorn_slots_forced_total", "counter", "slots given back before the worker was known to be done", ldc_admin_forced},
+        {"ldcorn_slots", "gauge", "requests that fit into the ready workers, 0 without a limit",
+         ldc_group_slots},
+        {"ldcorn_slots_forced_total", "counter",
+         "slots given back before the worker was known to be done", ldc_admin_forced},
         {"ldcorn_in_flight", "gauge", "requests inside workers", ldc_admin_inside},
-        {"ldcorn_orphans", "gauge", "requests inside workers whose client is gone", ldc_admin_orphans},
+        {"ldcorn_orphans", "gauge", "requests inside workers whose client is gone",
+         ldc_admin_orphans},
         {"ldcorn_tunnels", "gauge", "upgraded connections", ldc_admin_tunnels},
         {"ldcorn_retries_total", "counter", "requests sent again", ldc_admin_retries}};
     for (size_t i = 0; i < LDC_LEN(figures); i++) {
         ldc_admin_type(t, figures[i].name, figures[i].type, figures[i].help);
         for (const ldc_group *g = l->groups; g; g = g->next) {
-            if (!g->hidden) ldc_text_fmt(t, "%s{group=\"%s\"} %lld\n", figures[i].name, g->name, (long long)figures[i].value(g));
+            if (!g->hidden)
+                ldc_text_fmt(t, "%s{group=\"%s\"} %lld\n", figures[i].name, g->name,
+                             (long long)figures[i].value(g));
         }
     }
 }
 
 static void ldc_admin_labelled(ldcorn *l, ldc_text *t) {
-    static const ldc_why refusals[] = {LDC_WHY_FULL, LDC_WHY_TIMEOUT, LDC_WHY_CLIENT_GONE, LDC_WHY_NO_WORKER, LDC_WHY_MEMORY};
+    static const ldc_why refusals[] = {LDC_WHY_FULL, LDC_WHY_TIMEOUT, LDC_WHY_CLIENT_GONE,
+                                       LDC_WHY_NO_WORKER, LDC_WHY_MEMORY};
     static const char *const kinds[] = {"connect", "reset", "timeout", "protocol"};
     ldc_admin_type(t, "ldcorn_requests_total", "counter", "requests answered, by class of status");
     for (const ldc_group *g = l->groups; g; g = g->next) {
-        for (int i = 1; i < 6 && !g->hidden; i++) ldc_text_fmt(t, "ldcorn_requests_total{group=\"%s\",class=\"%dxx\"} %llu\n", g->name, i, (unsigned long long)g->requests[i]);
+        for (int i = 1; i < 6 && !g->hidden; i++)
+            ldc_text_fmt(t, "ldcorn_requests_total{group=\"%s\",class=\"%dxx\"} %llu\n", g->name, i,
+                         (unsigned long long)g->requests[i]);
     }
-    ldc_admin_type(t, "ldcorn_refused_total", "counter", "requests that ldcorn refused, or whose client left");
+    ldc_admin_type(t, "ldcorn_refused_total", "counter",
+                   "requests that ldcorn refused, or whose client left");
     for (const ldc_group *g = l->groups; g; g = g->next) {
-        for (size_t i = 0; i < LDC_LEN(refusals) && !g->hidden; i++) ldc_text_fmt(t, "ldcorn_refused_total{group=\"%s\",reason=\"%s\"} %llu\n", g->name, ldc_log_reasons[refusals[i]].word, (unsigned long long)g->refused[refusals[i]]);
+        for (size_t i = 0; i < LDC_LEN(refusals) && !g->hidden; i++)
+            ldc_text_fmt(t, "ldcorn_refused_total{group=\"%s\",reason=\"%s\"} %llu\n", g->name,
+                         ldc_log_reasons[refusals[i]].word,
+                         (unsigned long long)g->refused[refusals[i]]);
     }
-    ldc_admin_type(t, "ldcorn_worker_errors_total", "counter", "what went wrong between ldcorn and workers");
+    ldc_admin_type(t, "ldcorn_worker_errors_total", "counter",
+                   "what went wrong between ldcorn and workers");
     for (const ldc_group *g = l->groups; g; g = g->next) {
-        for (int i = 0; i < 4 && !g->hidden; i++) ldc_text_fmt(t, "ldcorn_worker_errors_total{group=\"%s\",kind=\"%s\"} %llu\n", g->name, kinds[i], (unsigned long long)g->errors[i]);
+        for (int i = 0; i < 4 && !g->hidden; i++)
+            ldc_text_fmt(t, "ldcorn_worker_errors_total{group=\"%s\",kind=\"%s\"} %llu\n", g->name,
+                         kinds[i], (unsigned long long)g->errors[i]);
     }
     ldc_admin_type(t, "ldcorn_worker_exits_total", "counter", "workers that ended, and why");
     for (const ldc_group *g = l->groups; g; g = g->next) {
-        for (size_t i = 0; i < LDC_LEN(ldc_exit_names) && !g->hidden; i++) ldc_text_fmt(t, "ldcorn_worker_exits_total{group=\"%s\",reason=\"%s\"} %llu\n", g->name, ldc_exit_names[i], (unsigned long long)g->exits[i]);
+        for (size_t i = 0; i < LDC_LEN(ldc_exit_names) && !g->hidden; i++)
+            ldc_text_fmt(t, "ldcorn_worker_exits_total{group=\"%s\",reason=\"%s\"} %llu\n", g->name,
+                         ldc_exit_names[i], (unsigned long long)g->exits[i]);
     }
     ldc_admin_type(t, "ldcorn_workers", "gauge", "workers by state");
     for (const ldc_group *g = l->groups; g; g = g->next) {
         for (int s = 0; s < LDC_PROC_GONE && !g->hidden; s++) {
             int n = 0;
             for (const ldc_worker *w = g->workers; w; w = w->next) n += w->state == s;
-            ldc_text_fmt(t, "ldcorn_workers{group=\"%s\",state=\"%s\"} %d\n", g->name, ldc_proc_words[s], n);
+            ldc_text_fmt(t, "ldcorn_workers{group=\"%s\",state=\"%s\"} %d\n", g->name,
+                         ldc_proc_words[s], n);
         }
     }
 }
 
 /* Per index the sum over generations, so that counters never fall at a reload. */
 static void ldc_admin_workers(ldcorn *l, ldc_text *t) {
-    static const char *const names[] = {"ldcorn_worker_in_flight", "ldcorn_worker_served_total", "ldcorn_worker_rss_bytes"};
+    static const char *const names[] = {"ldcorn_worker_in_flight", "ldcorn_worker_served_total",
+                                        "ldcorn_worker_rss_bytes"};
     static const char *const helps[] = {"requests inside", "requests answered", "resident memory"};
     for (int what = 0; what < 3; what++) {
         ldc_admin_type(t, names[what], what == 1 ? "counter" : "gauge", helps[what]);
@@ -7583,9 +8255,12 @@ static void ldc_admin_workers(ldcorn *l, ldc_text *t) {
                 uint64_t sum = what == 1 && i < LDC_SUMS ? g->served[i] : 0;
                 for (const ldc_worker *w = g->workers; w; w = w->next) {
                     if (w->index != i || w->state == LDC_PROC_GONE) continue;
-                    sum += what == 0 ? (uint64_t)w->in_flight : what == 1 ? w->served : ldc_admin_rss(w->pid);
+                    sum += what == 0   ? (uint64_t)w->in_flight
+                           : what == 1 ? w->served
+                                       : ldc_admin_rss(w->pid);
                 }
-                ldc_text_fmt(t, "%s{group=\"%s\",index=\"%d\"} %llu\n", names[what], g->name, i, (unsigned long long)sum);
+                ldc_text_fmt(t, "%s{group=\"%s\",index=\"%d\"} %llu\n", names[what], g->name, i,
+                             (unsigned long long)sum);
             }
         }
     }
@@ -7594,9 +8269,12 @@ static void ldc_admin_workers(ldcorn *l, ldc_text *t) {
 static void ldc_admin_metrics(ldcorn *l, ldc_text *t) {
     int states[LDC_CLIENT_COUNT] = {0};
     ldc_admin_labelled(l, t);
-    ldc_admin_histogram(l, t, "ldcorn_request_seconds", "whole time of a request", offsetof(ldc_group, total));
-    ldc_admin_histogram(l, t, "ldcorn_worker_seconds", "time inside the worker", offsetof(ldc_group, worker));
-    ldc_admin_histogram(l, t, "ldcorn_queue_seconds", "time in the queue", offsetof(ldc_group, wait));
+    ldc_admin_histogram(l, t, "ldcorn_request_seconds", "whole time of a request",
+                        offsetof(ldc_group, total));
+    ldc_admin_histogram(l, t, "ldcorn_worker_seconds", "time inside the worker",
+                        offsetof(ldc_group, worker));
+    ldc_admin_histogram(l, t, "ldcorn_queue_seconds", "time in the queue",
+                        offsetof(ldc_group, wait));
     ldc_admin_per_group(l, t);
     ldc_admin_workers(l, t);
     for (const ldc_client *c = l->clients; c; c = c->next) states[c->state]++;
@@ -7604,18 +8282,29 @@ static void ldc_admin_metrics(ldcorn *l, ldc_text *t) {
     for (int i = 0; i < LDC_CLIENT_DEAD; i++) {
         char word[16];
         size_t n = 0;
-        for (const char *p = ldc_client_rows[i].name; *p && n < 15; p++) word[n++] = (char)ldc_util_lower(*p);
+        for (const char *p = ldc_client_rows[i].name; *p && n < 15; p++)
+            word[n++] = (char)ldc_util_lower(*p);
         word[n] = 0;
         ldc_text_fmt(t, "ldcorn_connections{state=\"%s\"} %d\n", word, states[i]);
     }
-    ldc_admin_gauge(t, "ldcorn_accepted_total", "counter", "client connections accepted", (double)l->accepted);
+    ldc_admin_gauge(t, "ldcorn_accepted_total", "counter", "client connections accepted",
+                    (double)l->accepted);
     ldc_admin_type(t, "ldcorn_bytes_total", "counter", "body bytes from and to clients");
-    ldc_text_fmt(t, "ldcorn_bytes_total{direction=\"in\"} %llu\nldcorn_bytes_total{direction=\"out\"} %llu\n", (unsigned long long)l->bytes_in, (unsigned long long)l->bytes_out);
-    ldc_admin_gauge(t, "ldcorn_buffer_bytes", "gauge", "memory in buffers", (double)l->mem.in_buffers);
+    ldc_text_fmt(
+        t,
+        "ldcorn_bytes_total{direction=\"in\"} %llu\nldcorn_bytes_total{direction=\"out\"} %llu\n",
+        (unsigned long long)l->bytes_in, (unsigned long long)l->bytes_out);
+    ldc_admin_gauge(t, "ldcorn_buffer_bytes", "gauge", "memory in buffers",
+                    (double)l->mem.in_buffers);
     ldc_admin_type(t, "ldcorn_reloads_total", "counter", "reloads by result");
-    ldc_text_fmt(t, "ldcorn_reloads_total{result=\"ok\"} %llu\nldcorn_reloads_total{result=\"failed\"} %llu\n", (unsigned long long)l->reload.ok, (unsigned long long)l->reload.failed);
-    ldc_admin_gauge(t, "ldcorn_generation", "gauge", "number of the configuration in force", l->generation);
-    ldc_admin_gauge(t, "ldcorn_start_time_seconds", "gauge", "when ldcorn started, Unix time", (double)(l->wall - (l->now - l->began) / 1000) / 1000);
+    ldc_text_fmt(
+        t,
+        "ldcorn_reloads_total{result=\"ok\"} %llu\nldcorn_reloads_total{result=\"failed\"} %llu\n",
+        (unsigned long long)l->reload.ok, (unsigned long long)l->reload.failed);
+    ldc_admin_gauge(t, "ldcorn_generation", "gauge", "number of the configuration in force",
+                    l->generation);
+    ldc_admin_gauge(t, "ldcorn_start_time_seconds", "gauge", "when ldcorn started, Unix time",
+                    (double)(l->wall - (l->now - l->began) / 1000) / 1000);
     ldc_admin_type(t, "ldcorn_info", "gauge", "version");
     ldc_text_add(t, "ldcorn_info{version=\"" LDCORN_VERSION "\"} 1\n");
 }
@@ -7660,14 +8349,18 @@ static bool ldc_admin_same_origin(ldc_str origin, ldc_str host) {
 }
 
 static bool ldc_admin_token(const ldcorn *l, const ldc_head *h) {
-    ldc_str given = ldc_http_value(h, LDC_FIELD_AUTHORIZATION), want = ldc_util_z(l->conf->s.admin_token);
+    ldc_str given = ldc_http_value(h, LDC_FIELD_AUTHORIZATION),
+            want = ldc_util_z(l->conf->s.admin_token);
     unsigned differ = 0;
-    if (want.n == 0 || given.n != want.n + 7 || strncasecmp(given.p, "Bearer ", 7) != 0) return false;
-    for (size_t i = 0; i < want.n; i++) differ |= (unsigned char)(given.p[7 + i] ^ want.p[i]); /* no early end to measure */
+    if (want.n == 0 || given.n != want.n + 7 || strncasecmp(given.p, "Bearer ", 7) != 0)
+        return false;
+    for (size_t i = 0; i < want.n; i++)
+        differ |= (unsigned char)(given.p[7 + i] ^ want.p[i]); /* no early end to measure */
     return differ == 0;
 }
 
-static ldc_why ldc_admin_allowed(ldcorn *l, const ldc_exchange *e, const ldc_head *h, bool changes, bool open) {
+static ldc_why ldc_admin_allowed(ldcorn *l, const ldc_exchange *e, const ldc_head *h, bool changes,
+                                 bool open) {
     const ldc_field *origin = ldc_http_get(h, LDC_FIELD_ORIGIN);
     if (origin && !ldc_admin_same_origin(origin->value, h->host)) return LDC_WHY_DENIED;
     if (e->client->family == AF_UNIX) return LDC_WHY_NONE;
@@ -7677,9 +8370,13 @@ static ldc_why ldc_admin_allowed(ldcorn *l, const ldc_exchange *e, const ldc_hea
     return open || ldc_conf_loopback(&l->conf->admin) ? LDC_WHY_NONE : LDC_WHY_TOKEN;
 }
 
-static void ldc_admin_answer(ldcorn *l, ldc_exchange *e, int status, const char *type, ldc_text *t) {
-    if (t->failed) ldc_client_refuse(l, e, LDC_WHY_MEMORY);
-    else ldc_client_reply(l, e, status, type, "Cache-Control: no-store\r\n", ldc_util_str(t->p ? t->p : "", t->n));
+static void ldc_admin_answer(ldcorn *l, ldc_exchange *e, int status, const char *type,
+                             ldc_text *t) {
+    if (t->failed)
+        ldc_client_refuse(l, e, LDC_WHY_MEMORY);
+    else
+        ldc_client_reply(l, e, status, type, "Cache-Control: no-store\r\n",
+                         ldc_util_str(t->p ? t->p : "", t->n));
     ldc_text_free(t);
 }
 
@@ -7688,10 +8385,21 @@ typedef struct ldc_endpoint {
     bool changes, open; /* open: answered without a token anywhere */
 } ldc_endpoint;
 
-enum { LDC_ADMIN_STATUS, LDC_ADMIN_REQUESTS, LDC_ADMIN_SERVER, LDC_ADMIN_METRICS, LDC_ADMIN_HEALTHZ, LDC_ADMIN_READYZ, LDC_ADMIN_RELOAD, LDC_ADMIN_STOP };
+enum {
+    LDC_ADMIN_STATUS,
+    LDC_ADMIN_REQUESTS,
+    LDC_ADMIN_SERVER,
+    LDC_ADMIN_METRICS,
+    LDC_ADMIN_HEALTHZ,
+    LDC_ADMIN_READYZ,
+    LDC_ADMIN_RELOAD,
+    LDC_ADMIN_STOP
+};
 static const ldc_endpoint ldc_admin_endpoints[] = {
-    {"GET", "/status", false, false}, {"GET", "/requests", false, false}, {"GET", "/server", false, true}, {"GET", "/metrics", false, true},
-    {"GET", "/healthz", false, true}, {"GET", "/readyz", false, true},    {"POST", "/reload", true, false}, {"POST", "/stop", true, false}};
+    {"GET", "/status", false, false}, {"GET", "/requests", false, false},
+    {"GET", "/server", false, true},  {"GET", "/metrics", false, true},
+    {"GET", "/healthz", false, true}, {"GET", "/readyz", false, true},
+    {"POST", "/reload", true, false}, {"POST", "/stop", true, false}};
 
 static void ldc_admin_reload(ldcorn *l, ldc_exchange *e, ldc_str query) {
     bool keep = ldc_util_is(query, "?processes=keep");
@@ -7722,7 +8430,10 @@ static void ldc_admin_reloaded(ldcorn *l) {
         next = c->next;
         if (c->state != LDC_CLIENT_WAIT || --c->exchange->interim > 0) continue;
         ldc_text_init(&t, &l->mem);
-        ldc_text_fmt(&t, ok ? "reload done: generation %d\n" : "reload failed, nothing changed: generation %d goes on\n", l->generation);
+        ldc_text_fmt(&t,
+                     ok ? "reload done: generation %d\n"
+                        : "reload failed, nothing changed: generation %d goes on\n",
+                     l->generation);
         if (!ok) ldc_text_put(&t, l->reload.error.p, l->reload.error.n);
         if (!ok) ldc_text_add(&t, "\n");
         ldc_admin_answer(l, c->exchange, ok ? 200 : 409, "text/plain; charset=utf-8", &t);
@@ -7737,7 +8448,9 @@ static void ldc_admin_do(ldcorn *l, ldc_exchange *e, int what, ldc_str query) {
     switch (what) {
     case LDC_ADMIN_STATUS: ldc_admin_status(l, &t), type = "application/json"; break;
     case LDC_ADMIN_REQUESTS: ldc_admin_requests(l, &t), type = "application/json"; break;
-    case LDC_ADMIN_METRICS: ldc_admin_metrics(l, &t), type = "text/plain; version=0.0.4; charset=utf-8"; break;
+    case LDC_ADMIN_METRICS:
+        ldc_admin_metrics(l, &t), type = "text/plain; version=0.0.4; charset=utf-8";
+        break;
     case LDC_ADMIN_READYZ: status = ldc_admin_ready(l, &t) ? 200 : 503; break;
     case LDC_ADMIN_RELOAD: ldc_admin_reload(l, e, query); return;
     case LDC_ADMIN_STOP:
@@ -7767,8 +8480,10 @@ static void ldc_admin_request(ldcorn *l, ldc_exchange *e, const ldc_head *h) {
         known = true;
         if (!ldc_util_is(h->method, p->method) && !(e->head_only && !p->changes)) continue;
         why = ldc_admin_allowed(l, e, h, p->changes, p->open);
-        if (why) ldc_client_refuse(l, e, why);
-        else ldc_admin_do(l, e, (int)i, query);
+        if (why)
+            ldc_client_refuse(l, e, why);
+        else
+            ldc_admin_do(l, e, (int)i, query);
         return;
     }
     ldc_client_refuse(l, e, known ? LDC_WHY_METHOD : LDC_WHY_ROUTE);
@@ -7777,7 +8492,13 @@ static void ldc_admin_request(ldcorn *l, ldc_exchange *e, const ldc_head *h) {
 /* @turn -------------------------------------------------------------------------------------
    One turn of the loop, the graceful stop, the burial, the audit. Read ldc_turn() first. */
 
-enum { LDC_SIG_CHILD = 'c', LDC_SIG_HUP = 'h', LDC_SIG_USR1 = 'u', LDC_SIG_STOP = 't', LDC_SIG_QUIT = 'q' };
+enum {
+    LDC_SIG_CHILD = 'c',
+    LDC_SIG_HUP = 'h',
+    LDC_SIG_USR1 = 'u',
+    LDC_SIG_STOP = 't',
+    LDC_SIG_QUIT = 'q'
+};
 
 static void ldc_turn_reopen(ldcorn *l) {
     const char *own = l->log.own.path, *access = l->log.access.path;
@@ -7801,11 +8522,16 @@ static void ldc_turn_signals(ldcorn *l) {
         if (n < 0) return;
         ldc_loop_progress(&l->signal);
         for (ssize_t i = 0; i < n; i++) {
-            if (bytes[i] == LDC_SIG_CHILD) l->child_noted = true;
-            else if (bytes[i] == LDC_SIG_HUP) ldc_reload_begin(l, false);
-            else if (bytes[i] == LDC_SIG_USR1) ldc_turn_reopen(l);
-            else if (bytes[i] == LDC_SIG_STOP) l->stop_asked = l->stop_asked + 1;
-            else l->stop_asked = l->stop_asked + 2;
+            if (bytes[i] == LDC_SIG_CHILD)
+                l->child_noted = true;
+            else if (bytes[i] == LDC_SIG_HUP)
+                ldc_reload_begin(l, false);
+            else if (bytes[i] == LDC_SIG_USR1)
+                ldc_turn_reopen(l);
+            else if (bytes[i] == LDC_SIG_STOP)
+                l->stop_asked = l->stop_asked + 1;
+            else
+                l->stop_asked = l->stop_asked + 2;
         }
     }
 }
@@ -7831,15 +8557,21 @@ static void ldc_turn_dispatch(ldcorn *l, ldc_watch *w, short revents) {
 static void ldc_turn_spinning(ldcorn *l, ldc_watch *w, short revents) {
     if (++w->spin < LDC_SPIN || w->kind == LDC_KIND_LISTENER || w->kind == LDC_KIND_SIGNAL) return;
     w->spin = 0;
-    ldc_log_say(&l->log, LDCORN_LOG_ERROR, "descriptor %d (kind %d) was ready %d times without progress (want %x, got %x): closed", w->fd, w->kind, LDC_SPIN, (unsigned)w->want, (unsigned)revents);
+    ldc_log_say(
+        &l->log, LDCORN_LOG_ERROR,
+        "descriptor %d (kind %d) was ready %d times without progress (want %x, got %x): closed",
+        w->fd, w->kind, LDC_SPIN, (unsigned)w->want, (unsigned)revents);
     if (w->kind == LDC_KIND_CLIENT) {
         ldc_client *c = (ldc_client *)(void *)w;
-        ldc_log_say(&l->log, LDCORN_LOG_ERROR, "  client %s in %s", c->peer, ldc_client_rows[c->state].name);
+        ldc_log_say(&l->log, LDCORN_LOG_ERROR, "  client %s in %s", c->peer,
+                    ldc_client_rows[c->state].name);
         ldc_client_end(l, c, LDC_WHY_SPIN);
     } else if (w->kind == LDC_KIND_UP) {
         ldc_up *u = (ldc_up *)(void *)w;
-        ldc_log_say(&l->log, LDCORN_LOG_ERROR, "  worker connection to %s.%d in %s", u->worker->group->name, u->worker->index, ldc_up_rows[u->state].name);
-        if (u->exchange) ldc_up_failed(l, u, LDC_WHY_SPIN);
+        ldc_log_say(&l->log, LDCORN_LOG_ERROR, "  worker connection to %s.%d in %s",
+                    u->worker->group->name, u->worker->index, ldc_up_rows[u->state].name);
+        if (u->exchange)
+            ldc_up_failed(l, u, LDC_WHY_SPIN);
         else {
             ldc_up_close(l, u);
             ldc_group_give(l, u, true);
@@ -7902,7 +8634,8 @@ static void ldc_turn_drain(ldcorn *l) {
         ldc_client_accept(l, s); /* who is in the backlog has been promised an answer */
         ldc_reload_unlisten(l, s);
     }
-    for (ldc_group *g = l->groups; g; g = g->next) { /* who could only wait for a start is not kept */
+    for (ldc_group *g = l->groups; g;
+         g = g->next) { /* who could only wait for a start is not kept */
         while (g->head && ldc_group_ready(g) == 0) ldc_client_refuse(l, g->head, LDC_WHY_STOPPING);
     }
     while (l->idle_old) ldc_client_bury(l, l->idle_old); /* admin connections are not among them */
@@ -7918,7 +8651,8 @@ static uint64_t ldc_turn_drain_end(const ldcorn *l) {
 
 static bool ldc_turn_inside(const ldcorn *l) { /* tunnels are not waited for */
     for (const ldc_exchange *e = l->exchanges; e; e = e->next) {
-        if (e->client == NULL || (e->client->state != LDC_CLIENT_TUNNEL && !e->client->admin)) return true;
+        if (e->client == NULL || (e->client->state != LDC_CLIENT_TUNNEL && !e->client->admin))
+            return true;
     }
     return false;
 }
@@ -7927,9 +8661,13 @@ static void ldc_turn_stop_workers(ldcorn *l) {
     l->life = LDC_LIFE_STOP;
     for (ldc_client *c = l->clients, *next; c; c = next) {
         next = c->next;
-        if (c->state == LDC_CLIENT_QUEUED) ldc_client_refuse(l, c->exchange, LDC_WHY_STOPPING);
-        else if (c->state == LDC_CLIENT_TUNNEL && c->exchange->up && !c->exchange->up->worker->foreign) continue; /* the application may say goodbye */
-        else if (c->state != LDC_CLIENT_REPLY && c->state != LDC_CLIENT_LINGER && !c->admin) ldc_client_end(l, c, LDC_WHY_STOPPING);
+        if (c->state == LDC_CLIENT_QUEUED)
+            ldc_client_refuse(l, c->exchange, LDC_WHY_STOPPING);
+        else if (c->state == LDC_CLIENT_TUNNEL && c->exchange->up &&
+                 !c->exchange->up->worker->foreign)
+            continue; /* the application may say goodbye */
+        else if (c->state != LDC_CLIENT_REPLY && c->state != LDC_CLIENT_LINGER && !c->admin)
+            ldc_client_end(l, c, LDC_WHY_STOPPING);
     }
     for (ldc_group *g = l->groups; g; g = g->next) {
         for (ldc_worker *w = g->workers; w; w = w->next) {
@@ -7954,7 +8692,9 @@ static bool ldc_turn_workers_left(const ldcorn *l) {
 static bool ldc_turn_flushing(const ldcorn *l) { /* last words of ended workers, last answers */
     for (const ldc_client *c = l->clients; c; c = c->next) {
         if (c->state == LDC_CLIENT_REPLY) return true;
-        if (c->state == LDC_CLIENT_TUNNEL && !(c->exchange->res.end && ldc_relay_waiting(&c->exchange->res) == 0)) return true;
+        if (c->state == LDC_CLIENT_TUNNEL &&
+            !(c->exchange->res.end && ldc_relay_waiting(&c->exchange->res) == 0))
+            return true;
     }
     return false;
 }
@@ -7969,10 +8709,14 @@ static void ldc_turn_life(ldcorn *l) {
         l->child_noted = true;
     }
     l->stops_seen = asked;
-    if (l->life == LDC_LIFE_DRAIN && (!ldc_turn_inside(l) || (l->stop_by && l->now >= ldc_turn_drain_end(l)))) ldc_turn_stop_workers(l);
+    if (l->life == LDC_LIFE_DRAIN &&
+        (!ldc_turn_inside(l) || (l->stop_by && l->now >= ldc_turn_drain_end(l))))
+        ldc_turn_stop_workers(l);
     if (l->life == LDC_LIFE_STOP) {
         if (l->stop_by && l->now >= l->stop_by) ldc_turn_kill_all(l);
-        if (!ldc_turn_workers_left(l) && (!ldc_turn_flushing(l) || (l->stop_by && l->now >= l->stop_by))) l->life = LDC_LIFE_OVER;
+        if (!ldc_turn_workers_left(l) &&
+            (!ldc_turn_flushing(l) || (l->stop_by && l->now >= l->stop_by)))
+            l->life = LDC_LIFE_OVER;
     }
     if (l->life != LDC_LIFE_RUN && l->stop_by) {
         uint64_t at = l->life == LDC_LIFE_DRAIN ? ldc_turn_drain_end(l) : l->stop_by;
@@ -7989,14 +8733,20 @@ static void ldc_turn_say_ready(ldcorn *l) {
         int wanted = ldc_proc_wanted(g->conf), ready = ldc_group_ready(g);
         if (!g->said_ready && ready >= wanted) {
             g->said_ready = true;
-            ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: %d of %d ready, %.1fs", g->name, ready, wanted, ldc_proc_seconds(l->now - l->began));
+            ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: %d of %d ready, %.1fs", g->name, ready,
+                        wanted, ldc_proc_seconds(l->now - l->began));
         }
         all = all && (g->said_ready || g->conf->s.optional);
     }
     if (!all) return;
     l->ready_said = true;
-    if (l->running) ldc_log_say(&l->log, LDCORN_LOG_INFO, "ready after %.1fs. Reload: kill -HUP %ld. Stop: Ctrl-C", ldc_proc_seconds(l->now - l->began), (long)getpid());
-    else ldc_log_say(&l->log, LDCORN_LOG_INFO, "ready after %.1fs", ldc_proc_seconds(l->now - l->began));
+    if (l->running)
+        ldc_log_say(&l->log, LDCORN_LOG_INFO,
+                    "ready after %.1fs. Reload: kill -HUP %ld. Stop: Ctrl-C",
+                    ldc_proc_seconds(l->now - l->began), (long)getpid());
+    else
+        ldc_log_say(&l->log, LDCORN_LOG_INFO, "ready after %.1fs",
+                    ldc_proc_seconds(l->now - l->began));
 }
 
 /* Descriptors or memory ran out: try again a little later what had to wait. */
@@ -8010,7 +8760,8 @@ static void ldc_turn_starved(ldcorn *l) {
 static void ldc_turn_reports(ldcorn *l) {
     if (!l->refused) return;
     l->refused = false;
-    for (ldc_group *g = l->groups; g; g = g->next) l->refused = !ldc_group_report(l, g) || l->refused;
+    for (ldc_group *g = l->groups; g; g = g->next)
+        l->refused = !ldc_group_report(l, g) || l->refused;
 }
 
 static void ldc_turn_timers(ldcorn *l) {
@@ -8024,7 +8775,8 @@ static void ldc_turn_timers(ldcorn *l) {
             ldc_up *u = (ldc_up *)(void *)((char *)t - offsetof(ldc_up, timer));
             if (u->state != LDC_UP_DEAD) ldc_up_timer(l, u);
         } else if (t->kind == LDC_TIMER_WORKER) {
-            ldc_proc_do(l, (ldc_worker *)(void *)((char *)t - offsetof(ldc_worker, timer)), LDC_EV_TIMER);
+            ldc_proc_do(l, (ldc_worker *)(void *)((char *)t - offsetof(ldc_worker, timer)),
+                        LDC_EV_TIMER);
         }
     }
 }
@@ -8035,7 +8787,8 @@ static void ldc_turn_bury_workers(ldcorn *l) {
     for (ldc_group *g = l->groups; g; g = g->next) {
         for (ldc_worker **at = &g->workers; *at;) {
             ldc_worker *w = *at;
-            if (w->state != LDC_PROC_GONE || w->ups || w->pipe[0].watch.dirty || w->pipe[1].watch.dirty || w->exec.watch.dirty) {
+            if (w->state != LDC_PROC_GONE || w->ups || w->pipe[0].watch.dirty ||
+                w->pipe[1].watch.dirty || w->exec.watch.dirty) {
                 at = &w->next;
                 continue;
             }
@@ -8049,7 +8802,8 @@ static void ldc_turn_bury_workers(ldcorn *l) {
    the set just before. */
 static void ldc_turn_bury(ldcorn *l) {
     ldc_loop_settle(l);
-    if ((l->dead_clients || l->dead_ups) && l->paused && l->clients_count < l->conns_max) ldc_client_pause(l, false);
+    if ((l->dead_clients || l->dead_ups) && l->paused && l->clients_count < l->conns_max)
+        ldc_client_pause(l, false);
     while (l->dead_clients) {
         ldc_client *c = l->dead_clients;
         l->dead_clients = c->next;
@@ -8092,7 +8846,8 @@ static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
     }
     LDCORN_ASSERT(waiting == g->queued);
     LDCORN_ASSERT(g->head == NULL || ldc_group_choose(g) == NULL || l->lean);
-    for (ldc_exchange *e = l->exchanges; e; e = e->next) orphans += e->group == g && e->client == NULL;
+    for (ldc_exchange *e = l->exchanges; e; e = e->next)
+        orphans += e->group == g && e->client == NULL;
     LDCORN_ASSERT(orphans == g->orphans);
     for (ldc_worker *w = g->workers; w; w = w->next) {
         int slots = 0, tunnels = 0, conns = 0, parked = 0;
@@ -8105,7 +8860,8 @@ static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
             LDCORN_ASSERT(u->exchange == NULL || u->exchange->up == u);
             LDCORN_ASSERT(u->state != LDC_UP_PARKED || (u->exchange == NULL && !u->slot));
         }
-        LDCORN_ASSERT(slots == w->in_flight && tunnels == w->tunnels && conns == w->conns && parked == w->parked_count);
+        LDCORN_ASSERT(slots == w->in_flight && tunnels == w->tunnels && conns == w->conns &&
+                      parked == w->parked_count);
     }
 }
 
@@ -8115,14 +8871,17 @@ static void ldc_turn_audit(ldcorn *l) {
         clients += !c->admin;
         LDCORN_ASSERT(c->state != LDC_CLIENT_DEAD && !c->watch.dead);
         LDCORN_ASSERT(c->exchange == NULL || c->exchange->client == c);
-        LDCORN_ASSERT((c->state == LDC_CLIENT_QUEUED) == (c->exchange != NULL && c->exchange->waiting));
+        LDCORN_ASSERT((c->state == LDC_CLIENT_QUEUED) ==
+                      (c->exchange != NULL && c->exchange->waiting));
     }
     LDCORN_ASSERT((int)clients == l->clients_count);
     for (ldc_group *g = l->groups; g; g = g->next) ldc_turn_audit_group(l, g);
-    for (uint32_t i = 0; i < l->loop.n; i++) { /* each descriptor has one owner, each entry its watch */
+    for (uint32_t i = 0; i < l->loop.n;
+         i++) { /* each descriptor has one owner, each entry its watch */
         ldc_watch *w = l->loop.who[i];
         LDCORN_ASSERT(w->at == i && w->listed && !w->dead && w->hot == (i < l->loop.hot));
-        LDCORN_ASSERT(l->loop.set[i].fd == (w->want ? w->fd : ~w->fd) && l->loop.set[i].events == w->want);
+        LDCORN_ASSERT(l->loop.set[i].fd == (w->want ? w->fd : ~w->fd) &&
+                      l->loop.set[i].events == w->want);
     }
     LDCORN_ASSERT(l->loop.n == l->loop.watches);
     for (uint32_t i = 0; i < l->loop.due; i++) LDCORN_ASSERT(l->loop.heap[i].timer->at == i + 1);
@@ -8139,9 +8898,12 @@ static void ldc_turn_clock(ldcorn *l) {
 static int ldc_turn_patience(ldcorn *l, int most) {
     int ms = ldc_loop_timeout(l, most);
     if (l->runnable || l->child_noted || l->upset) return 0;
-    if ((l->lean || !l->running) && (ms < 0 || ms > 50)) ms = 50; /* no signals: children are asked */
+    if ((l->lean || !l->running) && (ms < 0 || ms > 50))
+        ms = 50; /* no signals: children are asked */
     if (l->refused && (ms < 0 || ms > 1000)) ms = 1000;
-    if ((l->log.own.used || l->log.access.used || l->err.used || l->out.used) && (ms < 0 || ms > 20)) ms = 20;
+    if ((l->log.own.used || l->log.access.used || l->err.used || l->out.used) &&
+        (ms < 0 || ms > 20))
+        ms = 20;
     if (l->stop_asked && l->life == LDC_LIFE_RUN) ms = 0;
     return ms;
 }
@@ -8247,7 +9009,8 @@ static int ldc_serve_body(const ldc_head *h, char *p, size_t n, size_t *size, si
     return n >= h->length;
 }
 
-static void ldc_serve_call_handler(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, const char *body, size_t size, ldcorn_handler handler, void *user) {
+static void ldc_serve_call_handler(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, const char *body,
+                                   size_t size, ldcorn_handler handler, void *user) {
     ldc_serve_call in;
     ldcorn_call call;
     ldc_arena arena;
@@ -8272,7 +9035,8 @@ static void ldc_serve_call_handler(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, c
 }
 
 /* Every complete request in the buffer. False when the connection must end. */
-static bool ldc_serve_requests(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, ldcorn_handler handler, void *user) {
+static bool ldc_serve_requests(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, ldcorn_handler handler,
+                               void *user) {
     while (c->n && !c->close) {
         size_t line = 0, size = 0, used = 0;
         ptrdiff_t head = ldc_http_end(c->in, c->n, &line);
@@ -8282,7 +9046,8 @@ static bool ldc_serve_requests(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, ldcor
         r = ldc_serve_body(h, c->in + head, c->n - (size_t)head, &size, &used);
         if (r < 0) return false;
         if (r == 0) {
-            if (ldc_http_get(h, LDC_FIELD_EXPECT) && c->n == (size_t)head) ldc_text_add(&c->out, "HTTP/1.1 100 Continue\r\n\r\n");
+            if (ldc_http_get(h, LDC_FIELD_EXPECT) && c->n == (size_t)head)
+                ldc_text_add(&c->out, "HTTP/1.1 100 Continue\r\n\r\n");
             return c->n < 65536 + LDC_SERVE_BODY + LDC_SERVE_BODY / 4;
         }
         ldc_serve_call_handler(m, c, h, c->in + head, size, handler, user);
@@ -8303,7 +9068,8 @@ static bool ldc_serve_flush(ldc_serve_conn *c) {
     return !c->close && !c->out.failed;
 }
 
-static bool ldc_serve_read(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, ldcorn_handler handler, void *user) {
+static bool ldc_serve_read(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, ldcorn_handler handler,
+                           void *user) {
     ssize_t n;
     if (c->cap - c->n < 8192) {
         size_t cap = c->cap ? c->cap * 2 : 16384;
@@ -8326,7 +9092,9 @@ static int ldc_serve_accept(ldc_mem *m, int listen_fd, ldc_serve_conn *conns) {
         int fd;
         if (conns[i].fd >= 0) continue;
         fd = ldc_net_accept(listen_fd, &from, &size);
-        if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ECONNABORTED || errno == EMFILE || errno == ENFILE)) return 0;
+        if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ||
+                       errno == ECONNABORTED || errno == EMFILE || errno == ENFILE))
+            return 0;
         if (fd < 0) return -1;
         conns[i].fd = fd;
         ldc_text_init(&conns[i].out, m);
@@ -8334,7 +9102,8 @@ static int ldc_serve_accept(ldc_mem *m, int listen_fd, ldc_serve_conn *conns) {
     return 0;
 }
 
-static int ldc_serve_loop(ldc_mem *m, int listen_fd, ldc_serve_conn *conns, struct pollfd *set, ldc_head *h, ldcorn_handler handler, void *user) {
+static int ldc_serve_loop(ldc_mem *m, int listen_fd, ldc_serve_conn *conns, struct pollfd *set,
+                          ldc_head *h, ldcorn_handler handler, void *user) {
     for (;;) {
         int room = 0;
         for (int i = 0; i < LDC_SERVE_CONNS; i++) {
@@ -8348,11 +9117,15 @@ static int ldc_serve_loop(ldc_mem *m, int listen_fd, ldc_serve_conn *conns, stru
         for (int i = 0; i < LDC_SERVE_CONNS; i++) {
             bool keep = true;
             if (conns[i].fd < 0 || set[i].revents == 0) continue;
-            if (set[i].revents & POLLOUT) keep = ldc_serve_flush(&conns[i]);
-            else keep = ldc_serve_read(m, &conns[i], h, handler, user);
-            if (!keep && !(conns[i].close && conns[i].sent < conns[i].out.n)) ldc_serve_end(m, &conns[i]);
+            if (set[i].revents & POLLOUT)
+                keep = ldc_serve_flush(&conns[i]);
+            else
+                keep = ldc_serve_read(m, &conns[i], h, handler, user);
+            if (!keep && !(conns[i].close && conns[i].sent < conns[i].out.n))
+                ldc_serve_end(m, &conns[i]);
         }
-        if ((set[LDC_SERVE_CONNS].revents & POLLIN) && ldc_serve_accept(m, listen_fd, conns) < 0) return 1;
+        if ((set[LDC_SERVE_CONNS].revents & POLLIN) && ldc_serve_accept(m, listen_fd, conns) < 0)
+            return 1;
     }
 }
 
@@ -8368,8 +9141,10 @@ static void ldc_public_mem(ldc_mem *m, const ldcorn_desc *desc) {
     ldc_http_init();
 }
 
-static void ldc_public_fail(ldcorn_error *error, int status, const ldc_origin *at, const char *format, ...) LDC_PRINTF(4, 5);
-static void ldc_public_fail(ldcorn_error *error, int status, const ldc_origin *at, const char *format, ...) {
+static void ldc_public_fail(ldcorn_error *error, int status, const ldc_origin *at,
+                            const char *format, ...) LDC_PRINTF(4, 5);
+static void ldc_public_fail(ldcorn_error *error, int status, const ldc_origin *at,
+                            const char *format, ...) {
     va_list list;
     size_t n;
     memset(error, 0, sizeof *error);
@@ -8383,7 +9158,8 @@ static void ldc_public_fail(ldcorn_error *error, int status, const ldc_origin *a
         error->line = at->line;
         error->column = at->column;
         snprintf(error->file, sizeof error->file, "%s", at->file->name);
-        n += (size_t)snprintf(error->text + n, sizeof error->text - n, " (%s:%d)", at->file->name, at->line);
+        n += (size_t)snprintf(error->text + n, sizeof error->text - n, " (%s:%d)", at->file->name,
+                              at->line);
         if (n >= sizeof error->text) n = sizeof error->text - 2;
     }
     snprintf(error->text + n, sizeof error->text - n, "\n");
@@ -8435,7 +9211,8 @@ static bool ldc_public_copy_desc(ldcorn *l, const ldcorn_desc *desc) {
     l->desc.command = ldc_public_copy_list(&l->host, desc->command, &ok);
     ldc_public_copy_keys(&l->host, &l->desc, LDC_SCOPE_GLOBAL, &ok);
     if (desc->group_count <= 0) return ok;
-    groups = (ldcorn_group_desc *)ldc_arena_take(&l->host, (size_t)desc->group_count * sizeof *groups);
+    groups =
+        (ldcorn_group_desc *)ldc_arena_take(&l->host, (size_t)desc->group_count * sizeof *groups);
     if (groups == NULL) return false;
     memcpy(groups, desc->groups, (size_t)desc->group_count * sizeof *groups);
     for (int i = 0; i < desc->group_count; i++) {
@@ -8468,7 +9245,8 @@ static void ldc_public_sweep(ldcorn *l, const char *dir) {
     while ((entry = readdir(d)) != NULL) {
         snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
         if (lstat(path, &st) < 0 || !S_ISSOCK(st.st_mode)) continue;
-        l->made_dir = l->made_dir || getenv("RUNTIME_DIRECTORY") == NULL; /* a predecessor's leftover */
+        l->made_dir =
+            l->made_dir || getenv("RUNTIME_DIRECTORY") == NULL; /* a predecessor's leftover */
         unlink(path);
     }
     closedir(d);
@@ -8481,7 +9259,8 @@ static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
     struct stat st;
     struct flock lock;
     size_t n;
-    if (mkdir(dir, 0700) == 0) l->made_dir = true;
+    if (mkdir(dir, 0700) == 0)
+        l->made_dir = true;
     else if (errno != EEXIST) {
         ldc_public_fail(error, 1, NULL, "cannot make runtime_dir %s: %s", dir, strerror(errno));
         return false;
@@ -8509,9 +9288,12 @@ static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
     lock.l_type = F_WRLCK;
     lock.l_pid = 0;
     fcntl(l->lock, F_GETLK, &lock);
-    if (ldc_public_bind(l, error)) ldc_public_fail(error, 1, NULL, "cannot use runtime_dir %s: it is taken", dir);
+    if (ldc_public_bind(l, error))
+        ldc_public_fail(error, 1, NULL, "cannot use runtime_dir %s: it is taken", dir);
     n = strlen(error->text);
-    snprintf(error->text + n, sizeof error->text - n, "  ldcorn pid %ld already runs with this file: `kill -HUP %ld` reloads it\n", (long)lock.l_pid, (long)lock.l_pid);
+    snprintf(error->text + n, sizeof error->text - n,
+             "  ldcorn pid %ld already runs with this file: `kill -HUP %ld` reloads it\n",
+             (long)lock.l_pid, (long)lock.l_pid);
     return false;
 }
 
@@ -8521,14 +9303,22 @@ static void ldc_public_start_text(ldcorn *l) {
     char span[24];
     if (l->log.json || l->log.hook.line || l->log.level < LDCORN_LOG_INFO) return;
     ldc_text_init(&t, &l->mem);
-    ldc_text_fmt(&t, "ldcorn " LDCORN_VERSION ", pid %ld%s%s\n", (long)getpid(), c->file ? ", " : "", c->file ? c->file : "");
+    ldc_text_fmt(&t, "ldcorn " LDCORN_VERSION ", pid %ld%s%s\n", (long)getpid(),
+                 c->file ? ", " : "", c->file ? c->file : "");
     for (int i = 0; i < c->listens; i++) {
         const char *text = c->listen[i].text;
-        ldc_text_fmt(&t, "  listen  %s%s%s\n", c->listen[i].u.any.sa_family == AF_UNIX ? "" : "http://", text[0] == ':' ? "0.0.0.0" : "", text);
+        ldc_text_fmt(&t, "  listen  %s%s%s\n",
+                     c->listen[i].u.any.sa_family == AF_UNIX ? "" : "http://",
+                     text[0] == ':' ? "0.0.0.0" : "", text);
     }
-    if (c->admin_on) ldc_text_fmt(&t, "  admin   %s%s%s        /status /metrics\n", c->admin.u.any.sa_family == AF_UNIX ? "" : "http://", c->admin.text, c->admin.u.any.sa_family == AF_UNIX ? "" : "/");
-    else ldc_text_add(&t, "  admin   off\n");
-    for (int n = 0, shown = 0; n < c->routes + c->groups && shown < c->groups; n++) { /* in the order in which routes are tried */
+    if (c->admin_on)
+        ldc_text_fmt(&t, "  admin   %s%s%s        /status /metrics\n",
+                     c->admin.u.any.sa_family == AF_UNIX ? "" : "http://", c->admin.text,
+                     c->admin.u.any.sa_family == AF_UNIX ? "" : "/");
+    else
+        ldc_text_add(&t, "  admin   off\n");
+    for (int n = 0, shown = 0; n < c->routes + c->groups && shown < c->groups;
+         n++) { /* in the order in which routes are tried */
         int index = n < c->routes ? c->route[n].group : n - c->routes;
         const ldc_gconf *g = &c->group[index];
         ldc_text routes;
@@ -8538,16 +9328,26 @@ static void ldc_public_start_text(ldcorn *l) {
         if (before) continue;
         shown++;
         ldc_text_init(&routes, &l->mem);
-        for (const char *const *r = g->s.routes; r && *r; r++) ldc_text_fmt(&routes, "%s%s", routes.n ? " " : "", *r);
-        ldc_text_fmt(&t, "  %-7s %-29s %d worker%s, ", g->name, routes.p ? routes.p : "(no routes)", wanted, wanted == 1 ? "" : "s");
-        if (g->limited) ldc_text_fmt(&t, "%lld request%s each, queue %lld, wait %s", (long long)g->s.max_req_per_worker, g->s.max_req_per_worker == 1 ? "" : "s", (long long)g->s.queue, g->s.queue_timeout < 0 ? "none" : ldc_util_span((uint64_t)g->s.queue_timeout, span));
-        else ldc_text_add(&t, "no limit");
-        if (g->s.run_timeout > 0) ldc_text_fmt(&t, ", run %s", ldc_util_span((uint64_t)g->s.run_timeout, span));
+        for (const char *const *r = g->s.routes; r && *r; r++)
+            ldc_text_fmt(&routes, "%s%s", routes.n ? " " : "", *r);
+        ldc_text_fmt(&t, "  %-7s %-29s %d worker%s, ", g->name, routes.p ? routes.p : "(no routes)",
+                     wanted, wanted == 1 ? "" : "s");
+        if (g->limited)
+            ldc_text_fmt(
+                &t, "%lld request%s each, queue %lld, wait %s", (long long)g->s.max_req_per_worker,
+                g->s.max_req_per_worker == 1 ? "" : "s", (long long)g->s.queue,
+                g->s.queue_timeout < 0 ? "none"
+                                       : ldc_util_span((uint64_t)g->s.queue_timeout, span));
+        else
+            ldc_text_add(&t, "no limit");
+        if (g->s.run_timeout > 0)
+            ldc_text_fmt(&t, ", run %s", ldc_util_span((uint64_t)g->s.run_timeout, span));
         if (g->reload == LDC_OFF) ldc_text_add(&t, ", kept on reload");
         ldc_text_add(&t, "\n");
         ldc_text_free(&routes);
     }
-    ldc_text_fmt(&t, "  logs    workers to stderr; access log %s%s\n", c->s.access_log, strcmp(c->s.access_log, "off") == 0 ? " (access_log = stdout)" : "");
+    ldc_text_fmt(&t, "  logs    workers to stderr; access log %s%s\n", c->s.access_log,
+                 strcmp(c->s.access_log, "off") == 0 ? " (access_log = stdout)" : "");
     if (!t.failed) ldc_log_write(&l->log, &l->log.own, t.p, t.n);
     ldc_text_free(&t);
 }
@@ -8586,7 +9386,8 @@ static bool ldc_public_start(ldcorn *l, ldcorn_error *error) {
     l->loop.timers++;
     l->timer.kind = LDC_TIMER_LIFE;
     l->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (!ldc_net_pipe(fd) || !ldc_net_flags(fd[0]) || !ldc_net_flags(fd[1]) || !ldc_loop_open(l, &l->signal, fd[0], LDC_KIND_SIGNAL, POLLIN)) {
+    if (!ldc_net_pipe(fd) || !ldc_net_flags(fd[0]) || !ldc_net_flags(fd[1]) ||
+        !ldc_loop_open(l, &l->signal, fd[0], LDC_KIND_SIGNAL, POLLIN)) {
         ldc_public_fail(error, 1, NULL, "cannot make a pipe: %s", strerror(errno));
         return false;
     }
@@ -8629,7 +9430,8 @@ LDCORN_DEF ldcorn *ldcorn_open(const ldcorn_desc *desc, ldcorn_error *error) {
     ldc_turn_clock(l);
     l->began = l->refusals_at = l->now;
     l->id_seed = l->now * 2654435761U ^ l->wall ^ (uint64_t)getpid() << 40;
-    if (!ldc_public_copy_desc(l, desc)) ldc_public_fail(error, 1, NULL, "out of memory");
+    if (!ldc_public_copy_desc(l, desc))
+        ldc_public_fail(error, 1, NULL, "out of memory");
     else {
         l->conf = ldc_conf_read(&l->mem, &l->desc, error, &l->warned);
         if (l->conf && ldc_public_start(l, error)) return l;
@@ -8658,7 +9460,8 @@ LDCORN_DEF int ldcorn_dispatch(ldcorn *l, const struct pollfd *set, int n) {
     ldc_turn_clock(l);
     l->loop.polled = 0;
     if (n == (int)l->loop.n) { /* nothing was added or removed since ldcorn_collect */
-        for (int i = 0; i < n; i++) l->loop.set[i].revents = set[i].fd == l->loop.set[i].fd ? set[i].revents : 0;
+        for (int i = 0; i < n; i++)
+            l->loop.set[i].revents = set[i].fd == l->loop.set[i].fd ? set[i].revents : 0;
         l->loop.polled = (uint32_t)n;
     }
     return ldc_turn_serve(l);
@@ -8679,7 +9482,8 @@ LDCORN_DEF bool ldcorn_child(ldcorn *l, pid_t pid, int status) {
 LDCORN_DEF void ldcorn_stop(ldcorn *l) {
     char byte = LDC_SIG_STOP;
     int saved = errno;
-    if (write(l->signal_out, &byte, 1) < 0) l->stop_asked = l->stop_asked + 1; /* a full pipe wakes us anyway */
+    if (write(l->signal_out, &byte, 1) < 0)
+        l->stop_asked = l->stop_asked + 1; /* a full pipe wakes us anyway */
     errno = saved;
 }
 
@@ -8698,7 +9502,11 @@ static volatile sig_atomic_t ldc_public_signal_fd = -1;
 
 static void ldc_public_handler(int sig) {
     int saved = errno;
-    char byte = sig == SIGCHLD ? LDC_SIG_CHILD : sig == SIGHUP ? LDC_SIG_HUP : sig == SIGUSR1 ? LDC_SIG_USR1 : sig == SIGQUIT ? LDC_SIG_QUIT : LDC_SIG_STOP;
+    char byte = sig == SIGCHLD   ? LDC_SIG_CHILD
+                : sig == SIGHUP  ? LDC_SIG_HUP
+                : sig == SIGUSR1 ? LDC_SIG_USR1
+                : sig == SIGQUIT ? LDC_SIG_QUIT
+                                 : LDC_SIG_STOP;
     ssize_t n = write((int)ldc_public_signal_fd, &byte, 1);
     (void)n; /* a full pipe has enough bytes to wake the loop */
     errno = saved;
@@ -8718,20 +9526,24 @@ LDCORN_DEF int ldcorn_run(ldcorn *l) {
     sigaction(SIGPIPE, &ignore, &pipe_old);
     if (!l->desc.no_signals) {
         ldc_public_signal_fd = l->signal_out;
-        for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++) sigaction(ldc_public_signals[i], &ours, &old[i]);
+        for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++)
+            sigaction(ldc_public_signals[i], &ours, &old[i]);
         l->running = true;
         l->reap_all = getpid() == 1;
     }
     do r = ldc_turn(l, -1);
     while (r > 0);
     if (!l->desc.no_signals) {
-        for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++) sigaction(ldc_public_signals[i], &old[i], NULL);
+        for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++)
+            sigaction(ldc_public_signals[i], &old[i], NULL);
         ldc_public_signal_fd = -1;
     }
     l->running = false;
     sigaction(SIGPIPE, &pipe_old, NULL);
-    if (r < 0) ldc_log_say(&l->log, LDCORN_LOG_ERROR, "poll: %s", strerror(errno));
-    else ldc_log_say(&l->log, LDCORN_LOG_INFO, "stopped");
+    if (r < 0)
+        ldc_log_say(&l->log, LDCORN_LOG_ERROR, "poll: %s", strerror(errno));
+    else
+        ldc_log_say(&l->log, LDCORN_LOG_INFO, "stopped");
     return r < 0 ? 1 : 0;
 }
 
@@ -8829,7 +9641,8 @@ LDCORN_DEF bool ldcorn_group_at(const ldcorn *l, int index, ldcorn_group_info *i
         info->slots = (int)ldc_group_slots(g);
         info->queued = g->queued;
         for (int i = 0; i < 6; i++) info->requests += g->requests[i];
-        info->refused = g->refused[LDC_WHY_FULL] + g->refused[LDC_WHY_TIMEOUT] + g->refused[LDC_WHY_NO_WORKER];
+        info->refused =
+            g->refused[LDC_WHY_FULL] + g->refused[LDC_WHY_TIMEOUT] + g->refused[LDC_WHY_NO_WORKER];
         info->restarts = g->restarts;
         return true;
     }
@@ -8838,8 +9651,10 @@ LDCORN_DEF bool ldcorn_group_at(const ldcorn *l, int index, ldcorn_group_info *i
 
 /* --- check and dump: no instance --- */
 
-static int ldc_public_complain(ldc_text *t, const ldc_origin *at, const char *hint, const char *format, ...) LDC_PRINTF(4, 5);
-static int ldc_public_complain(ldc_text *t, const ldc_origin *at, const char *hint, const char *format, ...) {
+static int ldc_public_complain(ldc_text *t, const ldc_origin *at, const char *hint,
+                               const char *format, ...) LDC_PRINTF(4, 5);
+static int ldc_public_complain(ldc_text *t, const ldc_origin *at, const char *hint,
+                               const char *format, ...) {
     char text[512];
     va_list list;
     va_start(list, format);
@@ -8850,7 +9665,8 @@ static int ldc_public_complain(ldc_text *t, const ldc_origin *at, const char *hi
 }
 
 /* Could a log be opened there? Looks, creates nothing. */
-static int ldc_public_check_log(ldc_text *t, const ldc_origin *at, const char *key, const char *path) {
+static int ldc_public_check_log(ldc_text *t, const ldc_origin *at, const char *key,
+                                const char *path) {
     static const char *const words[] = {"stderr", "stdout", "off", "inherit"};
     char dir[PATH_MAX];
     char *slash;
@@ -8862,7 +9678,8 @@ static int ldc_public_check_log(ldc_text *t, const ldc_origin *at, const char *k
     slash = strrchr(dir, '/');
     if (slash) slash[slash == dir] = 0;
     if (errno == ENOENT && access(slash ? dir : ".", W_OK | X_OK) == 0) return 0;
-    return ldc_public_complain(t, at, "make the directory, or correct the path", "`%s`: cannot write %s: %s", key, path, strerror(errno));
+    return ldc_public_complain(t, at, "make the directory, or correct the path",
+                               "`%s`: cannot write %s: %s", key, path, strerror(errno));
 }
 
 /* Programs, directories and log paths, which a mere reading does not touch. */
@@ -8877,15 +9694,17 @@ static int ldc_public_check_group(ldc_mem *m, const ldc_gconf *g, ldc_text *t) {
     a.mem = m;
     a.head = NULL;
     w.as = g;
-    w.path = (char *)(uintptr_t)"";
+    w.path = (char *)(uintptr_t) "";
     if (g->s.dir && (stat(g->s.dir, &st) < 0 || !S_ISDIR(st.st_mode)))
-        errors += ldc_public_complain(t, &g->dir_at, "make it, or correct the path", "`dir` of [%s] is no directory: %s", g->name, g->s.dir);
+        errors += ldc_public_complain(t, &g->dir_at, "make it, or correct the path",
+                                      "`dir` of [%s] is no directory: %s", g->name, g->s.dir);
     errors += ldc_public_check_log(t, &g->log_at, "worker_log", g->log_path);
     if (g->argv && ldc_proc_env(&a, &w, "", &s)) {
         char *name = ldc_proc_fill(&a, &w, g->argv[0], "");
         char *found = name ? ldc_proc_search(&a, &w, s.env, name) : NULL;
         if (name && (found == NULL || (found[0] == '/' && access(found, X_OK) < 0)))
-            errors += ldc_public_complain(t, &g->cmd_at, "install it, or write its path", "[%s]: there is no program `%s`", g->name, name);
+            errors += ldc_public_complain(t, &g->cmd_at, "install it, or write its path",
+                                          "[%s]: there is no program `%s`", g->name, name);
     }
     ldc_arena_free(&a);
     return errors;
@@ -8893,8 +9712,11 @@ static int ldc_public_check_group(ldc_mem *m, const ldc_gconf *g, ldc_text *t) {
 
 static void ldc_public_warnings(const ldc_conf *c, ldc_text *t) {
     bool fallback = false;
-    for (int i = 0; i < c->routes; i++) fallback = fallback || c->route[i].kind == LDC_MATCH_ALL || (c->route[i].kind == LDC_MATCH_PREFIX && c->route[i].text.n == 1);
-    if (!fallback && c->file) ldc_text_fmt(t, "%s: warning: no group has `*`: other paths get 404\n", c->file);
+    for (int i = 0; i < c->routes; i++)
+        fallback = fallback || c->route[i].kind == LDC_MATCH_ALL ||
+                   (c->route[i].kind == LDC_MATCH_PREFIX && c->route[i].text.n == 1);
+    if (!fallback && c->file)
+        ldc_text_fmt(t, "%s: warning: no group has `*`: other paths get 404\n", c->file);
 }
 
 LDCORN_DEF int ldcorn_check(const ldcorn_desc *desc, ldcorn_error *error, ldcorn_error *warnings) {
@@ -8910,13 +9732,16 @@ LDCORN_DEF int ldcorn_check(const ldcorn_desc *desc, ldcorn_error *error, ldcorn
     if (c) {
         ldc_public_warnings(c, &said);
         n += ldc_public_check_log(&errors, ldc_conf_at(c->globals, LDC_KEY_log), "log", c->s.log);
-        n += ldc_public_check_log(&errors, ldc_conf_at(c->globals, LDC_KEY_access_log), "access_log", c->s.access_log);
-        for (int i = 0; i < c->groups; i++) n += ldc_public_check_group(&mem, &c->group[i], &errors);
+        n += ldc_public_check_log(&errors, ldc_conf_at(c->globals, LDC_KEY_access_log),
+                                  "access_log", c->s.access_log);
+        for (int i = 0; i < c->groups; i++)
+            n += ldc_public_check_group(&mem, &c->group[i], &errors);
         if (warnings && said.p) snprintf(warnings->text, sizeof warnings->text, "%s", said.p);
         if (n) {
             memset(error, 0, sizeof *error);
             error->status = 2;
-            snprintf(error->text, sizeof error->text, "%s%s: %d error%s\n", errors.p ? errors.p : "", c->file ? c->file : "ldcorn", n, n == 1 ? "" : "s");
+            snprintf(error->text, sizeof error->text, "%s%s: %d error%s\n",
+                     errors.p ? errors.p : "", c->file ? c->file : "ldcorn", n, n == 1 ? "" : "s");
         }
     }
     ldc_text_free(&said);
@@ -8942,7 +9767,8 @@ LDCORN_DEF int ldcorn_dump(const ldcorn_desc *desc, int fd, ldcorn_error *error)
         if (w < 0) break;
         sent += (size_t)w;
     }
-    if (t.failed || sent < t.n) ldc_public_fail(error, 1, NULL, "cannot write: %s", strerror(errno));
+    if (t.failed || sent < t.n)
+        ldc_public_fail(error, 1, NULL, "cannot write: %s", strerror(errno));
     ldc_conf_free(c);
     fd = t.failed || sent < t.n ? -1 : 0;
     ldc_text_free(&t);
@@ -8976,12 +9802,17 @@ LDCORN_DEF int ldcorn_serve(int listen_fd, ldcorn_handler handler, void *user) {
     return r;
 }
 
-LDCORN_DEF int ldcorn_reply(ldcorn_call *call, int status, const char *type, const void *body, size_t size) {
+LDCORN_DEF int ldcorn_reply(ldcorn_call *call, int status, const char *type, const void *body,
+                            size_t size) {
     ldc_serve_call *in = (ldc_serve_call *)(uintptr_t)call->internal;
     if (in->answered) return -1;
     in->answered = true;
-    ldc_text_fmt(in->out, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %llu\r\n%s\r\n", status, ldc_client_phrase(status),
-                 type ? type : "text/plain; charset=utf-8", (unsigned long long)size, in->close ? "Connection: close\r\n" : in->http10 ? "Connection: keep-alive\r\n" : "");
+    ldc_text_fmt(in->out, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %llu\r\n%s\r\n",
+                 status, ldc_client_phrase(status), type ? type : "text/plain; charset=utf-8",
+                 (unsigned long long)size,
+                 in->close    ? "Connection: close\r\n"
+                 : in->http10 ? "Connection: keep-alive\r\n"
+                              : "");
     if (!in->head_only) ldc_text_put(in->out, (const char *)body, size);
     return in->out->failed ? -1 : 0;
 }

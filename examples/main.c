@@ -35,7 +35,8 @@ static int run_slow(int fd, const ldcorn_worker_info *who, void *user) {
     return ldcorn_serve(fd, slow, (void *)(uintptr_t)who);
 }
 
-static const ldcorn_function_desc functions[] = {{"hello", run_hello, NULL}, {"slow", run_slow, NULL}};
+static const ldcorn_function_desc functions[] = {{"hello", run_hello, NULL},
+                                                 {"slow", run_slow, NULL}};
 
 static int fail(const char *text, int status) {
     fputs(text, stderr);
@@ -56,8 +57,10 @@ int main(int argc, char **argv) {
         if (option == 'h') return fputs(usage, stdout) < 0;
         if (option == '?') return fail(usage, 2);
         if (option == 'o' && sets == 255) return fail("ldcorn: more than 255 -o\n", 2);
-        if (option == 'o') set[sets++] = optarg;
-        else mode = option, desc.file = optarg;
+        if (option == 'o')
+            set[sets++] = optarg;
+        else
+            mode = option, desc.file = optarg;
     }
     if (optind < argc && strcmp(argv[optind - 1], "--") == 0) {
         desc.command = (const char *const *)(argv + optind);

@@ -81,7 +81,7 @@ static int64_t now_ms(void) {
 
 static bool late(const client *c) { return strncmp(c->group, "/late", 5) == 0; }
 
-static int some_ms(const client *c) { return one_in(3) ? (int)below(late(c) ? 30 : 4) : 0; }
+static int some_ms(const client *c) { return late(c) ? one_in(8) ? (int)below(30) : 0 : one_in(3) ? (int)below(4) : 0; }
 
 static char *room(client *c, size_t n) {
     if (c->out_len + n > c->out_room) {

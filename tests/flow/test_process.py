@@ -233,8 +233,10 @@ def test_kill_9_under_load():
 def test_answer_of_a_worker_that_answers_and_ends():
     with Own(web(group='backoff_max = 100ms\n')) as p, p.connect() as c:
         for size in (1, 100_000, 1, 100_000):
+            pids = p.pids()
             r = c.ask('GET', '/last?size=%d' % size)
             assert r.status == 200 and r.complete and len(r.body) == size
+            p.wait_status(lambda s: p.pids() not in ([], pids))
 
 
 @pytest.mark.parametrize('target,words', [('/exit?code=3', ('exit', '3')), ('/kill?signal=9', ('signal', '9')),

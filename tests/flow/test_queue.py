@@ -543,6 +543,29 @@ def test_down_and_up_again():
             assert p.worker('web')['state'] == 'ready'
 
 
+def test_an_upstream_that_is_away_is_not_ready():
+    """Readiness is never assumed: a connection must be accepted first."""
+    with FakeWorker() as w:
+        address = w.address
+    config = 'listen = {listen}\nadmin = {admin}\n[web]\nroutes = *\nupstream = %s\n' % address
+    with Proxy(config, wait=False) as p:
+        wait_for(lambda: os.path.exists(p.dir + '/admin.sock'))
+        p.wait_status(lambda s: s['groups'][0]['workers'][0]['state'] == 'down')
+        code, _, body = p.admin('GET', '/readyz')
+        assert code == 503 and b'web' in body
+
+
+def test_health_path_of_an_upstream():
+    with FakeWorker() as w:
+        with Proxy(upstream_config(w.address, group='health_path = /health\n'), wait=False) as p:
+            for status in ('500 No', '404 No', '204 Well'):
+                req, conn = w.one(answer(b'', status) if status[0] != '2' else b'HTTP/1.1 204 Well\r\n\r\n')
+                assert (req.method, req.target, req.get('host')) == ('GET', '/health', 'localhost')
+                if status[0] != '2':
+                    assert p.admin('GET', '/readyz')[0] == 503
+            p.wait_status(lambda s: s['groups'][0]['workers'][0]['state'] == 'ready')
+
+
 def test_a_full_backlog_is_busy_not_down():
     """EAGAIN from a unix socket: tried again until `connect_timeout`."""
     with FakeWorker(unix=True, backlog=1) as w:
