@@ -383,6 +383,10 @@ LDCORN_DEF const char *ldcorn_version(void);
 #endif
 #endif
 
+#if defined(__GLIBC__) && !defined(__USE_MISC) && !defined(__USE_XOPEN_EXTENDED)
+extern char *realpath(const char *path, char *real); /* hidden by the host's feature macro */
+#endif
+
 #if defined(__GNUC__) || defined(__clang__)
 #define LDC_PRINTF(f, a) __attribute__((format(printf, f, a), unused))
 #define LDC_UNUSED __attribute__((unused))
@@ -950,7 +954,6 @@ static void ldc_arena_free(ldc_arena *a) {
     X(RUN_TIMEOUT, "run_timeout", 504, "worker took too long")                    \
     X(SEND_TIMEOUT, "send_timeout", 0, "client takes nothing")                    \
     X(TUNNEL_TIMEOUT, "tunnel_timeout", 0, "tunnel idle")                         \
-    X(DRAIN, "drain", 0, "old worker had to end")                                 \
     X(SPIN, "spin", 0, "ready without progress")
 
 #define LDC_REASON_ENUM(name, word, status, text) LDC_WHY_##name,
@@ -3681,7 +3684,7 @@ struct ldc_exchange {             /* one request, from its head to its log line 
     ldc_group *group;
     ldc_conf *conf; /* under which its head was parsed */
     ldc_flow req, res;
-    uint64_t arrived, queued, started, connected, sent, first; /* microseconds, 0: not yet */
+    uint64_t received, arrived, queued, started, connected, sent, first; /* microseconds, 0: not yet */
     uint64_t answered;                                         /* the worker's part was over */
     uint64_t wall;                                             /* ms since 1970, at arrival */
     uint64_t queue_by;                                         /* deadline of the wait */
@@ -3909,8 +3912,8 @@ static int ldc_net_socket(int family) {
 static int ldc_net_accept(int listener, struct sockaddr_storage *from, socklen_t *n) {
     int fd;
     *n = sizeof *from;
-#if defined(SOCK_CLOEXEC) && defined(SOCK_NONBLOCK) && defined(__linux__) && \
-    !defined(LDCORN_PORTABLE)
+#if defined(SOCK_CLOEXEC) && defined(SCM_CREDENTIALS) && defined(__linux__) &&                        \
+    !defined(LDCORN_PORTABLE) /* both libcs show accept4 exactly where they show SCM_CREDENTIALS */
     fd = accept4(listener, (struct sockaddr *)from, n, SOCK_CLOEXEC | SOCK_NONBLOCK);
 #else
     fd = accept(listener, (struct sockaddr *)from, n);
@@ -5462,8 +5465,8 @@ static void ldc_client_record_json(ldc_text *t, const ldc_exchange *e, const ldc
     ldc_client_json_field(t, "id", r->id);
     ldc_client_json_field(t, "client", ldc_util_z(e->address));
     ldc_client_json_field(t, "method", r->method);
-    ldc_client_json_field(t, "host", r->host);
     ldc_client_json_field(t, "target", r->target);
+    ldc_client_json_field(t, "host", r->host);
     ldc_text_fmt(t, ",\"proto\":\"HTTP/1.%d\",\"status\":%d,\"bytes_in\":%llu,\"bytes_out\":%llu",
                  !e->http10, r->status, (unsigned long long)e->req.bytes,
                  (unsigned long long)e->res.bytes);
@@ -5520,7 +5523,7 @@ static void ldc_client_record(ldcorn *l, ldc_exchange *e) {
     r.group = ldc_util_z(e->group ? e->group->name : "");
     r.reason = ldc_util_z(ldc_log_reasons[e->why].word);
     r.status = e->status;
-    r.recv = 0;
+    r.recv = ldc_client_ms(e->received, e->arrived);
     r.queue = ldc_client_ms(e->queued, e->started ? e->started : e->group ? l->now : 0);
     r.connect = ldc_client_ms(e->started, e->connected);
     r.ttfb = ldc_client_ms(e->started, e->first);
@@ -5994,6 +5997,7 @@ static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) 
         ldc_client_bury(l, c);
         return;
     }
+    e->received = c->since; /* accept, or its first byte after keep-alive */
     c->first = false;
     c->blanks = 0;
     if (why) { /* framing unknown: nothing behind it is parsed */
@@ -6076,6 +6080,7 @@ static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e) {
     answer->res.out = e->res.out;
     answer->res.bytes = e->res.bytes;
     answer->group = e->group;
+    answer->received = e->received;
     answer->arrived = e->arrived;
     answer->queued = e->queued;
     answer->started = e->started;
@@ -9300,6 +9305,7 @@ static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
 static void ldc_public_start_text(ldcorn *l) {
     const ldc_conf *c = l->conf;
     ldc_text t;
+    const char *where = c->group[0].log_path;
     char span[24];
     if (l->log.json || l->log.hook.line || l->log.level < LDCORN_LOG_INFO) return;
     ldc_text_init(&t, &l->mem);
@@ -9346,7 +9352,10 @@ static void ldc_public_start_text(ldcorn *l) {
         ldc_text_add(&t, "\n");
         ldc_text_free(&routes);
     }
-    ldc_text_fmt(&t, "  logs    workers to stderr; access log %s%s\n", c->s.access_log,
+    for (int i = 1; i < c->groups; i++) {
+        if (strcmp(c->group[i].log_path, where) != 0) where = "several targets";
+    }
+    ldc_text_fmt(&t, "  logs    workers to %s; access log %s%s\n", where, c->s.access_log,
                  strcmp(c->s.access_log, "off") == 0 ? " (access_log = stdout)" : "");
     if (!t.failed) ldc_log_write(&l->log, &l->log.own, t.p, t.n);
     ldc_text_free(&t);

@@ -439,7 +439,11 @@ def test_log_level(level, seen):
         with Proxy(config, wait=False) as p:
             wait_for(lambda: os.path.exists(p.dir + '/admin.sock'))
             p.wait_status(lambda s: s['groups'][0]['workers'][0]['state'] == 'ready')
-            assert bool(re.search(r'(?m)^\S+ info ', p.log())) == seen
+            if seen:
+                p.wait_log(r'^\S+ info ')
+            else:
+                p.stop()
+                assert not re.search(r'(?m)^\S+ info ', p.log())
 
 
 def test_refusals_are_summed_up():

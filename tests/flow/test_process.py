@@ -1,5 +1,5 @@
 """Processes of our own: what they are started with, when they count as ready, how they end, what they say."""
-import json, os, re, resource, signal, stat, subprocess, threading, time
+import json, os, re, resource, signal, stat, subprocess, sys, threading, time
 
 import pytest
 from harness import Client, cli, head, wait_for
@@ -171,9 +171,9 @@ while True:
     c = s.accept()[0]; c.recv(9999)
     c.sendall(b"HTTP/1.1 %s x\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n" % sys.argv[2].encode()); c.close()
 ''')
-    config = 'health_path = /h\nstart_timeout = 400ms\n' + ''.join(
-        '[g%s]\nroutes = /%s\ncmd = /usr/bin/env python3 -S %s {socket} %s\n' % (s, s, script, s) for s in ('301', '404'))
-    with Own(config, wait=False).up() as p:
+    config = 'health_path = /h\n' + ''.join(
+        '[g%s]\nroutes = /%s\ncmd = %s -S %s {socket} %s\n' % (s, s, sys.executable, script, s) for s in ('301', '404'))
+    with Own(config + 'start_timeout = 400ms\n', wait=False).up() as p:
         p.wait_status(lambda s: [w['state'] for g in s['groups'] for w in g['workers']] == ['ready', 'backoff'])
 
 

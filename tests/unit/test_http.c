@@ -15,10 +15,14 @@ static void expect(bool ok, const char *what, const char *text) {
     failed++;
     printf("FAIL %s: ", what);
     for (; *text; text++) {
-        if (*text == '\r') printf("\\r");
-        else if (*text == '\n') printf("\\n");
-        else if (*text < ' ' || *text == 0x7f) printf("\\x%02x", (unsigned)(unsigned char)*text);
-        else putchar(*text);
+        if (*text == '\r')
+            printf("\\r");
+        else if (*text == '\n')
+            printf("\\n");
+        else if (*text < ' ' || *text == 0x7f)
+            printf("\\x%02x", (unsigned)(unsigned char)*text);
+        else
+            putchar(*text);
     }
     putchar('\n');
 }
@@ -93,7 +97,9 @@ static ldc_why request(const char *text) {
     return ldc_http_request(&head, copy, (size_t)size);
 }
 
-static void refused(const char *text, ldc_why why) { expect(request(text) == why, "request", text); }
+static void refused(const char *text, ldc_why why) {
+    expect(request(text) == why, "request", text);
+}
 
 /* With a good Host behind it. */
 static void line_is(const char *line, ldc_why why) {
@@ -115,22 +121,42 @@ static void host_is(const char *host, bool good) {
 }
 
 static void test_request_line(void) {
-    static const char *const bad[] = {
-        "GET", "GET /", "GET  / HTTP/1.1", "GET / HTTP/1.1 ", " GET / HTTP/1.1", "GET /a b HTTP/1.1",
-        "G(T / HTTP/1.1", "GET\t/ HTTP/1.1", "GET / http/1.1", "GET / HTTP/1", "GET / HTTP/1.11",
-        "GET / HTTP/1,1", "GET / HTTP/a.1", "GET /#x HTTP/1.1", "GET /\x01 HTTP/1.1",
-        "GET /\xc3\xa4 HTTP/1.1", "GET a HTTP/1.1", "GET * HTTP/1.1", "GET ftp://a/ HTTP/1.1",
-        "GET http:///x HTTP/1.1", "GET http://u:p@a/ HTTP/1.1", "GET / HTTP/1.1\r", "GET  HTTP/1.1"};
+    static const char *const bad[] = {"GET",
+                                      "GET /",
+                                      "GET  / HTTP/1.1",
+                                      "GET / HTTP/1.1 ",
+                                      " GET / HTTP/1.1",
+                                      "GET /a b HTTP/1.1",
+                                      "G(T / HTTP/1.1",
+                                      "GET\t/ HTTP/1.1",
+                                      "GET / http/1.1",
+                                      "GET / HTTP/1",
+                                      "GET / HTTP/1.11",
+                                      "GET / HTTP/1,1",
+                                      "GET / HTTP/a.1",
+                                      "GET /#x HTTP/1.1",
+                                      "GET /\x01 HTTP/1.1",
+                                      "GET /\xc3\xa4 HTTP/1.1",
+                                      "GET a HTTP/1.1",
+                                      "GET * HTTP/1.1",
+                                      "GET ftp://a/ HTTP/1.1",
+                                      "GET http:///x HTTP/1.1",
+                                      "GET http://u:p@a/ HTTP/1.1",
+                                      "GET / HTTP/1.1\r",
+                                      "GET  HTTP/1.1"};
     line_is("GET / HTTP/1.1", LDC_WHY_NONE);
-    expect(ldc_util_is(head.method, "GET") && ldc_util_is(head.target, "/") && head.minor == 1, "parts", "/");
+    expect(ldc_util_is(head.method, "GET") && ldc_util_is(head.target, "/") && head.minor == 1,
+           "parts", "/");
     line_is("get /a?b=c%20d&e HTTP/1.0", LDC_WHY_NONE);
-    expect(ldc_util_is(head.method, "get") && ldc_util_is(head.target, "/a?b=c%20d&e") && head.minor == 0,
+    expect(ldc_util_is(head.method, "get") && ldc_util_is(head.target, "/a?b=c%20d&e") &&
+               head.minor == 0,
            "parts", "/a?b=c%20d&e");
     line_is("GET / HTTP/1.9", LDC_WHY_NONE);
     expect(head.minor == 1, "a higher minor version is ours", "1.9");
     line_is("OPTIONS * HTTP/1.1", LDC_WHY_NONE);
     line_is("GET http://b:81/x?y HTTP/1.1", LDC_WHY_NONE);
-    expect(ldc_util_is(head.host, "b:81") && ldc_util_is(head.target, "/x?y"), "absolute", "http://b:81/x?y");
+    expect(ldc_util_is(head.host, "b:81") && ldc_util_is(head.target, "/x?y"), "absolute",
+           "http://b:81/x?y");
     line_is("GET HTTPS://b HTTP/1.1", LDC_WHY_NONE);
     expect(ldc_util_is(head.host, "b") && ldc_util_is(head.target, "/"), "absolute", "HTTPS://b");
     line_is("GET / HTTP/2.0", LDC_WHY_VERSION);
@@ -141,9 +167,10 @@ static void test_request_line(void) {
 }
 
 static void test_host(void) {
-    static const char *const good[] = {"a", "a.b", "a:80", "a:", "127.0.0.1:8000", "[::1]", "[::1]:80", "a_b"};
-    static const char *const bad[] = {"", "a b", "a/b", "a@b", "a:b", "a:65536", "a:1:2", "[", "[]", "[::1",
-                                      "[::1]80", "[g]", ":80", "a\"b"};
+    static const char *const good[] = {"a",     "a.b",      "a:80", "a:", "127.0.0.1:8000",
+                                       "[::1]", "[::1]:80", "a_b"};
+    static const char *const bad[] = {"",  "a b", "a/b",  "a@b",     "a:b", "a:65536", "a:1:2",
+                                      "[", "[]",  "[::1", "[::1]80", "[g]", ":80",     "a\"b"};
     for (size_t i = 0; i < LDC_LEN(good); i++) host_is(good[i], true);
     for (size_t i = 0; i < LDC_LEN(bad); i++) host_is(bad[i], false);
     refused("GET / HTTP/1.1\r\n\r\n", LDC_WHY_HOST);
@@ -153,17 +180,24 @@ static void test_host(void) {
 }
 
 static void test_fields(void) {
-    static const char *const bad[] = {"a\r\n", "a : b\r\n", ": b\r\n", " a: b\r\n", "a: b\r\n c\r\n", "a: b\r\n\tc\r\n",
-                                      "a: \x01\r\n", "a: \x7f\r\n", "a: b\rc\r\n", "a(: b\r\n", "a\t: b\r\n", "\xc3\xa4: b\r\n"};
+    static const char *const bad[] = {"a\r\n",       "a : b\r\n",      ": b\r\n",
+                                      " a: b\r\n",   "a: b\r\n c\r\n", "a: b\r\n\tc\r\n",
+                                      "a: \x01\r\n", "a: \x7f\r\n",    "a: b\rc\r\n",
+                                      "a(: b\r\n",   "a\t: b\r\n",     "\xc3\xa4: b\r\n"};
     fields_are("A:b\r\nC:  d \t\r\nE:\r\nF: \xc3\xa4\r\n", LDC_WHY_NONE);
-    expect(head.count == 5 && ldc_util_is(head.field[1].value, "b") && ldc_util_is(head.field[2].value, "d") &&
-           head.field[3].value.n == 0 && ldc_util_is(head.field[4].value, "\xc3\xa4"), "values", "A C E F");
+    expect(head.count == 5 && ldc_util_is(head.field[1].value, "b") &&
+               ldc_util_is(head.field[2].value, "d") && head.field[3].value.n == 0 &&
+               ldc_util_is(head.field[4].value, "\xc3\xa4"),
+           "values", "A C E F");
     for (size_t i = 0; i < LDC_LEN(bad); i++) fields_are(bad[i], LDC_WHY_REQUEST);
-    fields_are("Connection: close, x-a\r\nX-A: 1\r\nX-B: 2\r\nKeep-Alive: 3\r\nProxy-Foo: 4\r\n", LDC_WHY_NONE);
-    expect(head.close && !head.keep_alive && head.field[2].drop && !head.field[3].drop && head.field[4].drop &&
-           head.field[5].drop, "hop by hop", "Connection: close, x-a");
+    fields_are("Connection: close, x-a\r\nX-A: 1\r\nX-B: 2\r\nKeep-Alive: 3\r\nProxy-Foo: 4\r\n",
+               LDC_WHY_NONE);
+    expect(head.close && !head.keep_alive && head.field[2].drop && !head.field[3].drop &&
+               head.field[4].drop && head.field[5].drop,
+           "hop by hop", "Connection: close, x-a");
     fields_are("Connection: host, Keep-Alive, Upgrade\r\n", LDC_WHY_NONE);
-    expect(!head.field[0].drop && head.keep_alive && head.upgrade, "Host is never one hop's", "Connection: host");
+    expect(!head.field[0].drop && head.keep_alive && head.upgrade, "Host is never one hop's",
+           "Connection: host");
     fields_are("Connection: a b\r\n", LDC_WHY_REQUEST);
     fields_are("Expect: 100-Continue\r\n", LDC_WHY_NONE);
     fields_are("Expect: 200-ok\r\n", LDC_WHY_EXPECT);
@@ -173,19 +207,30 @@ static void test_count(void) {
     char text[4096] = "GET / HTTP/1.1\r\nHost: a\r\n";
     for (int i = 1; i < LDC_FIELDS; i++) strcat(text, "a: b\r\n");
     strcat(text, "\r\n");
-    expect(request(text) == LDC_WHY_NONE && head.count == LDC_FIELDS, "fields", "as many as allowed");
+    expect(request(text) == LDC_WHY_NONE && head.count == LDC_FIELDS, "fields",
+           "as many as allowed");
     strcpy(text + strlen(text) - 2, "a: b\r\n\r\n");
     expect(request(text) == LDC_WHY_MAX_HEADER, "fields", "one too many");
 }
 
 static void test_framing(void) {
     static const char *const bad[] = {
-        "Content-Length: 1\r\nContent-Length: 1\r\n", "Content-Length: 1, 1\r\n", "Content-Length: +1\r\n",
-        "Content-Length: -1\r\n", "Content-Length: 0x1\r\n", "Content-Length:\r\n", "Content-Length: 1 1\r\n",
-        "Content-Length: 9223372036854775808\r\n", "Content-Length: 18446744073709551616\r\n",
-        "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: chunked, chunked\r\n",
-        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: gzip, chunked\r\n",
-        "Transfer-Encoding:\r\n", "Transfer-Encoding: \"chunked\"\r\n", "Transfer-Encoding: chunked;q=1\r\n"};
+        "Content-Length: 1\r\nContent-Length: 1\r\n",
+        "Content-Length: 1, 1\r\n",
+        "Content-Length: +1\r\n",
+        "Content-Length: -1\r\n",
+        "Content-Length: 0x1\r\n",
+        "Content-Length:\r\n",
+        "Content-Length: 1 1\r\n",
+        "Content-Length: 9223372036854775808\r\n",
+        "Content-Length: 18446744073709551616\r\n",
+        "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding:\r\n",
+        "Transfer-Encoding: \"chunked\"\r\n",
+        "Transfer-Encoding: chunked;q=1\r\n"};
     fields_are("", LDC_WHY_NONE);
     expect(head.frame == LDC_FRAME_NONE && !head.has_length, "no body", "POST");
     fields_are("Content-Length: 0\r\n", LDC_WHY_NONE);
@@ -205,7 +250,8 @@ static void test_framing(void) {
 static void test_mutations(void) {
     static const char good[] = "GET /a?b HTTP/1.1\r\nHost: a:80\r\nConnection: close, x\r\nX: y\r\n"
                                "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n";
-    static const char with[] = {0, '\t', '\n', '\r', ' ', '"', ',', ':', '@', '[', 'z', (char)0x80, (char)0xff};
+    static const char with[] = {0,   '\t', '\n', '\r', ' ',        '"',       ',',
+                                ':', '@',  '[',  'z',  (char)0x80, (char)0xff};
     char text[sizeof good];
     size_t n = sizeof good - 1;
     int done = 0;
@@ -244,13 +290,23 @@ static void frame_is(const char *text, bool head_only, ldc_frame frame) {
 
 static void test_response(void) {
     static const char *const bad[] = {
-        "HTTP/1.1 99 x\r\n\r\n", "HTTP/1.1 600 x\r\n\r\n", "HTTP/1.1 20 x\r\n\r\n", "HTTP/1.1 2000 x\r\n\r\n",
-        "HTTP/2.0 200 x\r\n\r\n", "HTTP/1.1  200 x\r\n\r\n", "http/1.1 200 x\r\n\r\n", "HTTP/1.1 200 \x01\r\n\r\n",
-        "HTTP/1.1 204 x\r\nTransfer-Encoding: chunked\r\n\r\n", "HTTP/1.1 200 x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-        "HTTP/1.1 200 x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "HTTP/1.1 200 x\r\na b\r\n\r\n",
-        "HTTP/1.1\r\n\r\n", "\r\n\r\n"};
+        "HTTP/1.1 99 x\r\n\r\n",
+        "HTTP/1.1 600 x\r\n\r\n",
+        "HTTP/1.1 20 x\r\n\r\n",
+        "HTTP/1.1 2000 x\r\n\r\n",
+        "HTTP/2.0 200 x\r\n\r\n",
+        "HTTP/1.1  200 x\r\n\r\n",
+        "http/1.1 200 x\r\n\r\n",
+        "HTTP/1.1 200 \x01\r\n\r\n",
+        "HTTP/1.1 204 x\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        "HTTP/1.1 200 x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 x\r\na b\r\n\r\n",
+        "HTTP/1.1\r\n\r\n",
+        "\r\n\r\n"};
     frame_is("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", false, LDC_FRAME_LENGTH);
-    expect(head.status == 200 && ldc_util_is(head.reason, "OK") && head.length == 3, "parts", "200 OK");
+    expect(head.status == 200 && ldc_util_is(head.reason, "OK") && head.length == 3, "parts",
+           "200 OK");
     frame_is("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", true, LDC_FRAME_NONE);
     frame_is("HTTP/1.1 200\r\n\r\n", false, LDC_FRAME_EOF);
     frame_is("HTTP/1.0 200 \r\n\r\n", false, LDC_FRAME_EOF);
@@ -265,7 +321,8 @@ static void test_response(void) {
 /* --- chunks --- */
 
 /* Decodes text in pieces of `step` bytes (0: `cut`, then the rest). Bytes used or LDC_BAD. */
-static ptrdiff_t decode(const char *text, size_t step, size_t cut, char *out, size_t *bytes, bool *done) {
+static ptrdiff_t decode(const char *text, size_t step, size_t cut, char *out, size_t *bytes,
+                        bool *done) {
     ldc_chunk k;
     size_t at = 0, n = strlen(text);
     memset(&k, 0, sizeof k);
@@ -296,22 +353,46 @@ static void chunks_are(const char *text, const char *body, size_t rest, bool end
     for (size_t step = 0; step < 2; step++) {
         for (size_t cut = 0; cut <= (step ? 0 : n); cut++) {
             ptrdiff_t r = decode(text, step, cut, out, &bytes, &done);
-            if (body == NULL) ok = ok && r == LDC_BAD;
-            else ok = ok && r == (ptrdiff_t)(n - rest) && done == ends && bytes == strlen(body) && memcmp(out, body, bytes) == 0;
+            if (body == NULL)
+                ok = ok && r == LDC_BAD;
+            else
+                ok = ok && r == (ptrdiff_t)(n - rest) && done == ends && bytes == strlen(body) &&
+                     memcmp(out, body, bytes) == 0;
         }
         expect(ok, step ? "chunks, byte by byte" : "chunks, whole and cut in two anywhere", text);
     }
 }
 
 static void test_chunks(void) {
-    static const char *const bad[] = {
-        "\r\n", "g\r\n", "-1\r\n", "+1\r\n", " 1\r\n", "0x1\r\n", "1 \r\na\r\n", "1\na\r\n", "1\r\nab\r\n", "1\r\na\n",
-        "1\r\na\rb", "1;a=\"\r\n", "1;a\x01\r\n", "1;a\nb\r\n", "8000000000000000\r\n", "10000000000000000\r\n",
-        "00000000000000001\r\na", "0\r\na\r\n\r\n", "0\r\n: b\r\n\r\n", "0\r\na : b\r\n\r\n", "0\r\na: b\n", "0\r\na: \x01\r\n",
-        "0\r\n\rx", "0\n\r\n", "1;\r\r\na"};
+    static const char *const bad[] = {"\r\n",
+                                      "g\r\n",
+                                      "-1\r\n",
+                                      "+1\r\n",
+                                      " 1\r\n",
+                                      "0x1\r\n",
+                                      "1 \r\na\r\n",
+                                      "1\na\r\n",
+                                      "1\r\nab\r\n",
+                                      "1\r\na\n",
+                                      "1\r\na\rb",
+                                      "1;a=\"\r\n",
+                                      "1;a\x01\r\n",
+                                      "1;a\nb\r\n",
+                                      "8000000000000000\r\n",
+                                      "10000000000000000\r\n",
+                                      "00000000000000001\r\na",
+                                      "0\r\na\r\n\r\n",
+                                      "0\r\n: b\r\n\r\n",
+                                      "0\r\na : b\r\n\r\n",
+                                      "0\r\na: b\n",
+                                      "0\r\na: \x01\r\n",
+                                      "0\r\n\rx",
+                                      "0\n\r\n",
+                                      "1;\r\r\na"};
     chunks_are("5\r\nhello\r\n0\r\n\r\n", "hello", 0, true);
     chunks_are("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\nGET / HTTP/1.1\r\n", "hello world", 16, true);
-    chunks_are("A\r\n0123456789\r\n0a\r\n0123456789\r\n0000\r\n\r\n", "01234567890123456789", 0, true);
+    chunks_are("A\r\n0123456789\r\n0a\r\n0123456789\r\n0000\r\n\r\n", "01234567890123456789", 0,
+               true);
     chunks_are("0\r\n\r\n", "", 0, true);
     chunks_are("3;a=b;c=\"d;\\\"\r\\\n\"\r\nabc\r\n", NULL, 0, false);
     chunks_are("3;a=b;c=\"d; \\\" e\"\r\nabc\r\n0;last\r\n\r\n", "abc", 0, true);
@@ -340,7 +421,8 @@ static bool decodes(const char *begin, const char *piece, int count) {
 static void test_chunk_limits(void) {
     expect(decodes("1;", "x", LDC_EXTENSION / 2), "extension", "within one line");
     expect(!decodes("1;", "x", LDC_EXTENSION + 1), "extension", "too long a line");
-    expect(!decodes("", "1;xxxxxxxxxxxxxxx\r\na\r\n", LDC_EXTENSIONS / 16 + 1), "extensions", "too many in a body");
+    expect(!decodes("", "1;xxxxxxxxxxxxxxx\r\na\r\n", LDC_EXTENSIONS / 16 + 1), "extensions",
+           "too many in a body");
     expect(decodes("0\r\n", "a: b\r\n", 100), "trailers", "few");
     expect(!decodes("0\r\n", "a: b\r\n", LDC_TRAILER / 6 + 2), "trailers", "too many");
 }
@@ -385,23 +467,27 @@ static ldc_conf *routes(ldc_mem *m, const char *const *const *words, int n) {
 
 static void test_routes(void) {
     static const char *const all[] = {"*", NULL}, *const a[] = {"/a", "/long/er", NULL};
-    static const char *const exact[] = {"=/a/x", "=/e", NULL}, *const string[] = {"/s*", "/a/s*", NULL};
+    static const char *const exact[] = {"=/a/x", "=/e", NULL}, *const string[] = {"/s*", "/a/s*",
+                                                                                  NULL};
     static const char *const deeper[] = {"/a/b/", NULL};
     static const char *const *const words[] = {all, a, exact, string, deeper};
     static const struct {
         const char *target;
         int group;
     } table[] = {
-        {"/", 0}, {"/b", 0}, {"/a", 1}, {"/a/", 1}, {"/a/y", 1}, {"/ab", 0}, {"/a?x", 1}, {"/a?/../b", 1},
-        {"/a/x", 2}, {"/a/x/", 1}, {"/a/x?q", 2}, {"/a/xy", 1}, {"/e", 2}, {"/e/", 0}, {"/ef", 0},
-        {"/s", 3}, {"/suffix", 3}, {"/s/t", 3}, {"/a/s", 3}, {"/a/st/u", 3}, {"/a/b", 4}, {"/a/b/", 4},
-        {"/a/b/c", 4}, {"/a/bc", 1}, {"/A", 0}, {"/long/er/x", 1}, {"/long", 0},
-        {"/%61", 1}, {"/%61/%78", 2}, {"/a%2fb", 4}, {"/a%2Fx", 2}, {"//a", 1}, {"///a//b", 4}, {"/a//x", 2},
-        {"/a/..", -2}, {"/a/../b", -2}, {"/b/../a", -2}, {"/a/%2e%2e/b", -2}, {"/a/%2e./b", -2},
-        {"/a/./y", 1}, {"/a/y/..", 1}, {"/a/y/../z", 1}, {"/a/.hidden", 1}, {"/a/..x", 1}, {"/b/./c", 0},
-        {"/..", -2}, {"/../a", -2}, {"/b/../../a", -2}, {"/b/c/../..", 0}, {"/.", 0}, {"/./", 0},
-        {"/%", -2}, {"/%4", -2}, {"/%4?", -2}, {"/%zz", -2}, {"/%00", -2}, {"/a%", -2}, {"/a%00b", -2},
-        {"/%25", 0}, {"/a?%zz", 1}, {"?x", 0}, {"*", 0}, {"/a/b/../x", -2}, {"/a/b/./c", 4}};
+        {"/", 0},          {"/b", 0},        {"/a", 1},           {"/a/", 1},        {"/a/y", 1},
+        {"/ab", 0},        {"/a?x", 1},      {"/a?/../b", 1},     {"/a/x", 2},       {"/a/x/", 1},
+        {"/a/x?q", 2},     {"/a/xy", 1},     {"/e", 2},           {"/e/", 0},        {"/ef", 0},
+        {"/s", 3},         {"/suffix", 3},   {"/s/t", 3},         {"/a/s", 3},       {"/a/st/u", 3},
+        {"/a/b", 4},       {"/a/b/", 4},     {"/a/b/c", 4},       {"/a/bc", 1},      {"/A", 0},
+        {"/long/er/x", 1}, {"/long", 0},     {"/%61", 1},         {"/%61/%78", 2},   {"/a%2fb", 4},
+        {"/a%2Fx", 2},     {"//a", 1},       {"///a//b", 4},      {"/a//x", 2},      {"/a/..", -2},
+        {"/a/../b", -2},   {"/b/../a", -2},  {"/a/%2e%2e/b", -2}, {"/a/%2e./b", -2}, {"/a/./y", 1},
+        {"/a/y/..", 1},    {"/a/y/../z", 1}, {"/a/.hidden", 1},   {"/a/..x", 1},     {"/b/./c", 0},
+        {"/..", -2},       {"/../a", -2},    {"/b/../../a", -2},  {"/b/c/../..", 0}, {"/.", 0},
+        {"/./", 0},        {"/%", -2},       {"/%4", -2},         {"/%4?", -2},      {"/%zz", -2},
+        {"/%00", -2},      {"/a%", -2},      {"/a%00b", -2},      {"/%25", 0},       {"/a?%zz", 1},
+        {"?x", 0},         {"*", 0},         {"/a/b/../x", -2},   {"/a/b/./c", 4}};
     ldc_mem m;
     ldc_conf *c = routes(&m, words, 5);
     expect(c != NULL, "routes", "are read");
@@ -458,12 +544,29 @@ static void number_is(const char *setting, const char *line) {
 }
 
 static void test_numbers(void) {
-    static const char *const bad[] = {
-        "g.queue_timeout=5", "g.queue_timeout=5 s", "g.queue_timeout=5sec", "g.queue_timeout=-5s", "g.queue_timeout=1.5s",
-        "g.queue_timeout=s", "g.queue_timeout=", "g.queue_timeout=5S", "g.queue_timeout=99999999999999999999s",
-        "g.queue_timeout=9999999999999d", "g.max_body=1k", "g.max_body=1KB", "g.max_body=1.5M", "g.max_body=0x10",
-        "g.max_body=1s", "g.max_body=-1", "g.max_body=99999999999G", "g.queue=1K", "g.queue=4x", "g.queue=+4",
-        "header_timeout=10", "max_header=1MB", "g.workers=1.0"};
+    static const char *const bad[] = {"g.queue_timeout=5",
+                                      "g.queue_timeout=5 s",
+                                      "g.queue_timeout=5sec",
+                                      "g.queue_timeout=-5s",
+                                      "g.queue_timeout=1.5s",
+                                      "g.queue_timeout=s",
+                                      "g.queue_timeout=",
+                                      "g.queue_timeout=5S",
+                                      "g.queue_timeout=99999999999999999999s",
+                                      "g.queue_timeout=9999999999999d",
+                                      "g.max_body=1k",
+                                      "g.max_body=1KB",
+                                      "g.max_body=1.5M",
+                                      "g.max_body=0x10",
+                                      "g.max_body=1s",
+                                      "g.max_body=-1",
+                                      "g.max_body=99999999999G",
+                                      "g.queue=1K",
+                                      "g.queue=4x",
+                                      "g.queue=+4",
+                                      "header_timeout=10",
+                                      "max_header=1MB",
+                                      "g.workers=1.0"};
     number_is("g.queue_timeout=250ms", "queue_timeout = 250ms");
     number_is("g.queue_timeout=90s", "queue_timeout = 90s");
     number_is("g.queue_timeout=60s", "queue_timeout = 1m");
