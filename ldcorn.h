@@ -261,7 +261,7 @@ typedef struct ldcorn ldcorn; /* one instance; two in one process work; one thre
    NULL on failure, and `error` says why with file and line. Free with ldcorn_close. */
 LDCORN_DEF ldcorn *ldcorn_open(const ldcorn_desc *, ldcorn_error *error);
 /* Turns until stopped. 0 stopped as asked, else 1. Handles TERM INT QUIT HUP USR1 CHLD unless
-   no_signals. */
+   no_signals, until ldcorn_close puts back what stood there. */
 LDCORN_DEF int ldcorn_run(ldcorn *);
 /* One turn, waiting at most timeout_ms (-1: as long as nothing is due). 1 goes on, 0 stopped,
    -1 poll() failed (errno). */
@@ -367,7 +367,7 @@ LDCORN_DEF const char *ldcorn_version(void);
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-#if defined(__linux__) && !defined(LDCORN_PORTABLE)
+#if defined(__linux__)
 #include <sys/prctl.h>
 #endif
 
@@ -3854,6 +3854,8 @@ struct ldcorn {
     bool untrusted_said, refused; /* refused: a group has something to report */
     bool paused, ready_said, running, reap_all, child_noted, made_dir, lean;
     uint64_t accepted, bytes_in, bytes_out, id_seed, id_next, refusals_at;
+    bool handlers;         /* of ldcorn_run, until ldcorn_close */
+    struct sigaction old[7]; /* what stood there before, SIGPIPE last */
     struct rlimit files; /* the limit that workers get back */
     ldc_text warned;     /* what the first reading warned of */
     ldc_sink err, out;   /* of workers, where our own logs go elsewhere */
@@ -5465,8 +5467,8 @@ static void ldc_client_record_json(ldc_text *t, const ldc_exchange *e, const ldc
     ldc_client_json_field(t, "id", r->id);
     ldc_client_json_field(t, "client", ldc_util_z(e->address));
     ldc_client_json_field(t, "method", r->method);
-    ldc_client_json_field(t, "target", r->target);
     ldc_client_json_field(t, "host", r->host);
+    ldc_client_json_field(t, "target", r->target);
     ldc_text_fmt(t, ",\"proto\":\"HTTP/1.%d\",\"status\":%d,\"bytes_in\":%llu,\"bytes_out\":%llu",
                  !e->http10, r->status, (unsigned long long)e->req.bytes,
                  (unsigned long long)e->res.bytes);
@@ -6203,7 +6205,8 @@ static void ldc_client_active(ldcorn *l, ldc_client *c, char *p, size_t n) {
     ldc_exchange *e = c->exchange;
     ldc_up *u = e->up;
     ptrdiff_t used;
-    if (e->req.end || c->in.p || u == NULL) { /* behind the request, or behind what waits */
+    bool full = c->state == LDC_CLIENT_ACTIVE && ldc_relay_waiting(&e->req) >= LDC_AHEAD;
+    if (e->req.end || c->in.p || u == NULL || full) { /* behind the request, or what waits */
         ldc_client_keep(l, c, p, n);
     } else {
         bool direct = (u->state == LDC_UP_BUSY || u->state == LDC_UP_TUNNEL) && !u->half;
@@ -6723,7 +6726,7 @@ static void ldc_proc_child(ldcorn *l, ldc_spawn *s, pid_t parent) {
     ldc_proc_child_signals();
     ldc_proc_child_descriptors(s);
     setrlimit(RLIMIT_NOFILE, &l->files);
-#if defined(__linux__) && defined(PR_SET_PDEATHSIG) && !defined(LDCORN_PORTABLE)
+#if defined(__linux__) && defined(PR_SET_PDEATHSIG)
     if (l->running) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent) _exit(127); /* it died before we asked */
@@ -7177,7 +7180,29 @@ static void ldc_proc_starting_timer(ldcorn *l, ldc_worker *w) {
     ldc_proc_probe(l, w);
 }
 
+/* It takes no connections: probed with growing pauses. */
+static void ldc_proc_away(ldcorn *l, ldc_worker *w) {
+    ldc_proc_set(l, w, LDC_PROC_DOWN);
+    ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d%s%s%s: cannot be reached", w->group->name,
+                w->index, w->foreign ? " (" : "", w->foreign ? w->addr.text : "",
+                w->foreign ? ")" : "");
+    while (w->parked) ldc_up_close(l, w->parked);
+    w->pause = 100;
+    w->probe_fails = 0;
+    w->probe_at = l->now + 100000;
+    ldc_proc_timer_at(l, w, w->probe_at);
+}
+
+/* A connect to it failed. */
+static void ldc_proc_event_down(ldcorn *l, ldc_worker *w) {
+    if (w->state == LDC_PROC_READY) ldc_proc_away(l, w);
+}
+
 static void ldc_proc_starting_failed(ldcorn *l, ldc_worker *w) {
+    if (w->foreign) { /* somebody else starts it: looked for until it is there */
+        ldc_proc_away(l, w);
+        return;
+    }
     uint64_t next = l->now + w->pause * 1000;
     w->pause = w->pause * 2 > 250 ? 250 : w->pause * 2;
     if (w->start_by && next > w->start_by) next = w->start_by;
@@ -7215,20 +7240,6 @@ static void ldc_proc_down_failed(ldcorn *l, ldc_worker *w) {
     }
     ldc_proc_timer_at(l, w, w->probe_at);
     ldc_group_review(l, w->group);
-}
-
-/* A connect to it failed. */
-static void ldc_proc_event_down(ldcorn *l, ldc_worker *w) {
-    if (w->state != LDC_PROC_READY) return;
-    ldc_proc_set(l, w, LDC_PROC_DOWN);
-    ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d%s%s%s: cannot be reached", w->group->name,
-                w->index, w->foreign ? " (" : "", w->foreign ? w->addr.text : "",
-                w->foreign ? ")" : "");
-    while (w->parked) ldc_up_close(l, w->parked);
-    w->pause = 100;
-    w->probe_fails = 0;
-    w->probe_at = l->now + 100000;
-    ldc_proc_timer_at(l, w, w->probe_at);
 }
 
 static int ldc_proc_live(const ldc_worker *w) { /* inside, without those already past their time */
@@ -7482,15 +7493,8 @@ static ldc_worker *ldc_proc_new(ldcorn *l, ldc_group *g, ldc_conf *conf, const l
         w->addr = as->addr[index];
         w->started = l->now;
         w->state = LDC_PROC_STARTING;
-        w->was_ready = as->health_path == NULL;
-        w->ready_at = l->now;
-        if (w->was_ready)
-            w->state = LDC_PROC_READY; /* its first request shows; see DOWN */
-        else
-            ldc_proc_timer_at(l, w, l->now);
-    } else {
-        ldc_proc_timer_at(l, w, l->now);
     }
+    ldc_proc_timer_at(l, w, l->now);
     return w;
 }
 
@@ -7906,7 +7910,12 @@ static void ldc_reload_begin(ldcorn *l, bool keep) {
         return;
     }
     if (strcmp(r->conf->s.runtime_dir, l->conf->s.runtime_dir) != 0) {
-        ldc_reload_undo(l, "`runtime_dir` cannot change at a reload: restart ldcorn", 54);
+        ldc_text note;
+        ldc_text_init(&note, &l->mem);
+        ldc_conf_note(&note, ldc_conf_at(r->conf->globals, LDC_KEY_runtime_dir),
+                      "`runtime_dir` cannot change at a reload", "restart ldcorn");
+        ldc_reload_undo(l, note.p ? note.p : "", note.n);
+        ldc_text_free(&note);
         return;
     }
     e = ldc_reload_listen(l, r->conf, &bad);
@@ -7932,7 +7941,7 @@ static void ldc_reload_advance(ldcorn *l) {
         for (ldc_group *g = l->groups; g; g = g->next) {
             for (ldc_worker *w = g->workers; w; w = w->next)
                 all = all && (!w->candidate || w->state == LDC_PROC_READY ||
-                              (w->foreign && w->as->s.optional));
+                              (w->foreign && w->state != LDC_PROC_STARTING));
         }
         if (all) ldc_reload_switch(l);
     } else if (l->reload.again) {
@@ -8735,8 +8744,10 @@ static void ldc_turn_say_ready(ldcorn *l) {
     bool all = true;
     if (l->ready_said) return;
     for (ldc_group *g = l->groups; g; g = g->next) {
-        int wanted = ldc_proc_wanted(g->conf), ready = ldc_group_ready(g);
-        if (!g->said_ready && ready >= wanted) {
+        int wanted = ldc_proc_wanted(g->conf), ready = ldc_group_ready(g), starting = 0;
+        for (const ldc_worker *w = g->workers; w; w = w->next)
+            starting += w->state == LDC_PROC_STARTING;
+        if (!g->said_ready && (ready >= wanted || (g->conf->addrs && starting == 0))) {
             g->said_ready = true;
             ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: %d of %d ready, %.1fs", g->name, ready,
                         wanted, ldc_proc_seconds(l->now - l->began));
@@ -9524,7 +9535,7 @@ static void ldc_public_handler(int sig) {
 static const int ldc_public_signals[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGCHLD};
 
 LDCORN_DEF int ldcorn_run(ldcorn *l) {
-    struct sigaction ours, old[LDC_LEN(ldc_public_signals)], ignore, pipe_old;
+    struct sigaction ours, ignore;
     int r;
     memset(&ours, 0, sizeof ours);
     ours.sa_handler = ldc_public_handler;
@@ -9532,28 +9543,31 @@ LDCORN_DEF int ldcorn_run(ldcorn *l) {
     sigemptyset(&ours.sa_mask);
     memset(&ignore, 0, sizeof ignore);
     ignore.sa_handler = SIG_IGN;
-    sigaction(SIGPIPE, &ignore, &pipe_old);
-    if (!l->desc.no_signals) {
+    if (!l->handlers) sigaction(SIGPIPE, &ignore, &l->old[LDC_LEN(ldc_public_signals)]);
+    if (!l->desc.no_signals && !l->handlers) {
         ldc_public_signal_fd = l->signal_out;
         for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++)
-            sigaction(ldc_public_signals[i], &ours, &old[i]);
+            sigaction(ldc_public_signals[i], &ours, &l->old[i]);
         l->running = true;
         l->reap_all = getpid() == 1;
     }
+    l->handlers = true;
     do r = ldc_turn(l, -1);
     while (r > 0);
-    if (!l->desc.no_signals) {
-        for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++)
-            sigaction(ldc_public_signals[i], &old[i], NULL);
-        ldc_public_signal_fd = -1;
-    }
     l->running = false;
-    sigaction(SIGPIPE, &pipe_old, NULL);
     if (r < 0)
         ldc_log_say(&l->log, LDCORN_LOG_ERROR, "poll: %s", strerror(errno));
     else
         ldc_log_say(&l->log, LDCORN_LOG_INFO, "stopped");
     return r < 0 ? 1 : 0;
+}
+
+static void ldc_public_unhandle(ldcorn *l) {
+    if (!l->handlers) return;
+    ldc_public_signal_fd = -1;
+    for (size_t i = 0; i < LDC_LEN(ldc_public_signals) && !l->desc.no_signals; i++)
+        sigaction(ldc_public_signals[i], &l->old[i], NULL);
+    sigaction(SIGPIPE, &l->old[LDC_LEN(ldc_public_signals)], NULL);
 }
 
 static void ldc_public_close_workers(ldcorn *l) {
@@ -9616,6 +9630,7 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
     ldc_turn_bury_workers(l);
     ldc_reload_sweep(l);
     ldc_public_unlock(l);
+    if (l->handlers) ldc_public_signal_fd = -1;
     if (l->signal_out >= 0) close(l->signal_out);
     if (l->reserve >= 0) close(l->reserve);
     ldc_conf_free(l->reload.conf);
@@ -9636,6 +9651,7 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
     ldc_arena_free(&l->host);
     ldc_mem_done(&l->mem);
     mem = l->mem;
+    ldc_public_unhandle(l); /* last, so that a late signal finds a handler, not its default */
     ldc_mem_free(&mem, l, sizeof *l);
 }
 
