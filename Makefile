@@ -37,8 +37,9 @@ asan: ## tests/flow with build/ldcorn-asan: sanitizers, audit, portable paths
 real: ## tests/real: servers and clients as they are installed
 	CC='$(CC)' tests/run real
 
-soak: ## 50,000 requests, kills and reloads with build/ldcorn-asan
-	CC='$(CC)' tests/run soak
+soak: build/ldcorn-asan ## a million requests and 100,000 counted ones with build/ldcorn-asan
+	LDCORN_BIN=build/ldcorn-asan tests/soak.py --requests 1000000
+	SOAK=5 LDCORN_BIN=build/ldcorn-asan /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/flow/test_queue.py -k exact
 
 bench: build/ldcorn ## CPU per request beside nginx and HAProxy (tools/bench --list)
 	LDCORN_BIN=build/ldcorn tools/bench

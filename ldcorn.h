@@ -47,6 +47,12 @@
      or a C function of yours (`function`) that runs in a forked child; ldcorn_serve() is a small
      server for such a function.
 
+     Every key with its type, default and a line of help stands in the table LDC_KEYS (@conf);
+     `ldcorn -T FILE` prints what is in force and where it was said. Signals of ldcorn_run: TERM
+     and INT stop gracefully, a second one or QUIT at once, HUP reloads the file, USR1 reopens
+     logs. The admin address answers GET /status /requests /server /metrics /healthz /readyz and
+     POST /reload[?processes=keep] /stop. Reason words of refusals: LDC_REASONS (@log).
+
    3. A request's way, each step in the section that its name promises
          accept (@client) -> head parsed (@http) -> routed (@route) -> slot free? else queue
          (@group) -> connection reused or opened (@up) -> request sent, answer's head parsed,
@@ -6672,7 +6678,7 @@ static void ldc_proc_child_signals(void) {
     sigset_t none;
     memset(&fresh, 0, sizeof fresh);
     fresh.sa_handler = SIG_DFL;
-    for (int i = 1; i < 32; i++) sigaction(i, &fresh, NULL);
+    for (int i = 1; i < 65; i++) sigaction(i, &fresh, NULL); /* the real-time ones too */
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
