@@ -4627,9 +4627,10 @@ static void ldc_up_unpark(ldc_up *u) {
 /* Marks it dead. The end of our side is visible to the worker at once, so that a limited worker
    never has more open connections than its limit; the descriptor itself goes with the turn. */
 static void ldc_up_close(ldcorn *l, ldc_up *u) {
+    bool tunnel = u->tunnel_slot, idle;
     if (u->state == LDC_UP_DEAD) return;
     ldc_up_unpark(u);
-    if (u->tunnel_slot) {
+    if (tunnel) {
         u->tunnel_slot = false;
         u->worker->tunnels--;
     }
@@ -4644,7 +4645,8 @@ static void ldc_up_close(ldcorn *l, ldc_up *u) {
     u->prev = NULL;
     u->next = l->dead_ups;
     l->dead_ups = u;
-    if (u->worker->tunnels == 0 && u->worker->in_flight == 0) ldc_proc_idle(l, u->worker);
+    idle = u->worker->in_flight == 0 || (tunnel && u->worker->state == LDC_PROC_DRAINING);
+    if (u->worker->tunnels == 0 && idle) ldc_proc_idle(l, u->worker);
 }
 
 static void ldc_up_rearm(ldcorn *l, ldc_up *u) {
@@ -5027,6 +5029,7 @@ static bool ldc_up_upgraded(ldcorn *l, ldc_up *u) {
     u->worker->tunnels++;
     ldc_up_set(u, LDC_UP_TUNNEL);
     ldc_client_tunnel(l, e);
+    if (u->state != LDC_UP_TUNNEL) return false; /* it ended in there, its slot was given back */
     ldc_group_give(l, u, false); /* the slot moves from requests to tunnels */
     return true;
 }
@@ -5314,6 +5317,8 @@ static void ldc_up_overdue(ldcorn *l, ldc_up *u) {
         ldc_log_say(&l->log, LDCORN_LOG_WARN,
                     "%s.%d (pid %ld): stuck in a request past its time-out, restarting it",
                     w->group->name, w->index, (long)w->pid);
+        if (w->state == LDC_PROC_DRAINING) w->drain_by = w->tunnel_by = l->now;
+        if (w->state == LDC_PROC_DRAINING) ldc_proc_idle(l, w);
         ldc_proc_replace(l, w, "timeout");
     }
 }
@@ -5734,6 +5739,7 @@ static void ldc_client_answered(ldcorn *l, ldc_exchange *e) {
 
 static void ldc_client_tunnel(ldcorn *l, ldc_exchange *e) {
     ldc_client *c = e->client;
+    ldc_up *u = e->up;
     size_t used;
     ldc_client_set(l, c, LDC_CLIENT_TUNNEL);
     if (c->in.p) { /* bytes behind the request waited for the final status */
@@ -5743,9 +5749,9 @@ static void ldc_client_tunnel(ldcorn *l, ldc_exchange *e) {
             return;
         }
         ldc_buf_free(&l->mem, &c->in);
-        ldc_up_flush(l, e->up);
+        ldc_up_flush(l, u);
     }
-    if (e->up) ldc_client_update(l, c);
+    if (u->state == LDC_UP_TUNNEL) ldc_client_update(l, c); /* else it ended in there */
 }
 
 /* --- our own answers --- */

@@ -51,7 +51,22 @@ class Own(Proxy):
     def __exit__(self, kind, *more):
         if kind and self.alive():
             self.signal(signal.SIGQUIT)              # the test has failed: no graceful end
-        super().__exit__(kind, *more)
+        started = self.starts()
+        try:
+            super().__exit__(kind, *more)
+        finally:
+            left = [pid for pid in started if alive(pid) and self._ours(pid)]
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+        assert not left, 'workers are left behind: %s' % left
+
+    def _ours(self, pid):
+        """Numbers come again: is this one still what we started?"""
+        try:
+            with open('/proc/%d/environ' % pid, 'rb') as f:
+                return ('COUNTER_LOG=%s/' % self.dir).encode() in f.read()
+        except OSError:
+            return False
 
     def counted(self):
         """The lines of {dir}/counted as lists of words; the first word is a pid, as a number."""

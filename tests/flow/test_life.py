@@ -352,7 +352,7 @@ def test_a_configuration_with_an_error_is_rolled_back(broken):
 
 
 def test_a_candidate_that_is_never_ready_is_rolled_back():
-    with Own(GOOD + web('--hold-listen={dir}/go', group='start_timeout = 500ms\n'), files={'go': ''}) as p:
+    with Own(GOOD + web('--hold-listen={dir}/go', group='start_timeout = 1s\n'), files={'go': ''}) as p:
         pids, before = p.pids('good') + p.pids('web'), p.status()
         os.unlink(p.dir + '/go')
         code, _, body = p.admin('POST', '/reload')
@@ -574,3 +574,18 @@ def test_usr1_reopens_logs():
 def text(p, name):
     with open(os.path.join(p.dir, name)) as f:
         return f.read()
+
+
+def test_drain_timeout_holds_where_a_tunnel_was_open():
+    """A tunnel that outlives drain_timeout and ends then does not keep a stuck request's worker."""
+    with Own(web(group='max_req_per_worker = 4\ndrain_timeout = 300ms\nstop_timeout = 300ms\n')) as p:
+        tunnel = upgrade(p)
+        old, = p.pids()
+        stuck = p.connect().send(head('GET', '/hang'))
+        p.wait_status(lambda s: s['groups'][0]['workers'][0]['in_flight'] == 1)
+        reload(p)
+        time.sleep(0.6)                             # drain_timeout is over, the tunnel is not
+        assert alive(old)
+        tunnel.close()
+        wait_for(lambda: not alive(old))
+        stuck.close()

@@ -746,3 +746,16 @@ def test_out_of_descriptors_a_failed_socket_is_tried_again(poor):
     for c in poor.held[1:]:
         c.close()
     assert first.read_response().status == 200
+
+
+def test_a_worker_that_leaves_right_behind_its_101():
+    """Bytes that waited for the final status meet a connection that is gone."""
+    for _ in range(5):
+        with FakeWorker(unix=True) as w, Proxy(upstream_config(w.address)) as p, p.connect() as c:
+            c.send(b'GET / HTTP/1.1\r\nHost: t\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nabc')
+            conn = w.accept()
+            conn.read_head()
+            conn.send(b'HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n')
+            conn.close()
+            c.read_all()                            # the 101 may still come, then the end
+            assert p.status()['pid'] == p.pid

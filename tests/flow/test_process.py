@@ -179,7 +179,7 @@ while True:
 
 
 def test_start_timeout():
-    with Own(web('{socket}', '--hold-listen={dir}/go', group='start_timeout = 300ms\n'), wait=False).up() as p:
+    with Own(web('{socket}', '--hold-listen={dir}/go', group='start_timeout = 1s\n'), wait=False).up() as p:
         first = wait_for(p.starts)[0]
         wait_gone(first)
         wait_for(lambda: len(p.starts()) >= 2, what='another try')
