@@ -435,9 +435,8 @@ def test_own_log_json():
 @pytest.mark.parametrize('level,seen', [('error', False), ('warn', False), ('info', True), ('debug', True)])
 def test_log_level(level, seen):
     with AutoWorker() as w:
-        config = 'listen = {listen}\nadmin = {admin}\nlog_level = %s\n[web]\nroutes = *\nupstream = %s\n' % (level, w.address)
-        with Proxy(config, wait=False) as p:
-            wait_for(lambda: os.path.exists(p.dir + '/admin.sock'))
+        config = WEB + 'upstream = %s\n' % w.address
+        with Own(config, top='log_level = %s\n' % level, wait=False).up() as p:
             p.wait_status(lambda s: s['groups'][0]['workers'][0]['state'] == 'ready')
             if seen:
                 p.wait_log(r'^\S+ info ')

@@ -547,9 +547,7 @@ def test_an_upstream_that_is_away_is_not_ready():
     """Readiness is never assumed: a connection must be accepted first."""
     with FakeWorker() as w:
         address = w.address
-    config = 'listen = {listen}\nadmin = {admin}\n[web]\nroutes = *\nupstream = %s\n' % address
-    with Proxy(config, wait=False) as p:
-        wait_for(lambda: os.path.exists(p.dir + '/admin.sock'))
+    with Own('[web]\nroutes = *\nupstream = %s\n' % address, wait=False).up() as p:
         p.wait_status(lambda s: s['groups'][0]['workers'][0]['state'] == 'down')
         code, _, body = p.admin('GET', '/readyz')
         assert code == 503 and b'web' in body
@@ -707,4 +705,4 @@ def test_a_freed_slot_is_used_at_once_under_load():
             start = time.monotonic()
             clients = [p.connect().send(head('GET', '/')) for _ in range(50)]
             assert all(c.read_response().status == 200 for c in clients)
-            assert time.monotonic() - start < 50 * 0.02 * 1.5 and w.max_inside == 1
+            assert time.monotonic() - start < 50 * 0.02 * 3 and w.max_inside == 1
