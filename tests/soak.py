@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Mixed load on the real binary, while workers are killed and the configuration is reloaded.
 
-    tests/soak.py [--requests N] [--clients N] [--kills N] [--reloads N] [--seed N]
+    tests/soak.py [--requests N] [--clients N] [--kills N] [--reloads N] [--gap SECONDS] [--seed N]
 
 Afterwards: every byte was right; no request failed but those that a killed worker can explain; no
 worker ever had more inside than its limit; memory did not grow between a fifth of the run and its
@@ -12,7 +12,9 @@ import argparse, contextlib, io, os, random, re, signal, statistics, subprocess,
 import threading, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-os.environ.setdefault('ASAN_OPTIONS', 'detect_leaks=1:quarantine_size_mb=2:thread_local_quarantine_size_kb=64:malloc_context_size=12')
+# a small quarantine: what is freed and kept in it must not look like growth
+os.environ.setdefault('ASAN_OPTIONS', 'detect_leaks=1:quarantine_size_mb=2:'
+                      'thread_local_quarantine_size_kb=64:malloc_context_size=12')
 os.environ.setdefault('UBSAN_OPTIONS', 'print_stacktrace=1')
 from harness import BIN, REPO, Proxy, wait_for  # noqa: E402  (the harness copies the environment)
 
@@ -141,7 +143,7 @@ def drive(proxy, load, args):
                 if kill:
                     kills.append(kill)
                     todo.pop(0)
-            elif time.monotonic() > last_reload + 1:     # more would end old generations before they are drained
+            elif time.monotonic() > last_reload + args.gap:
                 proxy.signal(signal.SIGHUP)
                 last_reload = time.monotonic()
                 todo.pop(0)
@@ -214,10 +216,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--requests', type=int, default=50000)
     parser.add_argument('--clients', type=int, default=64)
-    parser.add_argument('--kills', type=int, default=6)
-    parser.add_argument('--reloads', type=int, default=4)
+    parser.add_argument('--kills', type=int, help='one for each 8,000 requests')
+    parser.add_argument('--reloads', type=int, help='one for each 8,000 requests')
+    parser.add_argument('--gap', type=float, default=1.0, help='least time between reloads: with a smaller one a third '
+                        'old generation may end the oldest before a slow client has its answer, and that cut counts')
     parser.add_argument('--seed', type=int, default=int(time.time()) % 100000)
     args = parser.parse_args()
+    for name in ('kills', 'reloads'):
+        if getattr(args, name) is None:
+            setattr(args, name, max(1, args.requests // 8000))
     say('soak: %s, %d requests of %d clients, seed %d' % (os.path.relpath(BIN), args.requests, args.clients, args.seed))
     shown = io.StringIO()        # the harness prints the log at the end: only a failure wants it
     with tempfile.TemporaryDirectory(prefix='ldsoak-', dir='/tmp') as dir:

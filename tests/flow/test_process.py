@@ -254,7 +254,7 @@ def test_what_an_end_leaves_behind(target, words):
             assert text in said
         line = p.wait_log(r'.*web\.0 \(pid %d\).*%s.*%s.*' % ((pid,) + words)).group(0)
         assert re.search(r'\d+(\.\d+)?\s?(ms|s)\b', line), 'its uptime is in ' + line
-        assert len(re.findall('famous last words', p.log())) >= 1
+        p.wait_log(r'^    \| famous last words$')
         p.wait_status(lambda s: p.pids())
 
 
