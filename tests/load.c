@@ -105,10 +105,8 @@ static void put_pattern(client *c, int64_t from, int64_t n) {
     c->out_len += (size_t)n;
 }
 
-/* In a late group the answers are small: between the bytes of a large one its time-out may strike
-   rightly, when the machine is busy. */
-static int64_t some_size(const client *c) {
-    int64_t dice = late(c) ? 1000 : below(1000);
+static int64_t some_size(void) {
+    int64_t dice = below(1000);
     if (dice < 4) return below(3 << 20);
     if (dice < 100) return below(100000);
     return below(2000);
@@ -130,7 +128,7 @@ static void get(client *c, const char *method, int64_t size) {
 }
 
 static void post(client *c, bool chunked) {
-    int64_t n = some_size(c) + 1, at = 0;
+    int64_t n = some_size() + 1, at = 0;
     put(c, "POST %s/sum?ms=%d HTTP/1.1\r\nHost: load\r\n%s", c->group, some_ms(c),
         one_in(10) ? "Expect: 100-continue\r\n" : "");
     if (chunked) put(c, "Transfer-Encoding: chunked\r\n\r\n");
@@ -182,9 +180,9 @@ static void fill_batch(client *c) {
     c->group = groups[below(group_n)];
     int64_t dice = below(100);
     if (dice < 50) {
-        get(c, "GET", some_size(c));
+        get(c, "GET", some_size());
     } else if (dice < 55) {
-        get(c, "HEAD", some_size(c));
+        get(c, "HEAD", some_size());
     } else if (dice < 68) {
         post(c, false);
     } else if (dice < 80) {
@@ -192,10 +190,10 @@ static void fill_batch(client *c) {
     } else if (dice < 90) {
         for (int n = 2 + (int)below(EXPECT_MAX - 1); n > 0; n--) {
             if (one_in(6)) post(c, one_in(2));
-            else get(c, one_in(8) ? "HEAD" : "GET", some_size(c));
+            else get(c, one_in(8) ? "HEAD" : "GET", some_size());
         }
     } else if (dice < 94) {
-        int64_t n = some_size(c);
+        int64_t n = some_size();
         put(c, "GET %s/b/%lld?%s HTTP/1.0\r\n\r\n", c->group, (long long)n, one_in(2) ? "chunked" : "x");
         add(c, BYTES, 200, n);
         c->http10 = true;
