@@ -7256,7 +7256,7 @@ static void ldc_proc_down_failed(ldcorn *l, ldc_worker *w) {
 
 static int ldc_proc_live(const ldc_worker *w) { /* inside, without those already past their time */
     int n = 0;
-    for (const ldc_up *u = w->ups; u; u = u->next) n += u->slot && u->by == 0;
+    for (const ldc_up *u = w->ups; u; u = u->next) n += u->slot && (u->by == 0 || u->state == LDC_UP_CONNECT);
     return n;
 }
 
