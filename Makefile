@@ -31,8 +31,8 @@ unit: ## parser, chunk decoder, routes, numbers: plain and with sanitizers
 flow: ## tests/flow with build/ldcorn
 	CC='$(CC)' tests/run flow
 
-asan: ## tests/flow with build/ldcorn-asan: sanitizers, audit, portable paths
-	CC='$(CC)' tests/run flow-asan
+asan: ## tests/flow and tests/real with build/ldcorn-asan: sanitizers, audit, portable paths
+	CC='$(CC)' tests/run flow-asan real-asan
 
 real: ## tests/real: servers and clients as they are installed
 	CC='$(CC)' tests/run real
