@@ -3752,6 +3752,7 @@ struct ldc_worker {
     uint8_t state;
     bool candidate; /* of a reload under way: takes nothing yet */
     bool replaced;  /* by reload, scale or time-out: does not come back */
+    bool held;      /* an end without an answer: it may be dying, see ldc_proc_hold */
     bool was_ready, asked, killed, respawn;
     bool foreign; /* upstream: no process */
     ldc_addr addr;
@@ -3768,7 +3769,7 @@ struct ldc_worker {
     ldc_pipe pipe[2];
     ldc_exec exec;
     ldc_sink out; /* worker_log = path */
-    uint64_t ready_at;
+    uint64_t ready_at, hold_again;
     bool slow_said;
     int probe_fails;
     char tail[LDC_TAIL];
@@ -3883,6 +3884,7 @@ static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e); /* an answer 
 static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e);
 static void ldc_proc_probe_readable(ldcorn *l, ldc_up *u);
 static void ldc_proc_event_down(ldcorn *l, ldc_worker *w); /* a connect failed */
+static void ldc_proc_hold(ldcorn *l, ldc_worker *w);               /* it may be dying */
 static void ldc_proc_probed(ldcorn *l, ldc_up *u, bool passed, const char *why);
 static void ldc_proc_idle(ldcorn *l, ldc_worker *w); /* nothing inside any more */
 static void ldc_proc_replace(ldcorn *l, ldc_worker *w, const char *why);
@@ -4390,7 +4392,7 @@ static void ldc_up_start_or_requeue(ldcorn *l, ldc_exchange *e, ldc_worker *w, b
 
 static bool ldc_group_takes(const ldc_worker *w) {
     int64_t limit = w->group->conf->s.max_req_per_worker;
-    return w->state == LDC_PROC_READY && !w->candidate && !w->replaced &&
+    return w->state == LDC_PROC_READY && !w->candidate && !w->replaced && !w->held &&
            (limit < 0 || w->in_flight < limit);
 }
 
@@ -4848,6 +4850,7 @@ static void ldc_up_failed(ldcorn *l, ldc_up *u, ldc_why why) {
     ldc_group *g = u->worker->group;
     bool untouched = e && e->req.sent == 0, answered = e && (e->first || u->line || u->in.p);
     g->errors[why == LDC_WHY_CONNECT ? LDC_ERROR_CONNECT : LDC_ERROR_RESET]++;
+    if (why == LDC_WHY_RESET && !answered) ldc_proc_hold(l, u->worker);
     if (why == LDC_WHY_CONNECT) ldc_proc_event_down(l, u->worker);
     if (e && e->client && !answered && !u->orphaned) {
         if (untouched && e->tries <= g->conf->s.retries) {
@@ -7061,7 +7064,7 @@ static void ldc_proc_start(ldcorn *l, ldc_worker *w) {
     }
     ldc_proc_set(l, w, LDC_PROC_STARTING);
     w->started = l->now;
-    w->was_ready = w->asked = w->killed = w->slow_said = false;
+    w->held = w->was_ready = w->asked = w->killed = w->slow_said = false;
     w->tail_n = 0;
     w->probe_fails = 0;
     w->pause = 10;
@@ -7225,6 +7228,7 @@ static void ldc_proc_ready(ldcorn *l, ldc_worker *w) {
     bool back = w->state == LDC_PROC_DOWN;
     ldc_proc_set(l, w, LDC_PROC_READY);
     ldc_loop_timer(l, &w->timer, 0);
+    w->held = false;
     if (!w->was_ready) w->ready_at = l->now;
     w->was_ready = true;
     w->idle_since = l->now;
@@ -7252,6 +7256,22 @@ static void ldc_proc_down_failed(ldcorn *l, ldc_worker *w) {
     }
     ldc_proc_timer_at(l, w, w->probe_at);
     ldc_group_review(l, w->group);
+}
+
+/* A process that dies loses its connections a moment before its listener and before we hear of
+   its end: what is sent to it in between is lost. So after an end without an answer it gets
+   nothing new for 10 ms; but not again within a second after that was for nothing, or a worker that
+   merely drops connections could be kept from its other work. */
+static void ldc_proc_hold(ldcorn *l, ldc_worker *w) {
+    if (w->foreign || w->state != LDC_PROC_READY || l->now < w->hold_again) return;
+    w->held = true;
+    w->hold_again = l->now + 1000000;
+    ldc_proc_timer_at(l, w, l->now + 10000);
+}
+
+static void ldc_proc_unhold(ldcorn *l, ldc_worker *w) {
+    w->held = false;
+    ldc_group_next(l, w->group);
 }
 
 static int ldc_proc_live(const ldc_worker *w) { /* inside, without those already past their time */
@@ -7372,7 +7392,7 @@ static const ldc_proc_cell ldc_proc_table[LDC_PROC_COUNT][LDC_EV_COUNT] = {
     /* STARTING */ {ldc_proc_starting_timer, ldc_proc_ready, ldc_proc_starting_failed,
                     ldc_proc_exit, ldc_proc_retire_starting, ldc_proc_nothing},
     /* READY    */
-    {ldc_proc_nothing, ldc_proc_nothing, ldc_proc_nothing, ldc_proc_exit, ldc_proc_retire_ready,
+    {ldc_proc_unhold, ldc_proc_nothing, ldc_proc_nothing, ldc_proc_exit, ldc_proc_retire_ready,
      ldc_proc_nothing},
     /* DOWN     */
     {ldc_proc_probe, ldc_proc_ready, ldc_proc_down_failed, ldc_proc_exit, ldc_proc_retire_ready,
@@ -9548,6 +9568,7 @@ static const int ldc_public_signals[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUS
 
 LDCORN_DEF int ldcorn_run(ldcorn *l) {
     struct sigaction ours, ignore;
+    sigset_t mine;
     int r;
     memset(&ours, 0, sizeof ours);
     ours.sa_handler = ldc_public_handler;
@@ -9560,6 +9581,10 @@ LDCORN_DEF int ldcorn_run(ldcorn *l) {
         ldc_public_signal_fd = l->signal_out;
         for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++)
             sigaction(ldc_public_signals[i], &ours, &l->old[i]);
+        sigemptyset(&mine); /* a parent may have left them blocked */
+        for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++)
+            sigaddset(&mine, ldc_public_signals[i]);
+        sigprocmask(SIG_UNBLOCK, &mine, NULL);
         l->running = true;
         l->reap_all = getpid() == 1;
     }
