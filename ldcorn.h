@@ -182,15 +182,18 @@ typedef struct ldcorn_group_desc {
     int64_t queue;                 /* waiting requests, default 1024; full is 503 */
     int64_t queue_timeout;         /* default 30s, or run_timeout if longer; over is 503 */
     int64_t max_body;              /* default 64M, none = no limit; over is 413 */
-    const char *balance;           /* least (default) */
-    int64_t retries;               /* default 2; only while no byte can have reached a worker */
-    const char *client_abort;      /* wait, close; default wait if limited, else close */
-    int64_t connect_timeout;       /* default 1500, 5000 for TCP upstream */
-    int64_t response_timeout;      /* default 60s, or run_timeout if set; over is 504 */
-    int64_t run_timeout;           /* whole time inside the worker, default none; over is 504 */
-    const char *on_timeout;        /* wait, restart, close; default wait if limited, else close */
-    int64_t tunnel_timeout;        /* idle upgraded connection, default 1h */
-    int64_t worker_keepalive;      /* idle worker connection, default 1s; ZERO = one request each */
+    int64_t request_buffer;        /* with a limit: body collected before a slot is taken,
+                                      default 1M, ZERO = none */
+    int64_t response_buffer;  /* with a limit: answer taken ahead of a slow client, default 1M */
+    const char *balance;      /* least (default) */
+    int64_t retries;          /* default 2; only while no byte can have reached a worker */
+    const char *client_abort; /* wait, close; default wait if limited, else close */
+    int64_t connect_timeout;  /* default 1500, 5000 for TCP upstream */
+    int64_t response_timeout; /* default 60s, or run_timeout if set; over is 504 */
+    int64_t run_timeout;      /* whole time inside the worker, default none; over is 504 */
+    const char *on_timeout;   /* wait, restart, close; default wait if limited, else close */
+    int64_t tunnel_timeout;   /* idle upgraded connection, default 1h */
+    int64_t worker_keepalive; /* idle worker connection, default 1s; ZERO = one request each */
     const char *const *health_path; /* path [host=NAME]; ready when it answers 2xx or 3xx */
     int64_t start_timeout;          /* until ready, default 5m */
     bool optional;                  /* /readyz does not wait for this group */
@@ -245,8 +248,11 @@ typedef struct ldcorn_desc {
     int64_t header_timeout;    /* ms for a whole request head, default 10s */
     int64_t body_timeout;      /* ms between body bytes, default 30s */
     int64_t send_timeout;      /* ms in which the client takes nothing, default 30s */
+    int64_t min_rate;          /* bytes per second that a client must send or take, averaged over
+                                  ten seconds, default 512, ZERO = off; else 408 or a cut */
     int64_t keepalive_timeout; /* ms of an idle client connection, default 75s */
     int64_t max_header;        /* bytes of request line and fields, default 32K, 1K .. 1M */
+    int64_t buffer_memory;     /* bytes of all request and response buffers, default 256M, >= 1M */
     const char *const *trusted_proxies; /* CIDR words or unix: whose X-Forwarded-* is believed */
     const char *log;                    /* stderr (default) or a path */
     const char *access_log;             /* off (default) stdout stderr or a path */
@@ -374,6 +380,7 @@ LDCORN_DEF const char *ldcorn_version(void);
 #include <time.h>
 #include <unistd.h>
 #if defined(__linux__)
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #endif
 
@@ -744,19 +751,35 @@ static void ldc_mem_done(ldc_mem *m) {
 static size_t ldc_buf_size(const ldc_buf *b) { return b->len - b->off; }
 static char *ldc_buf_at(const ldc_buf *b) { return b->p + b->off; }
 
+/* Doubles a buffer that no free list has room for, in place where the allocator can. */
+static bool ldc_buf_grow(ldc_mem *m, ldc_buf *b, size_t n) {
+    size_t cap = (size_t)b->cap * 2;
+    char *p;
+    while (cap - b->len < n) cap *= 2;
+    if (cap > UINT32_MAX / 2 || (p = (char *)ldc_mem_resize(m, b->p, b->cap, cap)) == NULL)
+        return false;
+    m->in_buffers += cap - b->cap;
+    b->p = p;
+    b->cap = (uint32_t)cap;
+    return true;
+}
+
 static void ldc_buf_free(ldc_mem *m, ldc_buf *b) {
     if (b->p) ldc_mem_give(m, b->p, b->cap);
     memset(b, 0, sizeof *b);
 }
 
-/* Makes room for n more bytes behind the last one. */
+/* Makes room for n more bytes behind the last one. Bytes move to the front only where at least as
+   many have gone, so that a long buffer costs each byte one move. */
 static bool ldc_buf_room(ldc_mem *m, ldc_buf *b, size_t n) {
     size_t live = ldc_buf_size(b);
     uint32_t cap = 0;
     char *p;
     if (b->p && b->cap - b->len >= n) return true;
-    if (b->p && b->cap - live >= n) {
+    if (b->p && b->cap - live >= n && b->off >= live) {
         memmove(b->p, b->p + b->off, live);
+    } else if (b->cap > ldc_mem_class_size(LDC_MEM_CLASSES - 1)) {
+        return ldc_buf_grow(m, b, n);
     } else {
         p = (char *)ldc_mem_take(m, live + n, &cap);
         if (p == NULL) return false;
@@ -938,6 +961,7 @@ static void ldc_arena_free(ldc_arena *a) {
     X(METHOD, "method", 405, "method not allowed")                                \
     X(HEADER_TIMEOUT, "header_timeout", 408, "request head took too long")        \
     X(BODY_TIMEOUT, "body_timeout", 408, "request body stalled")                  \
+    X(SLOW, "slow", 408, "request too slow")                                      \
     X(MAX_BODY, "max_body", 413, "request body too large")                        \
     X(TARGET, "target", 414, "request target too long")                           \
     X(EXPECT, "expect", 417, "expectation not supported")                         \
@@ -952,7 +976,7 @@ static void ldc_arena_free(ldc_arena *a) {
     X(TIMEOUT, "timeout", 503, "waited too long in the queue")                    \
     X(NO_WORKER, "no_worker", 503, "no worker ready")                             \
     X(STOPPING, "stopping", 503, "shutting down")                                 \
-    X(MEMORY, "memory", 503, "out of memory")                                     \
+    X(MEMORY, "memory", 503, "out of buffer memory")                              \
     X(CONNECT, "connect", 502, "worker cannot be reached")                        \
     X(RESET, "reset", 502, "worker ended the connection")                         \
     X(PROTOCOL, "protocol", 502, "worker sent an invalid answer")                 \
@@ -1134,16 +1158,18 @@ typedef enum ldc_frame {
 /* Fields that ldcorn itself looks at or writes. */
 #define LDC_FIELD_NAMES(X)                                                                        \
     X(HOST, "host")                                                                               \
-    X(CONNECTION, "connection") X(CONTENT_LENGTH, "content-length")                               \
-        X(TRANSFER_ENCODING, "transfer-encoding") X(EXPECT, "expect") X(UPGRADE, "upgrade") X(    \
-            TE, "te") X(TRAILER, "trailer") X(KEEP_ALIVE, "keep-alive")                           \
-            X(HTTP2_SETTINGS, "http2-settings") X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy") \
-                X(FORWARDED, "forwarded") X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto")   \
-                    X(XFH, "x-forwarded-host") X(REAL_IP, "x-real-ip")                            \
-                        X(REQUEST_ID, "x-request-id") X(REQUEST_START, "x-request-start")         \
-                            X(ORIGINAL_URL, "x-original-url") X(REWRITE_URL, "x-rewrite-url")     \
-                                X(VIA, "via") X(USER_AGENT, "user-agent") X(REFERER, "referer")   \
-                                    X(ORIGIN, "origin") X(AUTHORIZATION, "authorization")
+    X(CONNECTION, "connection")                                                                   \
+    X(CONTENT_LENGTH, "content-length") X(TRANSFER_ENCODING, "transfer-encoding")                 \
+        X(EXPECT, "expect") X(UPGRADE, "upgrade") X(TE, "te") X(TRAILER, "trailer")               \
+            X(KEEP_ALIVE, "keep-alive") X(HTTP2_SETTINGS, "http2-settings")                       \
+                X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy") X(FORWARDED, "forwarded")       \
+                    X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto")                         \
+                        X(XFH, "x-forwarded-host") X(REAL_IP, "x-real-ip")                        \
+                            X(REQUEST_ID, "x-request-id") X(REQUEST_START, "x-request-start")     \
+                                X(ORIGINAL_URL, "x-original-url") X(REWRITE_URL, "x-rewrite-url") \
+                                    X(VIA, "via") X(USER_AGENT, "user-agent")                     \
+                                        X(REFERER, "referer") X(ORIGIN, "origin")                 \
+                                            X(AUTHORIZATION, "authorization")
 
 #define LDC_FIELD_ENUM(name, text) LDC_FIELD_##name,
 typedef enum ldc_field_id {
@@ -1598,6 +1624,7 @@ typedef struct ldc_forward { /* what the head to a worker needs beside the reque
     uint64_t arrived; /* ms since 1970 */
     bool trusted;     /* the peer's own X-Forwarded-* count */
     bool keep;        /* ask the worker for keep-alive, else close */
+    bool collects;    /* we answer Expect ourselves */
 } ldc_forward;
 
 static void ldc_http_put(ldc_buf *b, const char *p, size_t n) {
@@ -1652,7 +1679,7 @@ static void ldc_http_strip(ldc_head *h, const ldc_forward *w) {
         if (f->id == LDC_FIELD_REQUEST_ID &&
             !(w->trusted && f == ldc_http_get(h, LDC_FIELD_REQUEST_ID)))
             f->drop = true;
-        if (f->id == LDC_FIELD_EXPECT && h->minor == 0) f->drop = true;
+        if (f->id == LDC_FIELD_EXPECT && (h->minor == 0 || w->collects)) f->drop = true;
         if (!w->trusted && ((f->id >= LDC_FIELD_FORWARDED && f->id <= LDC_FIELD_REAL_IP) ||
                             (f->id >= LDC_FIELD_REQUEST_START && f->id <= LDC_FIELD_REWRITE_URL)))
             f->drop = true;
@@ -1733,6 +1760,18 @@ static bool ldc_http_write_request(ldc_mem *m, ldc_buf *b, ldc_head *h, const ld
     return true;
 }
 
+/* The head of a chunked request whose whole body was collected: it goes by its length. */
+static bool ldc_http_relength(ldc_mem *m, ldc_buf *b, uint64_t length) {
+    static const char last[] = "Transfer-Encoding: chunked\r\n\r\n";
+    size_t n = sizeof last - 1;
+    LDCORN_ASSERT(ldc_buf_size(b) > n && memcmp(b->p + b->len - n, last, n) == 0);
+    if (!ldc_buf_room(m, b, 40)) return false;
+    b->len -= (uint32_t)n;
+    ldc_http_length(b, length);
+    ldc_http_put(b, "\r\n", 2);
+    return true;
+}
+
 /* The head that a client gets. `frame` is how the body goes out: a worker's until-close answer
    becomes chunked for an HTTP/1.1 client. */
 static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, ldc_frame frame,
@@ -1779,8 +1818,10 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     X(GLOBAL, header_timeout, DURATION, "10s", "client_header_timeout", "whole request head")   \
     X(GLOBAL, body_timeout, DURATION, "30s", "client_body_timeout", "gap between body bytes")   \
     X(GLOBAL, send_timeout, DURATION, "30s", "", "gap in which the client takes nothing")       \
+    X(GLOBAL, min_rate, SIZE, "512", "", "bytes per second of a client, over ten seconds")      \
     X(GLOBAL, keepalive_timeout, DURATION, "75s", "keepalive", "idle client connection")        \
     X(GLOBAL, max_header, SIZE, "32K", "", "request line and fields")                           \
+    X(GLOBAL, buffer_memory, SIZE, "256M", "", "all request and response buffers")              \
     X(GLOBAL, trusted_proxies, WORDS, "", "forwarded_allow_ips", "whose X-Forwarded-* counts")  \
     X(GLOBAL, log, TEXT, "stderr", "errorlog error_log", "ldcorn's own log")                    \
     X(GLOBAL, access_log, TEXT, "off", "accesslog", "a line per request")                       \
@@ -1800,6 +1841,8 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     X(GROUP, queue, INT, "1024", "maxqueue queue_size", "waiting requests")                     \
     X(GROUP, queue_timeout, DURATION, "", "timeout_queue", "longest wait")                      \
     X(GROUP, max_body, SIZE, "64M", "client_max_body_size", "request body")                     \
+    X(GROUP, request_buffer, SIZE, "1M", "client_body_buffer_size", "body kept before a slot")  \
+    X(GROUP, response_buffer, SIZE, "1M", "proxy_buffers", "answer taken ahead of the client")  \
     X(GROUP, balance, TEXT, "least", "", "which worker")                                        \
     X(GROUP, retries, INT, "2", "", "while no byte can have reached a worker")                  \
     X(GROUP, client_abort, TEXT, "", "abortonclose", "wait or close")                           \
@@ -2981,6 +3024,8 @@ static void ldc_conf_globals(ldc_reader *r) {
     ldc_conf_range(r, s, LDC_KEY_backlog, 1, 65535);
     ldc_conf_range(r, s, LDC_KEY_max_header, 1024, 1 << 20);
     ldc_conf_range(r, s, LDC_KEY_max_conns, 1, 1 << 24);
+    ldc_conf_range(r, s, LDC_KEY_buffer_memory, 1 << 20, INT64_MAX);
+    ldc_conf_range(r, s, LDC_KEY_min_rate, -1, 1 << 30);
     ldc_conf_choose(r, s, LDC_KEY_log_format, d->log_format, "text, json", "");
     ldc_conf_choose(r, s, LDC_KEY_log_level, d->log_level, "error, warn, info, debug", "");
     r->conf->listen =
@@ -3122,6 +3167,8 @@ static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ld
     ldc_conf_range(r, s, LDC_KEY_max_req_per_worker, -1, 1 << 30);
     ldc_conf_range(r, s, LDC_KEY_queue, -1, 1 << 30);
     ldc_conf_range(r, s, LDC_KEY_retries, -1, 100);
+    ldc_conf_range(r, s, LDC_KEY_request_buffer, 0, 1 << 29);
+    ldc_conf_range(r, s, LDC_KEY_response_buffer, 0, 1 << 29);
     g->s = *s->group;
     g->name = s->name;
     g->at = s->at;
@@ -3500,11 +3547,14 @@ static ldc_why ldc_route_find(const ldc_conf *c, ldc_str target, char *room,
 #define LDC_CLIENT_STATES(X)                                                        \
     X(IDLE, POLLIN, keepalive_timeout, LDC_TO(CLIENT, HEAD) | LDC_TO(CLIENT, DEAD)) \
     X(HEAD, POLLIN, header_timeout,                                                 \
+      LDC_TO(CLIENT, BODY) | LDC_TO(CLIENT, QUEUED) | LDC_TO(CLIENT, ACTIVE) |      \
+          LDC_TO(CLIENT, REPLY) | LDC_TO(CLIENT, WAIT) | LDC_TO(CLIENT, DEAD))      \
+    X(BODY, POLLIN, body_timeout and min_rate,                                      \
       LDC_TO(CLIENT, QUEUED) | LDC_TO(CLIENT, ACTIVE) | LDC_TO(CLIENT, REPLY) |     \
-          LDC_TO(CLIENT, WAIT) | LDC_TO(CLIENT, DEAD))                              \
+          LDC_TO(CLIENT, DEAD))                                                     \
     X(QUEUED, LDC_LEAVE, queue_timeout,                                             \
       LDC_TO(CLIENT, ACTIVE) | LDC_TO(CLIENT, REPLY) | LDC_TO(CLIENT, DEAD))        \
-    X(ACTIVE, LDC_BY_FLOW, body_timeout or send_timeout,                            \
+    X(ACTIVE, LDC_BY_FLOW, body_timeout send_timeout and min_rate,                  \
       LDC_TO(CLIENT, IDLE) | LDC_TO(CLIENT, QUEUED) | LDC_TO(CLIENT, REPLY) |       \
           LDC_TO(CLIENT, TUNNEL) | LDC_TO(CLIENT, LINGER) | LDC_TO(CLIENT, DEAD))   \
     X(REPLY, POLLOUT, send_timeout,                                                 \
@@ -3663,6 +3713,10 @@ typedef struct ldc_listener {
     struct ldc_listener *next;
 } ldc_listener;
 
+typedef struct ldc_client_line {
+    ldc_client *old, *young;
+} ldc_client_line;
+
 struct ldc_client {
     ldc_watch watch;
     ldc_timer timer;
@@ -3678,9 +3732,18 @@ struct ldc_client {
     size_t line;                 /* where the head's line under way begins */
     ldc_exchange *exchange;
     ldc_client *next, **prev;  /* of all */
-    ldc_client *older, *newer; /* of the idle ones, oldest first */
+    ldc_client *older, *newer; /* of the idle ones or of the unfinished heads, oldest first */
+    uint32_t head_bytes;       /* its part of the heads' memory; not 0: it is in their line */
     ldc_client *next_runnable;
 };
+
+/* What a client owes one way: the next bytes within a gap, and a rate over ten seconds. */
+typedef struct ldc_pace {
+    uint64_t gap, from; /* since when; 0: it owes nothing now */
+    uint64_t bytes;     /* since `from` */
+    int64_t queue;      /* in the kernel's hands at `from` */
+    int64_t taken;      /* by the peer when it was last looked at */
+} ldc_pace;
 
 struct ldc_exchange {             /* one request, from its head to its log line */
     ldc_exchange *next, **prev;   /* of all */
@@ -3690,10 +3753,14 @@ struct ldc_exchange {             /* one request, from its head to its log line 
     ldc_group *group;
     ldc_conf *conf; /* under which its head was parsed */
     ldc_flow req, res;
-    uint64_t received, arrived, queued, started, connected, sent, first; /* microseconds, 0: not yet */
-    uint64_t answered;                                         /* the worker's part was over */
-    uint64_t wall;                                             /* ms since 1970, at arrival */
-    uint64_t queue_by;                                         /* deadline of the wait */
+    uint64_t received, arrived, queued, started, connected, sent,
+        first;         /* microseconds, 0: not yet */
+    uint64_t answered; /* the worker's part was over */
+    uint64_t wall;     /* ms since 1970, at arrival */
+    uint64_t queue_by; /* deadline of the wait */
+    uint64_t collect;  /* bytes of body to collect before the line, 0: none */
+    uint64_t held;     /* of buffer_memory */
+    ldc_pace in, out;
     ldc_why why;
     int status;
     int tries, interim;
@@ -3702,6 +3769,7 @@ struct ldc_exchange {             /* one request, from its head to its log line 
     char id[33];
     char address[INET6_ADDRSTRLEN]; /* of the client, as trusted */
     bool waiting;                   /* in the queue */
+    bool collecting, memory;        /* its body is collected; it waits for memory to do so */
     bool http10, head_only, keep, safe, upgrade, expects;
     bool replayed, fresh, got_head, logged;
 };
@@ -3800,8 +3868,10 @@ struct ldc_group {
     bool removed, hidden;  /* hidden: of a reload under way */
     bool starting;         /* ldc_group_next is at work */
     ldc_worker *workers;
-    ldc_exchange *head, *tail; /* the queue, oldest first */
+    ldc_exchange *head, *tail;     /* the queue, oldest first */
+    ldc_exchange *lack, *lack_end; /* who waits for buffer memory, oldest first */
     int queued;
+    uint64_t held; /* of buffer_memory */
     int orphans;
     uint64_t mean;        /* service time, microseconds, moving by 1/8 */
     uint64_t requests[6]; /* by class of status */
@@ -3838,7 +3908,9 @@ struct ldcorn {
     ldc_conf *conf;
     ldc_group *groups;
     ldc_listener *listeners;
-    ldc_client *clients, *idle_old, *idle_new, *runnable, **runnable_end;
+    ldc_client *clients, *runnable, **runnable_end;
+    ldc_client_line idle, heads; /* keep-alive clients; clients with part of a head */
+    uint64_t heads_bytes;
     ldc_exchange *exchanges;
     ldc_client *dead_clients;
     ldc_up *dead_ups;
@@ -3861,15 +3933,16 @@ struct ldcorn {
     bool untrusted_said, refused; /* refused: a group has something to report */
     bool paused, ready_said, running, reap_all, child_noted, made_dir, lean;
     uint64_t accepted, bytes_in, bytes_out, id_seed, id_next, refusals_at;
-    bool handlers;         /* of ldcorn_run, until ldcorn_close */
+    bool handlers;           /* of ldcorn_run, until ldcorn_close */
     struct sigaction old[7]; /* what stood there before, SIGPIPE last */
-    struct rlimit files; /* the limit that workers get back */
-    ldc_text warned;     /* what the first reading warned of */
-    ldc_sink err, out;   /* of workers, where our own logs go elsewhere */
-    uint32_t serial;     /* of worker sockets */
+    struct rlimit files;     /* the limit that workers get back */
+    ldc_text warned;         /* what the first reading warned of */
+    ldc_sink err, out;       /* of workers, where our own logs go elsewhere */
+    uint32_t serial;         /* of worker sockets */
     ldc_worker *gone;
     uint64_t retry_at; /* when starved groups try again */
     bool upset;        /* some worker changed state: look at reload, readiness, stop */
+    bool freed;        /* buffer memory was given back: look at who waits for it */
 };
 
 /* Back-calls: an event travels down to where it belongs, its consequence upward again. */
@@ -3884,7 +3957,7 @@ static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e); /* an answer 
 static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e);
 static void ldc_proc_probe_readable(ldcorn *l, ldc_up *u);
 static void ldc_proc_event_down(ldcorn *l, ldc_worker *w); /* a connect failed */
-static void ldc_proc_hold(ldcorn *l, ldc_worker *w);               /* it may be dying */
+static void ldc_proc_hold(ldcorn *l, ldc_worker *w);       /* it may be dying */
 static void ldc_proc_probed(ldcorn *l, ldc_up *u, bool passed, const char *why);
 static void ldc_proc_idle(ldcorn *l, ldc_worker *w); /* nothing inside any more */
 static void ldc_proc_replace(ldcorn *l, ldc_worker *w, const char *why);
@@ -3922,8 +3995,9 @@ static int ldc_net_socket(int family) {
 static int ldc_net_accept(int listener, struct sockaddr_storage *from, socklen_t *n) {
     int fd;
     *n = sizeof *from;
-#if defined(SOCK_CLOEXEC) && defined(SCM_CREDENTIALS) && defined(__linux__) &&                        \
-    !defined(LDCORN_PORTABLE) /* both libcs show accept4 exactly where they show SCM_CREDENTIALS */
+#if defined(SOCK_CLOEXEC) && defined(SCM_CREDENTIALS) && defined(__linux__) && \
+    !defined(                                                                  \
+        LDCORN_PORTABLE) /* both libcs show accept4 exactly where they show SCM_CREDENTIALS */
     fd = accept4(listener, (struct sockaddr *)from, n, SOCK_CLOEXEC | SOCK_NONBLOCK);
 #else
     fd = accept(listener, (struct sockaddr *)from, n);
@@ -3986,6 +4060,16 @@ static int ldc_net_listen(const ldc_addr *a, int backlog) {
     e = errno;
     close(fd);
     errno = e;
+    return -1;
+}
+
+/* Bytes that the kernel keeps because the peer did not take them, -1 where nobody tells. */
+static int64_t ldc_net_unsent(int fd) {
+#if defined(TIOCOUTQ) && defined(__linux__) && !defined(LDCORN_PORTABLE)
+    int n;
+    if (ioctl(fd, TIOCOUTQ, &n) == 0) return n;
+#endif
+    (void)fd;
     return -1;
 }
 
@@ -4440,6 +4524,76 @@ static bool ldc_group_hope(const ldc_group *g, uint64_t by) {
     return false;
 }
 
+/* --- buffer_memory: an eighth is for heads (@client), half is divided among the groups as their
+   guarantee, the rest goes to whoever comes first. A client's part is reserved before it is
+   read, so no client and no group can use up another's. --- */
+
+static uint64_t ldc_group_guarantee(const ldcorn *l) {
+    return (uint64_t)l->conf->s.buffer_memory / 2 /
+           (uint64_t)(l->conf->groups ? l->conf->groups : 1);
+}
+
+static uint64_t ldc_group_shared(const ldcorn *l) {
+    return (uint64_t)l->conf->s.buffer_memory / 8 * 3;
+}
+
+/* Sets what `e` holds to n bytes. False: there is not that much, nothing has changed. */
+static bool ldc_group_hold(ldcorn *l, ldc_exchange *e, uint64_t n) {
+    uint64_t own = ldc_group_guarantee(l), shared = 0;
+    ldc_group *g = e->group;
+    if (n > e->held) {
+        uint64_t more = g->held - e->held + n;
+        for (const ldc_group *o = l->groups; o; o = o->next)
+            if (o != g && o->held > own) shared += o->held - own;
+        if (more > own && shared + more - own > ldc_group_shared(l)) return false;
+    } else if (n < e->held) {
+        l->freed = true;
+    }
+    g->held = g->held - e->held + n;
+    e->held = n;
+    return true;
+}
+
+/* Gives back what is not needed any more: bytes that wait, beyond what anybody may have. */
+static void ldc_group_settle(ldcorn *l, ldc_exchange *e) {
+    size_t body = e->collect && !e->sent ? ldc_buf_size(&e->req.buf) : 0;
+    size_t answer = ldc_relay_waiting(&e->res);
+    uint64_t need = body + (answer > LDC_AHEAD ? answer : 0);
+    if (need < e->held) ldc_group_hold(l, e, need);
+}
+
+static void ldc_group_lack(ldc_exchange *e) { /* in line for memory */
+    ldc_group *g = e->group;
+    e->memory = true;
+    e->behind = NULL;
+    e->ahead = g->lack_end;
+    *(g->lack_end ? &g->lack_end->behind : &g->lack) = e;
+    g->lack_end = e;
+}
+
+static void ldc_group_unlack(ldc_exchange *e) {
+    ldc_group *g = e->group;
+    if (!e->memory) return;
+    *(e->ahead ? &e->ahead->behind : &g->lack) = e->behind;
+    *(e->behind ? &e->behind->ahead : &g->lack_end) = e->ahead;
+    e->ahead = e->behind = NULL;
+    e->memory = false;
+}
+
+/* The longest waiter whose reservation succeeds now, NULL if there is none. */
+static ldc_exchange *ldc_group_fed(ldcorn *l) {
+    ldc_exchange *best = NULL;
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        ldc_exchange *e = g->lack;
+        if (e == NULL || (best && best->queued <= e->queued)) continue;
+        if (!ldc_group_hold(l, e, e->collect)) continue;
+        if (best) ldc_group_hold(l, best, 0);
+        best = e;
+    }
+    if (best) ldc_group_unlack(best);
+    return best;
+}
+
 static void ldc_group_take(ldc_up *u) {
     LDCORN_ASSERT(!u->slot && ldc_group_takes(u->worker));
     u->slot = true;
@@ -4539,20 +4693,26 @@ static void ldc_group_refused(ldcorn *l, ldc_group *g, ldc_why why) {
     l->refused = true;
 }
 
-/* Into a worker, or in line, or refused. All that needs only the head was checked before. */
-static void ldc_group_submit(ldcorn *l, ldc_exchange *e) {
+/* What the group says to a request before any of its body is asked for, and again when it comes
+   in line. */
+static ldc_why ldc_group_admits(ldcorn *l, ldc_exchange *e) {
     ldc_group *g = e->group;
-    ldc_worker *w;
-    bool starved = false;
     e->queued = l->now;
     e->queue_by = ldc_loop_after(l, g->conf->s.queue_timeout);
-    if (!ldc_group_hope(g, e->queue_by)) {
-        ldc_client_refuse(l, e, LDC_WHY_NO_WORKER);
-        return;
-    }
-    if (g->queued >= g->conf->s.queue &&
-        (g->head || ldc_group_choose(g) == NULL)) { /* queue = 0 refuses at once */
-        ldc_client_refuse(l, e, LDC_WHY_FULL);
+    if (!ldc_group_hope(g, e->queue_by)) return LDC_WHY_NO_WORKER;
+    if (g->queued >= g->conf->s.queue && (g->head || ldc_group_choose(g) == NULL))
+        return LDC_WHY_FULL; /* queue = 0 refuses at once */
+    return LDC_WHY_NONE;
+}
+
+/* Into a worker, or in line, or refused. */
+static void ldc_group_submit(ldcorn *l, ldc_exchange *e) {
+    ldc_group *g = e->group;
+    ldc_why why = ldc_group_admits(l, e);
+    ldc_worker *w;
+    bool starved = false;
+    if (why) {
+        ldc_client_refuse(l, e, why);
         return;
     }
     if (g->head == NULL && (w = ldc_group_choose(g)) != NULL) {
@@ -4669,12 +4829,27 @@ static void ldc_up_rearm(ldcorn *l, ldc_up *u) {
     ldc_loop_timer(l, &u->timer, due);
 }
 
+/* May more be read ahead of the client? 64K always; in a limited group up to response_buffer as
+   far as memory goes, so that the slot is free early, and then not before half of it has gone. */
+static bool ldc_up_room(ldcorn *l, const ldc_up *u) {
+    ldc_exchange *e = u->exchange;
+    size_t waiting = ldc_relay_waiting(&e->res);
+    uint64_t most = (uint64_t)e->group->conf->s.response_buffer, body;
+    if (waiting < LDC_AHEAD) return true;
+    if (!e->group->conf->limited || u->state != LDC_UP_BUSY || waiting + LDC_SCRATCH > most)
+        return false;
+    if (!u->reading && waiting > most / 2) return false;
+    body = e->collect && !e->sent ? ldc_buf_size(&e->req.buf) : 0;
+    if (body + waiting + LDC_SCRATCH <= e->held) return true;
+    return ldc_group_hold(l, e, body + waiting + LDC_SCRATCH);
+}
+
 static void ldc_up_update(ldcorn *l, ldc_up *u) {
     ldc_exchange *e = u->exchange;
     bool reading = true;
     short want = 0;
     if (u->state == LDC_UP_DEAD) return;
-    if (e && !e->res.discard) reading = ldc_relay_waiting(&e->res) < LDC_AHEAD;
+    if (e && !e->res.discard) reading = ldc_up_room(l, u);
     if (u->state == LDC_UP_CONNECT)
         want = u->connected ? POLLOUT : 0;
     else if (reading && !(u->state == LDC_UP_TUNNEL && e && e->res.end))
@@ -4882,6 +5057,7 @@ static void ldc_up_orphan(ldcorn *l, ldc_up *u, ldc_why why) {
     e->group->orphans++;
     u->orphaned = why;
     ldc_buf_free(&l->mem, &e->res.buf);
+    ldc_group_settle(l, e);
     if (u->state == LDC_UP_CONNECT) { /* nothing was sent */
         ldc_up_release(l, u);
         ldc_up_close(l, u);
@@ -5033,7 +5209,7 @@ static bool ldc_up_upgraded(ldcorn *l, ldc_up *u) {
     ldc_up_set(u, LDC_UP_TUNNEL);
     ldc_client_tunnel(l, e);
     if (u->state != LDC_UP_TUNNEL) return false; /* it ended in there, its slot was given back */
-    ldc_group_give(l, u, false); /* the slot moves from requests to tunnels */
+    ldc_group_give(l, u, false);                 /* the slot moves from requests to tunnels */
     return true;
 }
 
@@ -5211,6 +5387,7 @@ static void ldc_up_flush(ldcorn *l, ldc_up *u) {
     }
     if (e->req.end && e->sent == 0 && ldc_relay_waiting(&e->req) == 0) {
         e->sent = u->gap = l->now;
+        if (e->held) ldc_group_settle(l, e);
     }
     if (u->state == LDC_UP_TUNNEL && e->req.end && !e->req.shut &&
         ldc_relay_waiting(&e->req) == 0) {
@@ -5288,6 +5465,7 @@ static void ldc_up_late(ldcorn *l, ldc_up *u, ldc_why why) {
         e->group->orphans++;
         e->res.discard = true;
         ldc_buf_free(&l->mem, &e->res.buf);
+        ldc_group_settle(l, e);
         if (answer) ldc_client_refuse(l, answer, why);
     }
     if (g->on_timeout == LDC_CLOSE) {
@@ -5370,34 +5548,37 @@ static void ldc_client_pause(ldcorn *l, bool pause) {
     }
 }
 
-static void ldc_client_unidle(ldcorn *l, ldc_client *c) {
-    if (c->state != LDC_CLIENT_IDLE || c->admin) return;
-    if (c->older)
-        c->older->newer = c->newer;
-    else
-        l->idle_old = c->newer;
-    if (c->newer)
-        c->newer->older = c->older;
-    else
-        l->idle_new = c->older;
+static ldc_client_line *ldc_client_line_of(ldcorn *l, const ldc_client *c) {
+    if (c->state == LDC_CLIENT_IDLE && !c->admin) return &l->idle;
+    return c->state == LDC_CLIENT_HEAD && c->head_bytes ? &l->heads : NULL;
+}
+
+static void ldc_client_line_add(ldc_client_line *line, ldc_client *c) {
+    c->older = line->young;
+    *(line->young ? &line->young->newer : &line->old) = c;
+    line->young = c;
+}
+
+static void ldc_client_unline(ldcorn *l, ldc_client *c) {
+    ldc_client_line *line = ldc_client_line_of(l, c);
+    if (line == NULL) return;
+    *(c->older ? &c->older->newer : &line->old) = c->newer;
+    *(c->newer ? &c->newer->older : &line->young) = c->older;
     c->older = c->newer = NULL;
+    l->heads_bytes -= c->head_bytes;
+    c->head_bytes = 0;
 }
 
 static void ldc_client_set(ldcorn *l, ldc_client *c, ldc_client_state to) {
     LDCORN_ASSERT(c->state == to || (ldc_client_rows[c->state].next & (1u << to)));
     if (c->state == to) return;
-    ldc_client_unidle(l, c);
+    ldc_client_unline(l, c);
     c->state = (uint8_t)to;
     c->since = l->now;
     ldc_loop_progress(&c->watch);
     if (to != LDC_CLIENT_IDLE || c->admin) return; /* an admin connection never makes room */
     if (l->paused) ldc_client_pause(l, false);     /* this one can, for a new client */
-    c->older = l->idle_new;
-    if (l->idle_new)
-        l->idle_new->newer = c;
-    else
-        l->idle_old = c;
-    l->idle_new = c;
+    ldc_client_line_add(&l->idle, c);
 }
 
 /* --- exchanges --- */
@@ -5425,6 +5606,7 @@ static ldc_exchange *ldc_client_exchange(ldcorn *l, ldc_client *c) {
 }
 
 static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e) {
+    if (e->held) ldc_group_hold(l, e, 0);
     ldc_relay_free(l, &e->req);
     ldc_relay_free(l, &e->res);
     ldc_conf_free(e->conf);
@@ -5589,6 +5771,7 @@ static void ldc_client_leave_exchange(ldcorn *l, ldc_client *c, ldc_why why) {
     if (e == NULL) return;
     c->exchange = NULL;
     if (e->waiting) ldc_group_pop(e);
+    ldc_group_unlack(e);
     u = e->up;
     if (!e->logged) {
         if (e->why == LDC_WHY_NONE) e->why = why;
@@ -5626,6 +5809,7 @@ static void ldc_client_cut(ldcorn *l, ldc_client *c, ldc_why why) {
         setsockopt(c->watch.fd, SOL_SOCKET, SO_LINGER, &off, sizeof off);
     }
     if (e) e->why = why;
+    if (e && e->group && why == LDC_WHY_SLOW) ldc_group_refused(l, e->group, why);
     ldc_client_end(l, c, why);
 }
 
@@ -5694,12 +5878,85 @@ static void ldc_client_update_tunnel(ldcorn *l, ldc_client *c, ldc_exchange *e) 
 
 static bool ldc_client_feed(ldcorn *l, ldc_client *c);
 
+enum { LDC_PACE_WINDOW = 10000000, LDC_PACE_ASK = -2 }; /* microseconds; not asked yet */
+
+static void ldc_client_owes(ldcorn *l, ldc_pace *p, bool owes, bool out) {
+    if (!owes) {
+        p->gap = 0;
+    } else if (p->gap == 0) {
+        p->gap = p->from = l->now;
+        p->bytes = 0;
+        p->taken = 0;
+        p->queue = out ? LDC_PACE_ASK : -1;
+    }
+}
+
+static void ldc_client_moved(ldcorn *l, ldc_pace *p, size_t n) {
+    if (p->gap) p->gap = l->now;
+    p->bytes += n;
+}
+
+/* The earlier of `due` and the next time to look at this pace; 0 is never. */
+static uint64_t ldc_client_pace_due(const ldcorn *l, const ldc_pace *p, int64_t gap, uint64_t due) {
+    uint64_t t;
+    if (p->gap == 0) return due;
+    t = gap >= 0 ? p->gap + (uint64_t)gap * (p->queue == LDC_PACE_ASK ? 250 : 1000) : 0;
+    if (l->conf->s.min_rate > 0 && (t == 0 || p->from + LDC_PACE_WINDOW < t))
+        t = p->from + LDC_PACE_WINDOW;
+    return due == 0 || (t && t < due) ? t : due;
+}
+
+/* Is it too slow? What the kernel holds for the client it has not taken: `out` is the descriptor
+   to ask, -1 for the other direction. */
+static ldc_why ldc_client_pace(ldcorn *l, ldc_pace *p, int64_t gap, int out, ldc_why late) {
+    int64_t rate = l->conf->s.min_rate, queue, taken;
+    if (p->gap == 0) return LDC_WHY_NONE;
+    queue = out >= 0 ? ldc_net_unsent(out) : -1;
+    if (p->queue == LDC_PACE_ASK) {
+        p->queue = queue;
+        p->from = l->now;
+        p->bytes = 0;
+    }
+    taken = (int64_t)p->bytes;
+    if (queue >= 0 && p->queue >= 0) taken += p->queue - queue;
+    if (queue >= 0 && p->queue >= 0 && taken > p->taken) p->gap = l->now;
+    p->taken = taken;
+    if (gap >= 0 && p->gap + (uint64_t)gap * 1000 <= l->now) return late;
+    if (rate <= 0 || p->from + LDC_PACE_WINDOW > l->now) return LDC_WHY_NONE;
+    if (taken < rate * (LDC_PACE_WINDOW / 1000000)) return LDC_WHY_SLOW;
+    p->from = l->now;
+    p->bytes = 0;
+    p->taken = 0;
+    p->queue = queue;
+    return LDC_WHY_NONE;
+}
+
+/* While its body is collected, or waits for memory to be collected into. */
+static void ldc_client_update_body(ldcorn *l, ldc_client *c, ldc_exchange *e) {
+    short want = ldc_client_leave;
+    uint64_t due = e->queue_by;
+    ldc_client_set(l, c, LDC_CLIENT_BODY);
+    ldc_client_owes(l, &e->in, !e->memory, false);
+    if (e->memory) {
+        if (!LDC_LEAVE && ldc_buf_size(&c->in) >= LDC_PIPELINE) want = 0;
+    } else {
+        want = ldc_relay_waiting(&e->res) ? POLLIN | POLLOUT : POLLIN;
+        due = ldc_client_pace_due(l, &e->in, e->conf->s.body_timeout, 0);
+    }
+    ldc_loop_want(l, &c->watch, want);
+    ldc_loop_timer(l, &c->timer, due);
+}
+
 static void ldc_client_update(ldcorn *l, ldc_client *c) {
     ldc_exchange *e = c ? c->exchange : NULL;
     const ldcorn_desc *s;
-    uint64_t due = 0;
     short want = 0;
+    bool reads;
     if (e == NULL || c->state == LDC_CLIENT_DEAD) return;
+    if (e->collecting) {
+        ldc_client_update_body(l, c, e);
+        return;
+    }
     if (e->waiting) {
         ldc_client_set(l, c, LDC_CLIENT_QUEUED);
         ldc_loop_want(l, &c->watch,
@@ -5711,25 +5968,25 @@ static void ldc_client_update(ldcorn *l, ldc_client *c) {
         ldc_client_update_tunnel(l, c, e);
         return;
     }
-    if (c->state == LDC_CLIENT_HEAD || c->state == LDC_CLIENT_QUEUED)
+    if (c->state == LDC_CLIENT_HEAD || c->state == LDC_CLIENT_BODY || c->state == LDC_CLIENT_QUEUED)
         ldc_client_set(l, c, LDC_CLIENT_ACTIVE);
     if (c->state != LDC_CLIENT_ACTIVE) return;
     if (c->in.p && !e->req.end && ldc_relay_waiting(&e->req) < LDC_AHEAD && !ldc_client_feed(l, c))
         return;
     s = &e->conf->s;
-    if (ldc_relay_waiting(&e->res)) {
-        want = POLLOUT;
-        due = ldc_loop_after(l, s->send_timeout);
-    }
-    if (e->up && !e->req.end && !e->req.discard && ldc_relay_waiting(&e->req) < LDC_AHEAD) {
+    reads = e->up && !e->req.end && !e->req.discard && ldc_relay_waiting(&e->req) < LDC_AHEAD;
+    if (ldc_relay_waiting(&e->res)) want = POLLOUT;
+    if (reads)
         want = (short)(want | POLLIN);
-        if (due == 0) due = ldc_loop_after(l, s->body_timeout);
-    } else if (e->up && e->group->conf->client_abort == LDC_CLOSE && !c->eof &&
-               (LDC_LEAVE || ldc_buf_size(&c->in) < LDC_PIPELINE)) {
+    else if (e->up && e->group->conf->client_abort == LDC_CLOSE && !c->eof &&
+             (LDC_LEAVE || ldc_buf_size(&c->in) < LDC_PIPELINE))
         want = (short)(want | ldc_client_leave);
-    }
+    ldc_client_owes(l, &e->in, reads, false);
+    ldc_client_owes(l, &e->out, ldc_relay_waiting(&e->res) > 0, true);
     ldc_loop_want(l, &c->watch, want);
-    ldc_loop_timer(l, &c->timer, due);
+    ldc_loop_timer(l, &c->timer,
+                   ldc_client_pace_due(l, &e->in, s->body_timeout,
+                                       ldc_client_pace_due(l, &e->out, s->send_timeout, 0)));
     if (e->up) ldc_up_update(l, e->up);
 }
 
@@ -5767,7 +6024,8 @@ static void ldc_client_flush(ldcorn *l, ldc_client *c) {
         return;
     }
     if (w > 0) {
-        c->since = l->now;
+        ldc_client_moved(l, &e->out, (size_t)w);
+        if (e->held) ldc_group_settle(l, e);
         ldc_loop_progress(&c->watch);
     }
     if (c->state == LDC_CLIENT_REPLY || (e->up == NULL && e->res.end)) {
@@ -5816,6 +6074,7 @@ static const char *ldc_client_phrase(int status) {
 static void ldc_client_reply(ldcorn *l, ldc_exchange *e, int status, const char *type,
                              const char *extra, ldc_str body) {
     ldc_client *c = e->client;
+    ldc_buf interim;
     ldc_text t;
     bool ok;
     if (!e->req.end || e->conf->s.keepalive_timeout == 0) e->keep = false;
@@ -5831,7 +6090,10 @@ static void ldc_client_reply(ldcorn *l, ldc_exchange *e, int status, const char 
         ldc_text_add(&t, "Connection: keep-alive\r\n");
     ldc_text_add(&t, "\r\n");
     if (!e->head_only) ldc_text_put(&t, body.p, body.n);
+    interim = e->res.buf; /* part of a 1xx: our answer stands behind it */
+    if (!e->got_head) memset(&e->res.buf, 0, sizeof e->res.buf);
     ldc_relay_free(l, &e->res);
+    if (!e->got_head) e->res.buf = interim;
     e->res.bytes = e->head_only ? 0 : body.n;
     e->res.end = true;
     ok = !t.failed && ldc_buf_add(&l->mem, &e->res.buf, t.p, t.n);
@@ -5848,6 +6110,8 @@ static void ldc_client_refuse(ldcorn *l, ldc_exchange *e, ldc_why why) {
     const ldc_reason *r = &ldc_log_reasons[why];
     char body[160], extra[64] = "";
     if (e->waiting) ldc_group_pop(e);
+    ldc_group_unlack(e);
+    e->collecting = false;
     if (e->group) ldc_group_refused(l, e->group, why);
     e->why = why;
     if ((r->status >= 400 && r->status < 500 && why != LDC_WHY_ROUTE && why != LDC_WHY_DENIED &&
@@ -5963,18 +6227,28 @@ static bool ldc_client_prepare(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_he
     w.id = ldc_util_z(e->id);
     w.arrived = e->wall;
     w.keep = true;
+    w.collects = e->collect != 0;
     return ldc_http_write_request(&l->mem, &e->req.head, h, &w, ldc_util_z(c->peer));
 }
 
 /* --- a request --- */
 
 static void ldc_admin_request(ldcorn *l, ldc_exchange *e, const ldc_head *h);
+static ptrdiff_t ldc_client_body(ldcorn *l, ldc_client *c, char *p, size_t n, int fd);
 
 static ldc_group *ldc_client_group(ldcorn *l, const ldc_conf *conf, int index) {
     for (ldc_group *g = l->groups; g; g = g->next) {
         if (!g->hidden && strcmp(g->name, conf->group[index].name) == 0) return g;
     }
     return NULL;
+}
+
+/* How much of the body is collected before the line: never more than the group can reserve. */
+static uint64_t ldc_client_collects(const ldcorn *l, const ldc_exchange *e) {
+    uint64_t most = (uint64_t)e->group->conf->s.request_buffer;
+    uint64_t all = ldc_group_guarantee(l) + ldc_group_shared(l);
+    if (e->req.in == LDC_FRAME_LENGTH && e->req.left < most) most = e->req.left;
+    return most < all ? most : all;
 }
 
 /* What the head alone decides, before anything of the body is asked for. */
@@ -5988,6 +6262,7 @@ static ldc_why ldc_client_check(ldcorn *l, ldc_exchange *e, ldc_head *h) {
     most = e->group->conf->s.max_body;
     if (most >= 0 && h->frame == LDC_FRAME_LENGTH && h->length > (uint64_t)most)
         return LDC_WHY_MAX_BODY;
+    if (e->group->conf->limited && !e->req.end) e->collect = ldc_client_collects(l, e);
     return LDC_WHY_NONE;
 }
 
@@ -6005,6 +6280,94 @@ static void ldc_client_body_framing(ldc_exchange *e, ldc_head *h) {
 static void ldc_client_keep(ldcorn *l, ldc_client *c, const char *p, size_t n) {
     if (c->state == LDC_CLIENT_DEAD || c->state == LDC_CLIENT_LINGER || n == 0) return;
     if (!ldc_buf_add(&l->mem, &c->in, p, n)) ldc_client_end(l, c, LDC_WHY_MEMORY);
+}
+
+/* --- a body that is collected before a slot is taken: a slow upload never occupies a worker --- */
+
+/* The moment of arrival, in the head too. */
+static void ldc_client_stamp(ldcorn *l, ldc_exchange *e) {
+    ldc_str was = ldc_client_field(e, "X-Request-Start");
+    char digits[20];
+    size_t n = ldc_util_decimal(e->wall, digits);
+    if (was.n != n + 2 || memcmp(was.p + 2, digits, n) != 0) return; /* a trusted peer's */
+    if (ldc_util_decimal(l->wall, digits) == n)
+        memcpy(e->req.head.p + (was.p + 2 - e->req.head.p), digits, n);
+    e->arrived = l->now;
+    e->wall = l->wall;
+}
+
+/* A whole body goes by its length. Of a longer chunked one, the part that is here becomes the
+   first chunk, its size standing behind the head. */
+static bool ldc_client_reframe(ldcorn *l, ldc_exchange *e) {
+    char size[20];
+    size_t digits;
+    if (e->req.in != LDC_FRAME_CHUNKED) return true;
+    if (e->req.end) return ldc_http_relength(&l->mem, &e->req.head, e->req.bytes);
+    e->req.out = LDC_FRAME_CHUNKED;
+    digits = ldc_util_hexadecimal(ldc_buf_size(&e->req.buf), size);
+    memcpy(size + digits, "\r\n", 2);
+    return ldc_buf_add(&l->mem, &e->req.head, size, digits + 2) &&
+           ldc_buf_add(&l->mem, &e->req.buf, "\r\n", 2);
+}
+
+static void ldc_client_collected(ldcorn *l, ldc_client *c) {
+    ldc_exchange *e = c->exchange;
+    if (!e->req.end && ldc_buf_size(&e->req.buf) < e->collect) {
+        ldc_client_update(l, c);
+        return;
+    }
+    e->collecting = false;
+    if (!ldc_client_reframe(l, e)) {
+        ldc_client_end(l, c, LDC_WHY_MEMORY);
+        return;
+    }
+    ldc_client_stamp(l, e);
+    ldc_group_settle(l, e);
+    ldc_group_submit(l, e);
+}
+
+/* Memory is reserved: the body may come (RFC 9110 10.1.1). */
+static void ldc_client_collect_now(ldcorn *l, ldc_client *c, ldc_exchange *e) {
+    static const char go[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    if (e->expects && c->in.p == NULL) {
+        if (!ldc_buf_add(&l->mem, &e->res.buf, go, sizeof go - 1) ||
+            ldc_relay_flush(l, &e->res, c->watch.fd) < 0) {
+            ldc_client_dead(l, c);
+            return;
+        }
+    }
+    if (c->in.p && !ldc_client_feed(l, c)) return;
+    ldc_client_collected(l, c);
+}
+
+static void ldc_client_collect(ldcorn *l, ldc_client *c, ldc_exchange *e) {
+    ldc_why why = ldc_group_admits(l, e);
+    if (why) {
+        ldc_client_refuse(l, e, why);
+        return;
+    }
+    e->req.out = LDC_FRAME_LENGTH; /* kept decoded until it is known how it goes on */
+    e->collecting = true;
+    if (e->group->lack == NULL && ldc_group_hold(l, e, e->collect)) {
+        ldc_client_collect_now(l, c, e);
+        return;
+    }
+    ldc_group_lack(e);
+    ldc_client_update(l, c);
+}
+
+static void ldc_client_gather(ldcorn *l, ldc_client *c, char *p, size_t n) {
+    ptrdiff_t used = ldc_client_body(l, c, p, n, -1);
+    if (used < 0) return;
+    if ((size_t)used < n) ldc_client_keep(l, c, p + used, n - (size_t)used);
+    if (c->exchange) ldc_client_collected(l, c);
+}
+
+/* Buffer memory was given back: the bodies that waited for it, in the order in which they came. */
+static void ldc_client_freed(ldcorn *l) {
+    ldc_exchange *e;
+    l->freed = false;
+    while ((e = ldc_group_fed(l)) != NULL) ldc_client_collect_now(l, e->client, e);
 }
 
 /* A whole head was parsed as `why` says. */
@@ -6047,6 +6410,8 @@ static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) 
     else if (ldc_util_is(h->method, "OPTIONS") &&
              ldc_util_is(ldc_http_value(h, LDC_FIELD_MAX_FORWARDS), "0"))
         ldc_client_reply(l, e, 200, "text/plain", "", ldc_util_str("", 0)); /* RFC 9110 7.6.2 */
+    else if (e->collect)
+        ldc_client_collect(l, c, e);
     else if (c->in.p == NULL || e->req.end || ldc_client_feed(l, c))
         ldc_group_submit(l, e);
 }
@@ -6162,6 +6527,28 @@ static bool ldc_client_feed(ldcorn *l, ldc_client *c) {
     return true;
 }
 
+static void ldc_client_head_late(ldcorn *l, ldc_client *c, ldc_why why) {
+    ldc_exchange *e = ldc_client_exchange(l, c);
+    if (e == NULL) {
+        ldc_client_bury(l, c);
+        return;
+    }
+    memcpy(e->address, c->peer, sizeof e->address);
+    ldc_client_make_id(l, e->id);
+    ldc_client_refuse(l, e, why);
+}
+
+/* Part of a head waits for its rest. An eighth of buffer_memory is for all of them; when that is
+   full the oldest one hears that it is too slow. */
+static void ldc_client_head_part(ldcorn *l, ldc_client *c) {
+    if (c->state != LDC_CLIENT_HEAD || c->in.p == NULL || c->admin) return;
+    if (c->head_bytes == 0) ldc_client_line_add(&l->heads, c);
+    l->heads_bytes += c->in.cap - c->head_bytes;
+    c->head_bytes = c->in.cap;
+    while (l->heads_bytes > (uint64_t)l->conf->s.buffer_memory / 8 && l->heads.old)
+        ldc_client_head_late(l, l->heads.old, LDC_WHY_SLOW);
+}
+
 /* Bytes in IDLE or HEAD. What stands behind the head is this request's body or the next request:
    it is kept before the head takes effect. */
 static void ldc_client_input(ldcorn *l, ldc_client *c, char *p, size_t n) {
@@ -6186,10 +6573,12 @@ static void ldc_client_input(ldcorn *l, ldc_client *c, char *p, size_t n) {
     if (size == LDC_MORE && in.p) {
         c->in = in;
         if (blank) ldc_buf_drop(&l->mem, &c->in, blank);
+        ldc_client_head_part(l, c);
         return;
     }
     if (size == LDC_MORE) size = 0, why = LDC_WHYS;
     ldc_client_keep(l, c, p + blank + size, n - blank - (size_t)size);
+    if (why == LDC_WHYS) ldc_client_head_part(l, c);
     if (why != LDC_WHYS && c->state != LDC_CLIENT_DEAD) ldc_client_head(l, c, &l->head, why);
     ldc_buf_free(&l->mem, &in);
 }
@@ -6236,8 +6625,12 @@ static void ldc_client_active(ldcorn *l, ldc_client *c, char *p, size_t n) {
 }
 
 static void ldc_client_readable(ldcorn *l, ldc_client *c) {
+    ldc_exchange *e = c->exchange;
+    size_t room = LDC_SCRATCH;
     ssize_t n;
-    do n = recv(c->watch.fd, l->scratch, LDC_SCRATCH, 0);
+    if (c->state == LDC_CLIENT_BODY && e->collect - ldc_buf_size(&e->req.buf) < room)
+        room = (size_t)(e->collect - ldc_buf_size(&e->req.buf));
+    do n = recv(c->watch.fd, l->scratch, room, 0);
     while (n < 0 && errno == EINTR);
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
     if (n < 0) {
@@ -6250,10 +6643,13 @@ static void ldc_client_readable(ldcorn *l, ldc_client *c) {
     }
     ldc_loop_progress(&c->watch);
     if (c->state == LDC_CLIENT_LINGER) return; /* thrown away */
+    if (e) ldc_client_moved(l, &e->in, (size_t)n);
     if (c->state == LDC_CLIENT_IDLE || c->state == LDC_CLIENT_HEAD)
         ldc_client_input(l, c, l->scratch, (size_t)n);
     else if (c->state == LDC_CLIENT_ACTIVE || c->state == LDC_CLIENT_TUNNEL)
         ldc_client_active(l, c, l->scratch, (size_t)n);
+    else if (c->state == LDC_CLIENT_BODY && !e->memory)
+        ldc_client_gather(l, c, l->scratch, (size_t)n);
     else {
         ldc_client_keep(l, c, l->scratch, (size_t)n);
         if (c->exchange) ldc_client_update(l, c);
@@ -6279,23 +6675,28 @@ static void ldc_client_event(ldcorn *l, ldc_client *c, short revents) {
 
 static void ldc_client_timer(ldcorn *l, ldc_client *c) {
     ldc_exchange *e = c->exchange;
+    ldc_why why;
     switch (c->state) {
-    case LDC_CLIENT_HEAD:
-        e = ldc_client_exchange(l, c);
-        if (e == NULL)
-            ldc_client_bury(l, c);
-        else {
-            memcpy(e->address, c->peer, sizeof e->address);
-            ldc_client_make_id(l, e->id);
-            ldc_client_refuse(l, e, LDC_WHY_HEADER_TIMEOUT);
-        }
+    case LDC_CLIENT_HEAD: ldc_client_head_late(l, c, LDC_WHY_HEADER_TIMEOUT); break;
+    case LDC_CLIENT_BODY:
+        why = e->memory
+                  ? LDC_WHY_MEMORY
+                  : ldc_client_pace(l, &e->in, e->conf->s.body_timeout, -1, LDC_WHY_BODY_TIMEOUT);
+        if (why)
+            ldc_client_refuse(l, e, why);
+        else
+            ldc_client_update(l, c);
         break;
     case LDC_CLIENT_QUEUED: ldc_client_refuse(l, e, LDC_WHY_TIMEOUT); break;
     case LDC_CLIENT_ACTIVE:
-        if (ldc_relay_waiting(&e->res))
-            ldc_client_cut(l, c, LDC_WHY_SEND_TIMEOUT);
+        if ((why = ldc_client_pace(l, &e->out, e->conf->s.send_timeout, c->watch.fd,
+                                   LDC_WHY_SEND_TIMEOUT)) != LDC_WHY_NONE)
+            ldc_client_cut(l, c, why);
+        else if ((why = ldc_client_pace(l, &e->in, e->conf->s.body_timeout, -1,
+                                        LDC_WHY_BODY_TIMEOUT)) != LDC_WHY_NONE)
+            ldc_client_refuse_inside(l, e, why);
         else
-            ldc_client_refuse_inside(l, e, LDC_WHY_BODY_TIMEOUT);
+            ldc_client_update(l, c);
         break;
     case LDC_CLIENT_TUNNEL: ldc_client_end(l, c, LDC_WHY_TUNNEL_TIMEOUT); break;
     case LDC_CLIENT_REPLY: ldc_client_end(l, c, LDC_WHY_SEND_TIMEOUT); break;
@@ -6347,7 +6748,7 @@ static ldc_client *ldc_client_new(ldcorn *l, int fd) {
 
 /* At the limit the longest idle keep-alive client makes room; without one, accept pauses. */
 static bool ldc_client_room(ldcorn *l) {
-    if (l->clients_count < l->conns_max || l->idle_old) return true;
+    if (l->clients_count < l->conns_max || l->idle.old) return true;
     ldc_client_pause(l, true);
     return false;
 }
@@ -6355,8 +6756,8 @@ static bool ldc_client_room(ldcorn *l) {
 static void ldc_client_accept_failed(ldcorn *l) {
     if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM)
         return; /* ECONNABORTED, EPROTO: the next one */
-    if (l->idle_old)
-        ldc_client_bury(l, l->idle_old); /* its descriptor is free at the end of the turn */
+    if (l->idle.old)
+        ldc_client_bury(l, l->idle.old); /* its descriptor is free at the end of the turn */
     ldc_client_pause(l, true);
     ldc_loop_lean(l);
 }
@@ -6386,7 +6787,7 @@ static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
         c->admin = s->admin;
         if (!c->admin) {
             l->accepted++;
-            if (++l->clients_count > l->conns_max && l->idle_old) ldc_client_bury(l, l->idle_old);
+            if (++l->clients_count > l->conns_max && l->idle.old) ldc_client_bury(l, l->idle.old);
         }
         ldc_loop_progress(&s->watch);
         ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.header_timeout));
@@ -7276,7 +7677,8 @@ static void ldc_proc_unhold(ldcorn *l, ldc_worker *w) {
 
 static int ldc_proc_live(const ldc_worker *w) { /* inside, without those already past their time */
     int n = 0;
-    for (const ldc_up *u = w->ups; u; u = u->next) n += u->slot && (u->by == 0 || u->state == LDC_UP_CONNECT);
+    for (const ldc_up *u = w->ups; u; u = u->next)
+        n += u->slot && (u->by == 0 || u->state == LDC_UP_CONNECT);
     return n;
 }
 
@@ -7991,6 +8393,8 @@ static void ldc_reload_sweep(ldcorn *l) {
             at = &g->next;
             continue;
         }
+        for (ldc_exchange *e = l->exchanges; e; e = e->next)
+            used = used || (e->group == g && e->collecting);
         for (ldc_worker *w = g->workers; w && !used; w = w->next) {
             if (!w->replaced) ldc_reload_retire(l, w, "reload");
         }
@@ -8118,7 +8522,7 @@ static void ldc_admin_group(ldcorn *l, ldc_text *t, const ldc_group *g) {
 static void ldc_admin_status(ldcorn *l, ldc_text *t) {
     const ldc_reload *r = &l->reload;
     int n = 0, idle = 0;
-    for (const ldc_client *c = l->idle_old; c; c = c->newer) idle++;
+    for (const ldc_client *c = l->idle.old; c; c = c->newer) idle++;
     ldc_text_fmt(
         t,
         "{\"version\":\"%s\",\"pid\":%ld,\"generation\":%d,\"uptime\":%.3f,\"stopping\":%s,\"clients\":{\"open\":%d,\"idle\":%d,\"limit\":%d},\"accepted\":%llu,\"last_reload\":",
@@ -8247,8 +8651,8 @@ static void ldc_admin_per_group(ldcorn *l, ldc_text *t) {
 }
 
 static void ldc_admin_labelled(ldcorn *l, ldc_text *t) {
-    static const ldc_why refusals[] = {LDC_WHY_FULL, LDC_WHY_TIMEOUT, LDC_WHY_CLIENT_GONE,
-                                       LDC_WHY_NO_WORKER, LDC_WHY_MEMORY};
+    static const ldc_why refusals[] = {LDC_WHY_FULL,      LDC_WHY_TIMEOUT, LDC_WHY_CLIENT_GONE,
+                                       LDC_WHY_NO_WORKER, LDC_WHY_MEMORY,  LDC_WHY_SLOW};
     static const char *const kinds[] = {"connect", "reset", "timeout", "protocol"};
     ldc_admin_type(t, "ldcorn_requests_total", "counter", "requests answered, by class of status");
     for (const ldc_group *g = l->groups; g; g = g->next) {
@@ -8684,7 +9088,7 @@ static void ldc_turn_drain(ldcorn *l) {
          g = g->next) { /* who could only wait for a start is not kept */
         while (g->head && ldc_group_ready(g) == 0) ldc_client_refuse(l, g->head, LDC_WHY_STOPPING);
     }
-    while (l->idle_old) ldc_client_bury(l, l->idle_old); /* admin connections are not among them */
+    while (l->idle.old) ldc_client_bury(l, l->idle.old); /* admin connections are not among them */
 }
 
 static uint64_t ldc_turn_drain_end(const ldcorn *l) {
@@ -8707,7 +9111,7 @@ static void ldc_turn_stop_workers(ldcorn *l) {
     l->life = LDC_LIFE_STOP;
     for (ldc_client *c = l->clients, *next; c; c = next) {
         next = c->next;
-        if (c->state == LDC_CLIENT_QUEUED)
+        if (c->state == LDC_CLIENT_QUEUED || c->state == LDC_CLIENT_BODY)
             ldc_client_refuse(l, c->exchange, LDC_WHY_STOPPING);
         else if (c->state == LDC_CLIENT_TUNNEL && c->exchange->up &&
                  !c->exchange->up->worker->foreign)
@@ -8887,6 +9291,7 @@ static void ldc_turn_bury(ldcorn *l) {
 #ifdef LDCORN_AUDIT
 static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
     int waiting = 0, orphans = 0;
+    uint64_t held = 0;
     for (ldc_exchange *e = g->head; e; e = e->behind) {
         waiting++;
         LDCORN_ASSERT(e->waiting && e->group == g && e->client && e->up == NULL);
@@ -8897,6 +9302,11 @@ static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
     for (ldc_exchange *e = l->exchanges; e; e = e->next)
         orphans += e->group == g && e->client == NULL;
     LDCORN_ASSERT(orphans == g->orphans);
+    for (ldc_exchange *e = l->exchanges; e; e = e->next) {
+        held += e->group == g ? e->held : 0;
+        LDCORN_ASSERT(e->group != g || !e->collecting || (e->client && !e->waiting && !e->up));
+    }
+    LDCORN_ASSERT(held == g->held);
     for (ldc_worker *w = g->workers; w; w = w->next) {
         int slots = 0, tunnels = 0, conns = 0, parked = 0;
         for (ldc_up *u = w->ups; u; u = u->next) {
@@ -8915,14 +9325,19 @@ static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
 
 static void ldc_turn_audit(ldcorn *l) {
     uint32_t clients = 0;
+    uint64_t heads = 0;
     for (ldc_client *c = l->clients; c; c = c->next) {
         clients += !c->admin;
         LDCORN_ASSERT(c->state != LDC_CLIENT_DEAD && !c->watch.dead);
         LDCORN_ASSERT(c->exchange == NULL || c->exchange->client == c);
         LDCORN_ASSERT((c->state == LDC_CLIENT_QUEUED) ==
                       (c->exchange != NULL && c->exchange->waiting));
+        LDCORN_ASSERT((c->state == LDC_CLIENT_BODY) ==
+                      (c->exchange != NULL && c->exchange->collecting));
+        heads += c->head_bytes;
+        LDCORN_ASSERT(c->head_bytes == 0 || c->state == LDC_CLIENT_HEAD);
     }
-    LDCORN_ASSERT((int)clients == l->clients_count);
+    LDCORN_ASSERT((int)clients == l->clients_count && heads == l->heads_bytes);
     for (ldc_group *g = l->groups; g; g = g->next) ldc_turn_audit_group(l, g);
     for (uint32_t i = 0; i < l->loop.n;
          i++) { /* each descriptor has one owner, each entry its watch */
@@ -8945,7 +9360,7 @@ static void ldc_turn_clock(ldcorn *l) {
 
 static int ldc_turn_patience(ldcorn *l, int most) {
     int ms = ldc_loop_timeout(l, most);
-    if (l->runnable || l->child_noted || l->upset) return 0;
+    if (l->runnable || l->child_noted || l->upset || l->freed) return 0;
     if ((l->lean || !l->running) && (ms < 0 || ms > 50))
         ms = 50; /* no signals: children are asked */
     if (l->refused && (ms < 0 || ms > 1000)) ms = 1000;
@@ -8962,6 +9377,7 @@ static int ldc_turn_serve(ldcorn *l) {
     ldc_turn_runnable(l);
     if (l->child_noted || !l->running) ldc_proc_reap(l);
     ldc_turn_timers(l);
+    if (l->freed) ldc_client_freed(l);
     ldc_turn_starved(l);
     l->upset = l->upset || l->life != LDC_LIFE_RUN;
     if (l->upset) {
