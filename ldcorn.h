@@ -178,9 +178,13 @@ typedef struct ldcorn_group_desc {
     const char *const *env;        /* K=V words, added to the inherited environment */
     const char *const *worker_log; /* stderr (default) stdout inherit off or a path, and raw */
     const char *const *routes;     /* /a prefix, /a* string prefix, =/a exact, * fallback */
+    const char *const *allow;      /* CIDR words or unix: who may ask, default anybody; else 403 */
+    const char *const *deny;       /* CIDR words or unix: who may not; wins over allow */
     int64_t max_req_per_worker;    /* requests inside one worker, default none */
     int64_t queue;                 /* waiting requests, default 1024; full is 503 */
     int64_t queue_timeout;         /* default 30s, or run_timeout if longer; over is 503 */
+    int64_t max_req_per_client;    /* in flight and waiting per address, default none; 429 */
+    const char *const *rate;       /* N/s or N/m [burst=N] [key=addr or key=header:NAME]; 429 */
     int64_t max_body;              /* default 64M, none = no limit; over is 413 */
     int64_t request_buffer;        /* with a limit: body collected before a slot is taken,
                                       default 1M, ZERO = none */
@@ -242,6 +246,7 @@ typedef struct ldcorn_desc {
                                   default 127.0.0.1:8000 */
     const char *admin;         /* one such address or off; default admin.sock in runtime_dir */
     const char *admin_token;   /* bearer token for admin, default none; never printed */
+    const char *ready_path;    /* answered 200 or 503 by ldcorn on public listeners, default none */
     const char *runtime_dir;   /* for worker and admin sockets, 0700 */
     int64_t max_conns;         /* client connections, default 2/3 of the descriptors left */
     int64_t backlog;           /* listen backlog, default 1024 */
@@ -971,6 +976,8 @@ static void ldc_arena_free(ldc_arena *a) {
     X(VERSION, "version", 505, "HTTP version not supported")                      \
     X(ROUTE, "route", 404, "no group serves this path")                           \
     X(DENIED, "denied", 403, "not allowed")                                       \
+    X(RATE, "rate", 429, "too many requests in this time")                        \
+    X(CLIENT_LIMIT, "client_limit", 429, "too many requests at once")             \
     X(TOKEN, "token", 401, "admin_token needed")                                  \
     X(FULL, "full", 503, "queue full")                                            \
     X(TIMEOUT, "timeout", 503, "waited too long in the queue")                    \
@@ -1156,20 +1163,20 @@ typedef enum ldc_frame {
 } ldc_frame;
 
 /* Fields that ldcorn itself looks at or writes. */
-#define LDC_FIELD_NAMES(X)                                                                        \
-    X(HOST, "host")                                                                               \
-    X(CONNECTION, "connection")                                                                   \
-    X(CONTENT_LENGTH, "content-length") X(TRANSFER_ENCODING, "transfer-encoding")                 \
-        X(EXPECT, "expect") X(UPGRADE, "upgrade") X(TE, "te") X(TRAILER, "trailer")               \
-            X(KEEP_ALIVE, "keep-alive") X(HTTP2_SETTINGS, "http2-settings")                       \
-                X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy") X(FORWARDED, "forwarded")       \
-                    X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto")                         \
-                        X(XFH, "x-forwarded-host") X(REAL_IP, "x-real-ip")                        \
-                            X(REQUEST_ID, "x-request-id") X(REQUEST_START, "x-request-start")     \
-                                X(ORIGINAL_URL, "x-original-url") X(REWRITE_URL, "x-rewrite-url") \
-                                    X(VIA, "via") X(USER_AGENT, "user-agent")                     \
-                                        X(REFERER, "referer") X(ORIGIN, "origin")                 \
-                                            X(AUTHORIZATION, "authorization")
+#define LDC_FIELD_NAMES(X)                                                                       \
+    X(HOST, "host")                                                                              \
+    X(CONNECTION, "connection")                                                                  \
+    X(CONTENT_LENGTH, "content-length")                                                          \
+    X(TRANSFER_ENCODING, "transfer-encoding")                                                    \
+    X(EXPECT, "expect") X(UPGRADE, "upgrade") X(TE, "te") X(TRAILER, "trailer")                  \
+        X(KEEP_ALIVE, "keep-alive") X(HTTP2_SETTINGS, "http2-settings")                          \
+            X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy") X(FORWARDED, "forwarded")          \
+                X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto") X(XFH, "x-forwarded-host") \
+                    X(REAL_IP, "x-real-ip") X(REQUEST_ID, "x-request-id")                        \
+                        X(REQUEST_START, "x-request-start") X(ORIGINAL_URL, "x-original-url")    \
+                            X(REWRITE_URL, "x-rewrite-url") X(VIA, "via")                        \
+                                X(USER_AGENT, "user-agent") X(REFERER, "referer")                \
+                                    X(ORIGIN, "origin") X(AUTHORIZATION, "authorization")
 
 #define LDC_FIELD_ENUM(name, text) LDC_FIELD_##name,
 typedef enum ldc_field_id {
@@ -1808,59 +1815,64 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
    with file, line, column, the line itself and what to write instead. */
 
 /* scope, key, type, default ("" = none, or said by the code), formerly (blank-separated), help */
-#define LDC_KEYS(X)                                                                             \
-    X(GLOBAL, listen, WORDS, "127.0.0.1:8000", "bind host port", "addresses for clients")       \
-    X(GLOBAL, admin, TEXT, "", "stats control", "address for control and status, or off")       \
-    X(GLOBAL, admin_token, TEXT, "", "", "bearer token for admin")                              \
-    X(GLOBAL, runtime_dir, TEXT, "", "", "directory for worker and admin sockets")              \
-    X(GLOBAL, max_conns, INT, "", "maxconn worker_connections", "client connections")           \
-    X(GLOBAL, backlog, INT, "1024", "", "listen backlog")                                       \
-    X(GLOBAL, header_timeout, DURATION, "10s", "client_header_timeout", "whole request head")   \
-    X(GLOBAL, body_timeout, DURATION, "30s", "client_body_timeout", "gap between body bytes")   \
-    X(GLOBAL, send_timeout, DURATION, "30s", "", "gap in which the client takes nothing")       \
-    X(GLOBAL, min_rate, SIZE, "512", "", "bytes per second of a client, over ten seconds")      \
-    X(GLOBAL, keepalive_timeout, DURATION, "75s", "keepalive", "idle client connection")        \
-    X(GLOBAL, max_header, SIZE, "32K", "", "request line and fields")                           \
-    X(GLOBAL, buffer_memory, SIZE, "256M", "", "all request and response buffers")              \
-    X(GLOBAL, trusted_proxies, WORDS, "", "forwarded_allow_ips", "whose X-Forwarded-* counts")  \
-    X(GLOBAL, log, TEXT, "stderr", "errorlog error_log", "ldcorn's own log")                    \
-    X(GLOBAL, access_log, TEXT, "off", "accesslog", "a line per request")                       \
-    X(GLOBAL, log_format, TEXT, "text", "", "text or json")                                     \
-    X(GLOBAL, log_level, TEXT, "info", "loglevel", "error warn info debug")                     \
-    X(GLOBAL, shutdown_timeout, DURATION, "25s", "graceful_timeout", "whole graceful stop")     \
-    X(GROUP, cmd, COMMAND, "", "command", "command line of a worker")                           \
-    X(GROUP, app, TEXT, "", "", "fills {app}; alone: uvicorn")                                  \
-    X(GROUP, function, TEXT, "", "", "registered C function")                                   \
-    X(GROUP, upstream, WORDS, "", "server servers", "addresses of workers run by others")       \
-    X(GROUP, workers, INT, "1", "instances processes", "processes")                             \
-    X(GROUP, dir, TEXT, "", "chdir cwd", "working directory")                                   \
-    X(GROUP, env, WORDS, "", "environment", "K=V words")                                        \
-    X(GROUP, worker_log, WORDS, "stderr", "", "where worker output goes")                       \
-    X(GROUP, routes, WORDS, "", "route paths prefix", "paths of this group")                    \
-    X(GROUP, max_req_per_worker, INT, "none", "max_conns_per_worker", "requests in a worker")   \
-    X(GROUP, queue, INT, "1024", "maxqueue queue_size", "waiting requests")                     \
-    X(GROUP, queue_timeout, DURATION, "", "timeout_queue", "longest wait")                      \
-    X(GROUP, max_body, SIZE, "64M", "client_max_body_size", "request body")                     \
-    X(GROUP, request_buffer, SIZE, "1M", "client_body_buffer_size", "body kept before a slot")  \
-    X(GROUP, response_buffer, SIZE, "1M", "proxy_buffers", "answer taken ahead of the client")  \
-    X(GROUP, balance, TEXT, "least", "", "which worker")                                        \
-    X(GROUP, retries, INT, "2", "", "while no byte can have reached a worker")                  \
-    X(GROUP, client_abort, TEXT, "", "abortonclose", "wait or close")                           \
-    X(GROUP, connect_timeout, DURATION, "", "timeout_connect", "connection to a worker")        \
-    X(GROUP, response_timeout, DURATION, "", "timeout_server", "gap between answer bytes")      \
-    X(GROUP, run_timeout, DURATION, "none", "timeout harakiri", "whole time inside a worker")   \
-    X(GROUP, on_timeout, TEXT, "", "", "wait, restart or close")                                \
-    X(GROUP, tunnel_timeout, DURATION, "1h", "timeout_tunnel", "idle upgraded connection")      \
-    X(GROUP, worker_keepalive, DURATION, "1s", "", "idle worker connection")                    \
-    X(GROUP, health_path, WORDS, "", "health", "readiness check: path [host=NAME]")             \
-    X(GROUP, start_timeout, DURATION, "5m", "", "until a worker is ready")                      \
-    X(GROUP, optional, BOOL, "off", "", "readyz does not wait for this group")                  \
-    X(GROUP, backoff_max, DURATION, "30s", "restart_backoff_on_crash", "longest restart pause") \
-    X(GROUP, max_restarts, INT, "none", "max_restarts_on_crash", "consecutive failed starts")   \
-    X(GROUP, stop_signal, TEXT, "TERM", "stopsignal", "asks a worker to end")                   \
-    X(GROUP, stop_timeout, DURATION, "5s", "stopwaitsecs", "then KILL to its process group")    \
-    X(GROUP, reload, TEXT, "swap", "reload_on_sighup", "swap or off")                           \
-    X(GROUP, drain_timeout, DURATION, "", "", "requests in old workers")                        \
+#define LDC_KEYS(X)                                                                              \
+    X(GLOBAL, listen, WORDS, "127.0.0.1:8000", "bind host port", "addresses for clients")        \
+    X(GLOBAL, admin, TEXT, "", "stats control", "address for control and status, or off")        \
+    X(GLOBAL, admin_token, TEXT, "", "", "bearer token for admin")                               \
+    X(GLOBAL, ready_path, TEXT, "", "monitor_uri healthcheck_path", "our own 200 or 503")        \
+    X(GLOBAL, runtime_dir, TEXT, "", "", "directory for worker and admin sockets")               \
+    X(GLOBAL, max_conns, INT, "", "maxconn worker_connections", "client connections")            \
+    X(GLOBAL, backlog, INT, "1024", "", "listen backlog")                                        \
+    X(GLOBAL, header_timeout, DURATION, "10s", "client_header_timeout", "whole request head")    \
+    X(GLOBAL, body_timeout, DURATION, "30s", "client_body_timeout", "gap between body bytes")    \
+    X(GLOBAL, send_timeout, DURATION, "30s", "", "gap in which the client takes nothing")        \
+    X(GLOBAL, min_rate, SIZE, "512", "", "bytes per second of a client, over ten seconds")       \
+    X(GLOBAL, keepalive_timeout, DURATION, "75s", "keepalive", "idle client connection")         \
+    X(GLOBAL, max_header, SIZE, "32K", "", "request line and fields")                            \
+    X(GLOBAL, buffer_memory, SIZE, "256M", "", "all request and response buffers")               \
+    X(GLOBAL, trusted_proxies, WORDS, "", "forwarded_allow_ips", "whose X-Forwarded-* counts")   \
+    X(GLOBAL, log, TEXT, "stderr", "errorlog error_log", "ldcorn's own log")                     \
+    X(GLOBAL, access_log, TEXT, "off", "accesslog", "a line per request")                        \
+    X(GLOBAL, log_format, TEXT, "text", "", "text or json")                                      \
+    X(GLOBAL, log_level, TEXT, "info", "loglevel", "error warn info debug")                      \
+    X(GLOBAL, shutdown_timeout, DURATION, "25s", "graceful_timeout", "whole graceful stop")      \
+    X(GROUP, cmd, COMMAND, "", "command", "command line of a worker")                            \
+    X(GROUP, app, TEXT, "", "", "fills {app}; alone: uvicorn")                                   \
+    X(GROUP, function, TEXT, "", "", "registered C function")                                    \
+    X(GROUP, upstream, WORDS, "", "server servers", "addresses of workers run by others")        \
+    X(GROUP, workers, INT, "1", "instances processes", "processes")                              \
+    X(GROUP, dir, TEXT, "", "chdir cwd", "working directory")                                    \
+    X(GROUP, env, WORDS, "", "environment", "K=V words")                                         \
+    X(GROUP, worker_log, WORDS, "stderr", "", "where worker output goes")                        \
+    X(GROUP, routes, WORDS, "", "route paths prefix", "paths of this group")                     \
+    X(GROUP, allow, WORDS, "", "", "who may ask")                                                \
+    X(GROUP, deny, WORDS, "", "", "who may not")                                                 \
+    X(GROUP, max_req_per_worker, INT, "none", "max_conns_per_worker", "requests in a worker")    \
+    X(GROUP, queue, INT, "1024", "maxqueue queue_size", "waiting requests")                      \
+    X(GROUP, queue_timeout, DURATION, "", "timeout_queue", "longest wait")                       \
+    X(GROUP, max_req_per_client, INT, "none", "limit_conn", "in flight and waiting per address") \
+    X(GROUP, rate, WORDS, "", "limit_req", "N/s or N/m [burst=N] [key=...]")                     \
+    X(GROUP, max_body, SIZE, "64M", "client_max_body_size", "request body")                      \
+    X(GROUP, request_buffer, SIZE, "1M", "client_body_buffer_size", "body kept before a slot")   \
+    X(GROUP, response_buffer, SIZE, "1M", "proxy_buffers", "answer taken ahead of the client")   \
+    X(GROUP, balance, TEXT, "least", "", "which worker")                                         \
+    X(GROUP, retries, INT, "2", "", "while no byte can have reached a worker")                   \
+    X(GROUP, client_abort, TEXT, "", "abortonclose", "wait or close")                            \
+    X(GROUP, connect_timeout, DURATION, "", "timeout_connect", "connection to a worker")         \
+    X(GROUP, response_timeout, DURATION, "", "timeout_server", "gap between answer bytes")       \
+    X(GROUP, run_timeout, DURATION, "none", "timeout harakiri", "whole time inside a worker")    \
+    X(GROUP, on_timeout, TEXT, "", "", "wait, restart or close")                                 \
+    X(GROUP, tunnel_timeout, DURATION, "1h", "timeout_tunnel", "idle upgraded connection")       \
+    X(GROUP, worker_keepalive, DURATION, "1s", "", "idle worker connection")                     \
+    X(GROUP, health_path, WORDS, "", "health", "readiness check: path [host=NAME]")              \
+    X(GROUP, start_timeout, DURATION, "5m", "", "until a worker is ready")                       \
+    X(GROUP, optional, BOOL, "off", "", "readyz does not wait for this group")                   \
+    X(GROUP, backoff_max, DURATION, "30s", "restart_backoff_on_crash", "longest restart pause")  \
+    X(GROUP, max_restarts, INT, "none", "max_restarts_on_crash", "consecutive failed starts")    \
+    X(GROUP, stop_signal, TEXT, "TERM", "stopsignal", "asks a worker to end")                    \
+    X(GROUP, stop_timeout, DURATION, "5s", "stopwaitsecs", "then KILL to its process group")     \
+    X(GROUP, reload, TEXT, "swap", "reload_on_sighup", "swap or off")                            \
+    X(GROUP, drain_timeout, DURATION, "", "", "requests in old workers")                         \
     X(GROUP, tunnel_drain, DURATION, "5m", "", "tunnels in old workers")
 
 typedef enum ldc_type {
@@ -1948,6 +1960,17 @@ typedef enum ldc_choice {
     LDC_LEAST
 } ldc_choice;
 
+typedef struct ldc_cidrs {
+    ldc_cidr *p;
+    int n;
+} ldc_cidrs;
+
+typedef struct ldc_rate {
+    uint64_t each;      /* microseconds per request, 0: no limit */
+    uint64_t burst;     /* requests at once */
+    const char *header; /* whose value is the key; NULL: the address */
+} ldc_rate;
+
 typedef struct ldc_gconf { /* one group as configured; all limits final */
     ldcorn_group_desc s;   /* numbers in force: -1 is none, 0 is 0 */
     const char *name;
@@ -1963,6 +1986,8 @@ typedef struct ldc_gconf { /* one group as configured; all limits final */
     const char *log_path; /* stderr, stdout, inherit, off or a path */
     bool log_raw;
     bool limited;
+    ldc_cidrs allow, deny;
+    ldc_rate rate;
 } ldc_gconf;
 
 typedef enum ldc_match {
@@ -2947,6 +2972,19 @@ static bool ldc_conf_within(const ldc_cidr *c, int family, const unsigned char *
     return true;
 }
 
+/* ::ffff:a.b.c.d is a.b.c.d. */
+static bool ldc_conf_listed(const ldc_cidr *list, int n, int family, const unsigned char *ip) {
+    static const unsigned char v4[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    if (family == AF_INET6 && memcmp(ip, v4, 12) == 0) {
+        family = AF_INET;
+        ip += 12;
+    }
+    for (int i = 0; i < n; i++) {
+        if (ldc_conf_within(&list[i], family, ip)) return true;
+    }
+    return false;
+}
+
 static bool ldc_conf_loopback(const ldc_addr *a) {
     if (a->u.any.sa_family == AF_UNIX) return true;
     if (a->u.any.sa_family == AF_INET) return (ntohl(a->u.v4.sin_addr.s_addr) >> 24) == 127;
@@ -3026,6 +3064,9 @@ static void ldc_conf_globals(ldc_reader *r) {
     ldc_conf_range(r, s, LDC_KEY_max_conns, 1, 1 << 24);
     ldc_conf_range(r, s, LDC_KEY_buffer_memory, 1 << 20, INT64_MAX);
     ldc_conf_range(r, s, LDC_KEY_min_rate, -1, 1 << 30);
+    if (s->global->ready_path && s->global->ready_path[0] != '/')
+        ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_ready_path), "write /path",
+                      "`ready_path` does not take `%s`", s->global->ready_path);
     ldc_conf_choose(r, s, LDC_KEY_log_format, d->log_format, "text, json", "");
     ldc_conf_choose(r, s, LDC_KEY_log_level, d->log_level, "error, warn, info, debug", "");
     r->conf->listen =
@@ -3105,6 +3146,48 @@ static void ldc_conf_runs(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ldc
         ldc_conf_transport(r, s, g);
 }
 
+static void ldc_conf_networks(ldc_reader *r, const ldc_setting *said, ldc_cidrs *out) {
+    if (said->words == 0) return;
+    out->p = (ldc_cidr *)ldc_conf_take(r, (size_t)said->words * sizeof *out->p);
+    for (int i = 0; i < said->words && out->p; i++) {
+        if (strcmp(said->word[i], "any") == 0 || strcmp(said->word[i], "none") == 0) continue;
+        if (ldc_conf_cidr(said->word[i], &out->p[out->n]))
+            out->n++;
+        else
+            ldc_conf_fail(r, &said->word_at[i], "write 10.0.0.0/8, an address or unix",
+                          "not a network: `%s`", said->word[i]);
+    }
+}
+
+/* 10/s burst=20 key=header:X-Api-Key */
+static void ldc_conf_rate(ldc_reader *r, const ldc_setting *said, ldc_rate *rate) {
+    for (int i = 0; i < said->words; i++) {
+        const char *word = said->word[i], *slash = strchr(word, '/');
+        bool ok = true;
+        uint64_t n = 0;
+        if (strncmp(word, "burst=", 6) == 0) {
+            ok = ldc_util_number(ldc_util_z(word + 6), 1000000, &rate->burst) && rate->burst > 0;
+        } else if (strncmp(word, "key=header:", 11) == 0) {
+            rate->header = word + 11;
+            ok = ldc_http_token(ldc_util_z(word + 11));
+        } else if (slash &&
+                   ldc_util_number(ldc_util_str(word, (size_t)(slash - word)), 1000000, &n)) {
+            ok = n > 0 && (strcmp(slash, "/s") == 0 || strcmp(slash, "/m") == 0);
+            if (ok) rate->each = (slash[1] == 's' ? 1000000 : 60000000) / n;
+        } else {
+            ok = strcmp(word, "key=addr") == 0 || strcmp(word, "none") == 0;
+        }
+        if (!ok)
+            ldc_conf_fail(r, &said->word_at[i],
+                          "write 10/s or 600/m, burst=N, key=addr or key=header:NAME",
+                          "`rate` does not take `%s`", word);
+    }
+    if (said->words && rate->each == 0 && (rate->burst || rate->header))
+        ldc_conf_fail(r, &said->at, "write 10/s or 600/m first", "`rate` without a rate");
+    if (rate->each && rate->burst == 0)
+        rate->burst = rate->each < 1000000 ? 1000000 / rate->each : 1;
+}
+
 static void ldc_conf_words_of(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
     const ldc_setting *health = &s->said[LDC_KEY_health_path], *log = &s->said[LDC_KEY_worker_log],
                       *env = &s->said[LDC_KEY_env];
@@ -3117,6 +3200,9 @@ static void ldc_conf_words_of(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
             ldc_conf_fail(r, &health->word_at[i], "write /path [host=NAME]",
                           "`health_path` does not take `%s`", health->word[i]);
     }
+    ldc_conf_networks(r, &s->said[LDC_KEY_allow], &g->allow);
+    ldc_conf_networks(r, &s->said[LDC_KEY_deny], &g->deny);
+    ldc_conf_rate(r, &s->said[LDC_KEY_rate], &g->rate);
     g->log_path = "stderr";
     for (int i = 0; i < log->words; i++) {
         if (strcmp(log->word[i], "raw") == 0)
@@ -3137,6 +3223,7 @@ static void ldc_conf_derive(ldc_gconf *g) {
     int64_t thirty = 30000;
     bool tcp = false;
     if (d->max_req_per_worker == 0) d->max_req_per_worker = LDCORN_NONE;
+    if (d->max_req_per_client == 0) d->max_req_per_client = LDCORN_NONE;
     if (d->max_body == 0) d->max_body = LDCORN_NONE;
     if (d->run_timeout == 0) d->run_timeout = LDCORN_NONE;
     g->limited = d->max_req_per_worker != LDCORN_NONE;
@@ -3165,6 +3252,7 @@ static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ld
     ldc_conf_range(r, s, LDC_KEY_max_restarts, -1, 1 << 30);
     ldc_conf_range(r, s, LDC_KEY_stop_timeout, 0, INT64_MAX);
     ldc_conf_range(r, s, LDC_KEY_max_req_per_worker, -1, 1 << 30);
+    ldc_conf_range(r, s, LDC_KEY_max_req_per_client, -1, 1 << 30);
     ldc_conf_range(r, s, LDC_KEY_queue, -1, 1 << 30);
     ldc_conf_range(r, s, LDC_KEY_retries, -1, 100);
     ldc_conf_range(r, s, LDC_KEY_request_buffer, 0, 1 << 29);
@@ -3679,7 +3767,7 @@ typedef struct ldc_due { /* an entry of the heap; `key` may be earlier than the 
 typedef struct ldc_loop {
     struct pollfd *set; /* set[0 .. hot) is polled every turn, set[0 .. n) now and then */
     ldc_watch **who;
-    uint32_t n, hot, cap, watches;
+    uint32_t n, hot, cap, who_cap, watches;
     uint32_t polled;   /* how far the last poll() looked */
     ldc_watch **dirty; /* to be added, moved or removed at the end of the turn */
     uint32_t dirties, dirty_cap;
@@ -3745,6 +3833,24 @@ typedef struct ldc_pace {
     int64_t taken;      /* by the peer when it was last looked at */
 } ldc_pace;
 
+/* What one client of a group has: requests at once, or a token bucket. */
+typedef struct ldc_share ldc_share;
+struct ldc_share {
+    uint64_t key;
+    int64_t inside;
+    uint64_t full_at; /* bucket: when all its tokens are back */
+    ldc_share *next;  /* of the same slot */
+    ldc_share *older, *newer;
+};
+
+enum { LDC_SHARES = 16384, LDC_SHARE_SLOTS = 4096 };
+
+typedef struct ldc_shares { /* bounded; made when the first client comes */
+    ldc_share **slot;
+    ldc_share *old, *young;
+    int n;
+} ldc_shares;
+
 struct ldc_exchange {             /* one request, from its head to its log line */
     ldc_exchange *next, **prev;   /* of all */
     ldc_exchange *ahead, *behind; /* in the queue */
@@ -3761,6 +3867,8 @@ struct ldc_exchange {             /* one request, from its head to its log line 
     uint64_t collect;  /* bytes of body to collect before the line, 0: none */
     uint64_t held;     /* of buffer_memory */
     ldc_pace in, out;
+    ldc_share *share; /* of max_req_per_client: counted in it */
+    int retry_after;  /* seconds, of a 429 */
     ldc_why why;
     int status;
     int tries, interim;
@@ -3772,6 +3880,7 @@ struct ldc_exchange {             /* one request, from its head to its log line 
     bool collecting, memory;        /* its body is collected; it waits for memory to do so */
     bool http10, head_only, keep, safe, upgrade, expects;
     bool replayed, fresh, got_head, logged;
+    bool trusted; /* the peer's own X-Forwarded-* count */
 };
 
 struct ldc_up {
@@ -3868,7 +3977,8 @@ struct ldc_group {
     bool removed, hidden;  /* hidden: of a reload under way */
     bool starting;         /* ldc_group_next is at work */
     ldc_worker *workers;
-    ldc_exchange *head, *tail;     /* the queue, oldest first */
+    ldc_exchange *head, *tail; /* the queue, oldest first */
+    ldc_shares shares;
     ldc_exchange *lack, *lack_end; /* who waits for buffer memory, oldest first */
     int queued;
     uint64_t held; /* of buffer_memory */
@@ -4092,20 +4202,10 @@ static bool ldc_loop_grow(ldcorn *l, void **p, uint32_t *cap, uint32_t need, siz
 
 static bool ldc_loop_reserve_watch(ldcorn *l) {
     ldc_loop *o = &l->loop;
-    uint32_t cap = o->cap, both = o->cap;
-    if (!ldc_loop_grow(l, (void **)&o->set, &cap, o->watches + 1, sizeof *o->set)) return false;
-    if (cap > both) {
-        ldc_watch **who =
-            (ldc_watch **)ldc_mem_resize(&l->mem, o->who, both * sizeof *who, cap * sizeof *who);
-        if (who == NULL) { /* the larger set stays; its capacity is only recorded with both */
-            o->set = (struct pollfd *)ldc_mem_resize(&l->mem, o->set, cap * sizeof *o->set,
-                                                     both ? both * sizeof *o->set : sizeof *o->set);
-            return false;
-        }
-        o->who = who;
-        o->cap = cap;
-    }
-    return ldc_loop_grow(l, (void **)&o->dirty, &o->dirty_cap, o->watches + 1, sizeof *o->dirty);
+    uint32_t n = o->watches + 1;
+    return ldc_loop_grow(l, (void **)&o->set, &o->cap, n, sizeof *o->set) &&
+           ldc_loop_grow(l, (void **)&o->who, &o->who_cap, n, sizeof *o->who) &&
+           ldc_loop_grow(l, (void **)&o->dirty, &o->dirty_cap, n, sizeof *o->dirty);
 }
 
 static bool ldc_loop_reserve_timer(ldcorn *l) {
@@ -4524,6 +4624,105 @@ static bool ldc_group_hope(const ldc_group *g, uint64_t by) {
     return false;
 }
 
+/* --- limits per client: a table of the clients seen last, keyed by a seeded hash. An entry that
+   nobody is inside of and whose bucket is full again says nothing and leaves first. --- */
+
+static uint64_t ldc_group_key(const ldcorn *l, const char *kind, ldc_str value) {
+    uint64_t h = ldc_util_fnv(value.p, value.n, ldc_util_fnv(kind, 1, l->id_seed));
+    h = (h ^ (h >> 29)) * 0xBF58476D1CE4E5B9ULL;
+    return h ^ (h >> 32);
+}
+
+static void ldc_group_share_unlink(ldc_shares *t, ldc_share *s) {
+    ldc_share **at = &t->slot[s->key % LDC_SHARE_SLOTS];
+    while (*at != s) at = &(*at)->next;
+    *at = s->next;
+    *(s->older ? &s->older->newer : &t->old) = s->newer;
+    *(s->newer ? &s->newer->older : &t->young) = s->older;
+    t->n--;
+}
+
+static ldc_share *ldc_group_share_new(ldcorn *l, ldc_shares *t) {
+    ldc_share *s = t->n < LDC_SHARES ? NULL : t->old;
+    int looked = 0;
+    if (t->slot == NULL)
+        t->slot = (ldc_share **)ldc_mem_zero(&l->mem, LDC_SHARE_SLOTS * sizeof *t->slot);
+    if (t->slot == NULL) return NULL;
+    while (s && (s->inside || s->full_at > l->now) && ++looked < 64) s = s->newer;
+    if (t->n >= LDC_SHARES) { /* none at rest among the oldest: one that only loses its bucket */
+        if (looked == 64)
+            for (s = t->old; s && s->inside; s = s->newer) continue;
+        if (s) ldc_group_share_unlink(t, s);
+        return s;
+    }
+    return (ldc_share *)ldc_mem_resize(&l->mem, NULL, 0, sizeof *s);
+}
+
+/* The entry of a client, made where it is new; NULL: no memory, or nobody can leave. */
+static ldc_share *ldc_group_share(ldcorn *l, ldc_group *g, uint64_t key) {
+    ldc_shares *t = &g->shares;
+    ldc_share *s = t->slot ? t->slot[key % LDC_SHARE_SLOTS] : NULL;
+    uint64_t full_at = 0;
+    int64_t inside = 0;
+    while (s && s->key != key) s = s->next;
+    if (s) {
+        full_at = s->full_at;
+        inside = s->inside;
+        ldc_group_share_unlink(t, s);
+    } else if ((s = ldc_group_share_new(l, t)) == NULL) {
+        return NULL;
+    }
+    s->key = key;
+    s->full_at = full_at;
+    s->inside = inside;
+    s->next = t->slot[key % LDC_SHARE_SLOTS];
+    t->slot[key % LDC_SHARE_SLOTS] = s;
+    s->newer = NULL;
+    s->older = t->young;
+    *(t->young ? &t->young->newer : &t->old) = s;
+    t->young = s;
+    t->n++;
+    return s;
+}
+
+static void ldc_group_shares_free(ldcorn *l, ldc_shares *t) {
+    while (t->old) {
+        ldc_share *s = t->old;
+        t->old = s->newer;
+        ldc_mem_free(&l->mem, s, sizeof *s);
+    }
+    ldc_mem_free(&l->mem, t->slot, LDC_SHARE_SLOTS * sizeof *t->slot);
+    memset(t, 0, sizeof *t);
+}
+
+/* A token bucket as one number: the time at which it is full again. A request moves it by its
+   price; it may lie `burst` prices ahead. */
+static bool ldc_group_rate(ldcorn *l, ldc_exchange *e, ldc_str key) {
+    const ldc_rate *rate = &e->group->conf->rate;
+    ldc_share *s = ldc_group_share(l, e->group, ldc_group_key(l, "r", key));
+    uint64_t at, most = rate->each * rate->burst;
+    if (s == NULL) return true;
+    at = (s->full_at > l->now ? s->full_at : l->now) + rate->each;
+    if (at > l->now + most) {
+        e->retry_after = (int)((at - l->now - most + 999999) / 1000000);
+        return false;
+    }
+    s->full_at = at;
+    return true;
+}
+
+static bool ldc_group_client(ldcorn *l, ldc_exchange *e, ldc_str address) {
+    ldc_share *s = ldc_group_share(l, e->group, ldc_group_key(l, "c", address));
+    if (s == NULL) return true;
+    if (s->inside >= e->group->conf->s.max_req_per_client) {
+        e->retry_after = 1;
+        return false;
+    }
+    s->inside++;
+    e->share = s;
+    return true;
+}
+
 /* --- buffer_memory: an eighth is for heads (@client), half is divided among the groups as their
    guarantee, the rest goes to whoever comes first. A client's part is reserved before it is
    read, so no client and no group can use up another's. --- */
@@ -4723,36 +4922,46 @@ static void ldc_group_submit(ldcorn *l, ldc_exchange *e) {
     ldc_client_update(l, e->client);
 }
 
+/* "ml: 13 requests refused with 503 in 10s: queue full (...)" */
+static void ldc_group_say(ldcorn *l, ldc_group *g, ldc_why why, bool summed, const char *detail) {
+    uint64_t n = g->refused[why] - g->refused_said[why];
+    if (n == 0) return;
+    ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: %llu request%s refused with %d%s: %s (%s)", g->name,
+                (unsigned long long)n, n == 1 ? "" : "s", ldc_log_reasons[why].status,
+                summed ? " in 10s" : "", ldc_log_reasons[why].text, detail);
+    g->refused_said[why] = g->refused[why];
+}
+
 /* One line per group, limit and ten seconds, with the key to change; the first at once. False:
    there is more to say later. */
 static bool ldc_group_report(ldcorn *l, ldc_group *g) {
-    char oldest[24], mean[24];
-    uint64_t full = g->refused[LDC_WHY_FULL] - g->refused_said[LDC_WHY_FULL];
-    uint64_t late = g->refused[LDC_WHY_TIMEOUT] - g->refused_said[LDC_WHY_TIMEOUT];
-    uint64_t none = g->refused[LDC_WHY_NO_WORKER] - g->refused_said[LDC_WHY_NO_WORKER];
-    if (full + late + none == 0) return true;
+    static const ldc_why whys[] = {LDC_WHY_FULL,   LDC_WHY_TIMEOUT,      LDC_WHY_NO_WORKER,
+                                   LDC_WHY_MEMORY, LDC_WHY_CLIENT_LIMIT, LDC_WHY_RATE};
+    const ldcorn_group_desc *s = &g->conf->s;
+    char text[200], busy[100], a[24], b[24];
+    bool summed = g->said_at && l->now - g->said_at < 11000000, any = false;
+    for (size_t i = 0; i < LDC_LEN(whys); i++)
+        any = any || g->refused[whys[i]] != g->refused_said[whys[i]];
+    if (!any) return true;
     if (g->said_at && l->now - g->said_at < 10000000) return false;
     g->said_at = l->now;
-    ldc_util_span(g->head ? (l->now - g->head->queued) / 1000 : 0, oldest);
-    ldc_util_span(g->mean / 1000, mean);
-    if (full)
-        ldc_log_say(
-            &l->log, LDCORN_LOG_WARN,
-            "%s: %llu requests refused with 503 in 10s: queue full (queue = %lld, oldest waits %s, %d of %lld slots busy, mean %s per request)",
-            g->name, (unsigned long long)full, (long long)g->conf->s.queue, oldest,
-            ldc_group_inside(g), (long long)ldc_group_slots(g), mean);
-    if (late)
-        ldc_log_say(
-            &l->log, LDCORN_LOG_WARN,
-            "%s: %llu requests refused with 503 in 10s: waited too long (queue_timeout = %s, %d waiting, %d of %lld slots busy, mean %s per request)",
-            g->name, (unsigned long long)late,
-            ldc_util_span((uint64_t)g->conf->s.queue_timeout, oldest), g->queued,
-            ldc_group_inside(g), (long long)ldc_group_slots(g), mean);
-    if (none)
-        ldc_log_say(&l->log, LDCORN_LOG_WARN,
-                    "%s: %llu requests refused with 503 in 10s: no worker ready (workers = %lld)",
-                    g->name, (unsigned long long)none, (long long)g->conf->s.workers);
-    memcpy(g->refused_said, g->refused, sizeof g->refused);
+    ldc_util_span(g->head ? (l->now - g->head->queued) / 1000 : 0, a);
+    snprintf(busy, sizeof busy, "%d of %lld slots busy, mean %s per request", ldc_group_inside(g),
+             (long long)ldc_group_slots(g), ldc_util_span(g->mean / 1000, b));
+    snprintf(text, sizeof text, "queue = %lld, oldest waits %s, %s", (long long)s->queue, a, busy);
+    ldc_group_say(l, g, LDC_WHY_FULL, summed, text);
+    snprintf(text, sizeof text, "queue_timeout = %s, %d waiting, %s",
+             ldc_util_span((uint64_t)s->queue_timeout, a), g->queued, busy);
+    ldc_group_say(l, g, LDC_WHY_TIMEOUT, summed, text);
+    snprintf(text, sizeof text, "workers = %lld", (long long)s->workers);
+    ldc_group_say(l, g, LDC_WHY_NO_WORKER, summed, text);
+    snprintf(text, sizeof text, "buffer_memory = %lldK, this group holds %lluK",
+             (long long)l->conf->s.buffer_memory / 1024, (unsigned long long)g->held / 1024);
+    ldc_group_say(l, g, LDC_WHY_MEMORY, summed, text);
+    snprintf(text, sizeof text, "max_req_per_client = %lld", (long long)s->max_req_per_client);
+    ldc_group_say(l, g, LDC_WHY_CLIENT_LIMIT, summed, text);
+    snprintf(text, sizeof text, "rate = %s", s->rate && s->rate[0] ? s->rate[0] : "none");
+    ldc_group_say(l, g, LDC_WHY_RATE, summed, text);
     return true;
 }
 
@@ -5606,6 +5815,7 @@ static ldc_exchange *ldc_client_exchange(ldcorn *l, ldc_client *c) {
 }
 
 static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e) {
+    if (e->share) e->share->inside--;
     if (e->held) ldc_group_hold(l, e, 0);
     ldc_relay_free(l, &e->req);
     ldc_relay_free(l, &e->res);
@@ -6115,7 +6325,7 @@ static void ldc_client_refuse(ldcorn *l, ldc_exchange *e, ldc_why why) {
     if (e->group) ldc_group_refused(l, e->group, why);
     e->why = why;
     if ((r->status >= 400 && r->status < 500 && why != LDC_WHY_ROUTE && why != LDC_WHY_DENIED &&
-         why != LDC_WHY_TOKEN) ||
+         why != LDC_WHY_TOKEN && r->status != 429) ||
         r->status == 501 || r->status == 505)
         e->keep = false;
     if ((e->got_head && (e->res.head.len == 0 || e->res.sent)) || r->status == 0) {
@@ -6124,6 +6334,7 @@ static void ldc_client_refuse(ldcorn *l, ldc_exchange *e, ldc_why why) {
     }
     if (r->status == 503 && e->group)
         snprintf(extra, sizeof extra, "Retry-After: %d\r\n", ldc_group_retry_after(l, e->group));
+    if (r->status == 429) snprintf(extra, sizeof extra, "Retry-After: %d\r\n", e->retry_after);
     if (r->status == 405)
         snprintf(extra, sizeof extra, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n");
     snprintf(body, sizeof body, "%d %s (request %s)\n", r->status, r->text, e->id[0] ? e->id : "-");
@@ -6133,15 +6344,7 @@ static void ldc_client_refuse(ldcorn *l, ldc_exchange *e, ldc_why why) {
 /* --- who is it --- */
 
 static bool ldc_client_trusted(const ldc_conf *conf, int family, const unsigned char *ip) {
-    unsigned char v4[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-    if (family == AF_INET6 && memcmp(ip, v4, 12) == 0) { /* ::ffff:a.b.c.d is a.b.c.d */
-        family = AF_INET;
-        ip += 12;
-    }
-    for (int i = 0; i < conf->trusteds; i++) {
-        if (ldc_conf_within(&conf->trusted[i], family, ip)) return true;
-    }
-    return false;
+    return ldc_conf_listed(conf->trusted, conf->trusteds, family, ip);
 }
 
 /* The rightmost X-Forwarded-For element that is not trusted, at most 32 back; a malformed one
@@ -6184,6 +6387,12 @@ static void ldc_client_make_id(ldcorn *l, char out[33]) {
     out[16] = 0;
 }
 
+static void ldc_client_who(const ldc_client *c, ldc_exchange *e, const ldc_head *h) {
+    e->trusted = ldc_client_trusted(e->conf, c->family, c->ip);
+    memcpy(e->address, c->peer, sizeof e->address);
+    if (e->trusted && ldc_http_get(h, LDC_FIELD_XFF)) ldc_client_forwarded(e->conf, h, e->address);
+}
+
 static bool ldc_client_prepare(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_head *h) {
     ldc_forward w;
     char local[INET6_ADDRSTRLEN + 16];
@@ -6194,9 +6403,7 @@ static bool ldc_client_prepare(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_he
     } here;
     socklen_t n = sizeof here;
     memset(&w, 0, sizeof w);
-    w.trusted = ldc_client_trusted(e->conf, c->family, c->ip);
-    memcpy(e->address, c->peer, sizeof e->address);
-    if (w.trusted && ldc_http_get(h, LDC_FIELD_XFF)) ldc_client_forwarded(e->conf, h, e->address);
+    w.trusted = e->trusted;
     w.client = ldc_util_z(e->address);
     w.proto = LDC_S("http");
     w.host = LDC_S("localhost");
@@ -6234,6 +6441,7 @@ static bool ldc_client_prepare(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_he
 /* --- a request --- */
 
 static void ldc_admin_request(ldcorn *l, ldc_exchange *e, const ldc_head *h);
+static bool ldc_admin_ready(ldcorn *l, ldc_text *t);
 static ptrdiff_t ldc_client_body(ldcorn *l, ldc_client *c, char *p, size_t n, int fd);
 
 static ldc_group *ldc_client_group(ldcorn *l, const ldc_conf *conf, int index) {
@@ -6251,6 +6459,30 @@ static uint64_t ldc_client_collects(const ldcorn *l, const ldc_exchange *e) {
     return most < all ? most : all;
 }
 
+/* Who may ask, and how much at once. IPv6 counts by /64; unix peers have no address to count. */
+static ldc_why ldc_client_limits(ldcorn *l, ldc_exchange *e, ldc_head *h) {
+    const ldc_gconf *g = e->group->conf;
+    unsigned char ip[16];
+    int family = e->address[0] == 0 ? AF_UNIX : strchr(e->address, ':') ? AF_INET6 : AF_INET;
+    ldc_str who, key;
+    memset(ip, 0, sizeof ip);
+    if (family != AF_UNIX) inet_pton(family, e->address, ip);
+    if (ldc_conf_listed(g->deny.p, g->deny.n, family, ip)) return LDC_WHY_DENIED;
+    if (g->allow.n && !ldc_conf_listed(g->allow.p, g->allow.n, family, ip)) return LDC_WHY_DENIED;
+    who = key = ldc_util_str((const char *)ip, family == AF_INET6 && ip[0] ? 8 : 16);
+    if (g->rate.each) {
+        bool named = false;
+        for (int i = 0; g->rate.header && i < h->count && !named; i++) {
+            named = ldc_util_isnocase(h->field[i].name, g->rate.header);
+            if (named) key = h->field[i].value;
+        }
+        if ((named || family != AF_UNIX) && !ldc_group_rate(l, e, key)) return LDC_WHY_RATE;
+    }
+    if (g->s.max_req_per_client >= 0 && family != AF_UNIX && !ldc_group_client(l, e, who))
+        return LDC_WHY_CLIENT_LIMIT;
+    return LDC_WHY_NONE;
+}
+
 /* What the head alone decides, before anything of the body is asked for. */
 static ldc_why ldc_client_check(ldcorn *l, ldc_exchange *e, ldc_head *h) {
     const ldc_route *route = NULL;
@@ -6259,6 +6491,7 @@ static ldc_why ldc_client_check(ldcorn *l, ldc_exchange *e, ldc_head *h) {
     if (why) return why;
     e->group = ldc_client_group(l, e->conf, route->group);
     if (e->group == NULL) return LDC_WHY_NO_WORKER;
+    if ((why = ldc_client_limits(l, e, h)) != LDC_WHY_NONE) return why;
     most = e->group->conf->s.max_body;
     if (most >= 0 && h->frame == LDC_FRAME_LENGTH && h->length > (uint64_t)most)
         return LDC_WHY_MAX_BODY;
@@ -6370,6 +6603,24 @@ static void ldc_client_freed(ldcorn *l) {
     while ((e = ldc_group_fed(l)) != NULL) ldc_client_collect_now(l, e->client, e);
 }
 
+/* ready_path: for balancers in front; before routing, never queued. */
+static bool ldc_client_ready_path(ldcorn *l, ldc_exchange *e, const ldc_head *h) {
+    const char *mine = e->conf->s.ready_path,
+               *mark = (const char *)memchr(h->target.p, '?', h->target.n);
+    ldc_str path = h->target;
+    ldc_text t;
+    bool ready;
+    if (mark) path.n = (size_t)(mark - path.p);
+    if (mine == NULL || !ldc_util_is(path, mine)) return false;
+    ldc_client_make_id(l, e->id);
+    ldc_text_init(&t, &l->mem);
+    ready = ldc_admin_ready(l, &t);
+    ldc_client_reply(l, e, ready ? 200 : 503, "text/plain; charset=utf-8", "",
+                     ldc_util_str(t.p, t.n));
+    ldc_text_free(&t);
+    return true;
+}
+
 /* A whole head was parsed as `why` says. */
 static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) {
     ldc_exchange *e = ldc_client_exchange(l, c);
@@ -6400,6 +6651,8 @@ static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) 
         ldc_admin_request(l, e, h);
         return;
     }
+    ldc_client_who(c, e, h);
+    if (ldc_client_ready_path(l, e, h)) return;
     why = ldc_client_check(l, e, h);
     if (!ldc_client_prepare(l, c, e, h)) {
         ldc_client_end(l, c, LDC_WHY_MEMORY);
@@ -8111,6 +8364,7 @@ static ldc_group *ldc_reload_group(ldcorn *l, ldc_conf *conf, const ldc_gconf *a
 
 static void ldc_reload_free_group(ldcorn *l, ldc_group *g) {
     ldc_mem_free(&l->mem, g->name, strlen(g->name) + 1);
+    ldc_group_shares_free(l, &g->shares);
     ldc_conf_free(g->owner);
     ldc_mem_free(&l->mem, g, sizeof *g);
 }
@@ -8652,7 +8906,8 @@ static void ldc_admin_per_group(ldcorn *l, ldc_text *t) {
 
 static void ldc_admin_labelled(ldcorn *l, ldc_text *t) {
     static const ldc_why refusals[] = {LDC_WHY_FULL,      LDC_WHY_TIMEOUT, LDC_WHY_CLIENT_GONE,
-                                       LDC_WHY_NO_WORKER, LDC_WHY_MEMORY,  LDC_WHY_SLOW};
+                                       LDC_WHY_NO_WORKER, LDC_WHY_RATE,    LDC_WHY_CLIENT_LIMIT,
+                                       LDC_WHY_MEMORY,    LDC_WHY_SLOW};
     static const char *const kinds[] = {"connect", "reset", "timeout", "protocol"};
     ldc_admin_type(t, "ldcorn_requests_total", "counter", "requests answered, by class of status");
     for (const ldc_group *g = l->groups; g; g = g->next) {
@@ -8917,7 +9172,7 @@ static void ldc_admin_do(ldcorn *l, ldc_exchange *e, int what, ldc_str query) {
 static void ldc_admin_request(ldcorn *l, ldc_exchange *e, const ldc_head *h) {
     ldc_str path = h->target, query = ldc_util_str("", 0);
     const char *mark = (const char *)memchr(path.p, '?', path.n);
-    bool known = false;
+    bool known = false, changes = false;
     ldc_client_make_id(l, e->id);
     if (mark) {
         query = ldc_util_cut(path, (size_t)(mark - path.p));
@@ -8928,6 +9183,7 @@ static void ldc_admin_request(ldcorn *l, ldc_exchange *e, const ldc_head *h) {
         ldc_why why;
         if (!ldc_util_is(path, p->path)) continue;
         known = true;
+        changes = p->changes;
         if (!ldc_util_is(h->method, p->method) && !(e->head_only && !p->changes)) continue;
         why = ldc_admin_allowed(l, e, h, p->changes, p->open);
         if (why)
@@ -8936,7 +9192,12 @@ static void ldc_admin_request(ldcorn *l, ldc_exchange *e, const ldc_head *h) {
             ldc_admin_do(l, e, (int)i, query);
         return;
     }
-    ldc_client_refuse(l, e, known ? LDC_WHY_METHOD : LDC_WHY_ROUTE);
+    if (known)
+        ldc_client_reply(l, e, 405, "text/plain",
+                         changes ? "Allow: POST\r\n" : "Allow: GET, HEAD\r\n",
+                         LDC_S("method not allowed\n"));
+    else
+        ldc_client_refuse(l, e, LDC_WHY_ROUTE);
 }
 
 /* @turn -------------------------------------------------------------------------------------
@@ -10096,7 +10357,7 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
     ldc_text_free(&l->reload.error);
     ldc_public_free_spares(l);
     ldc_mem_free(&l->mem, l->loop.set, l->loop.cap * sizeof *l->loop.set);
-    ldc_mem_free(&l->mem, l->loop.who, l->loop.cap * sizeof *l->loop.who);
+    ldc_mem_free(&l->mem, l->loop.who, l->loop.who_cap * sizeof *l->loop.who);
     ldc_mem_free(&l->mem, l->loop.dirty, l->loop.dirty_cap * sizeof *l->loop.dirty);
     ldc_mem_free(&l->mem, l->loop.heap, l->loop.due_cap * sizeof *l->loop.heap);
     ldc_mem_free(&l->mem, l->scratch, LDC_SCRATCH);
