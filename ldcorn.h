@@ -171,22 +171,23 @@ typedef struct ldcorn_group_desc {
     const char *name; /* letters, digits, - and _ ; required */
     const char *cmd;  /* split like a shell does; {socket}, {port} or {fd} choose the transport */
     const char *app;  /* fills {app}; alone: uvicorn on {socket} */
-    const char *function;          /* name of an entry of ldcorn_desc.functions */
-    const char *const *upstream;   /* host:port, [v6]:port or unix:path */
-    int64_t workers;               /* processes, default 1 */
-    const char *dir;               /* working directory, default: inherited */
-    const char *const *env;        /* K=V words, added to the inherited environment */
-    const char *const *worker_log; /* stderr (default) stdout inherit off or a path, and raw */
-    const char *const *routes;     /* /a prefix, /a* string prefix, =/a exact, * fallback */
-    const char *const *allow;      /* CIDR words or unix: who may ask, default anybody; else 403 */
-    const char *const *deny;       /* CIDR words or unix: who may not; wins over allow */
-    int64_t max_req_per_worker;    /* requests inside one worker, default none */
-    int64_t queue;                 /* waiting requests, default 1024; full is 503 */
-    int64_t queue_timeout;         /* default 30s, or run_timeout if longer; over is 503 */
-    int64_t max_req_per_client;    /* in flight and waiting per address, default none; 429 */
-    const char *const *rate;       /* N/s or N/m [burst=N] [key=addr or key=header:NAME]; 429 */
-    int64_t max_body;              /* default 64M, none = no limit; over is 413 */
-    int64_t request_buffer;        /* with a limit: body collected before a slot is taken,
+    const char *function;           /* name of an entry of ldcorn_desc.functions */
+    const char *const *upstream;    /* host:port, [v6]:port or unix:path */
+    int64_t workers;                /* processes, default 1 */
+    const char *dir;                /* working directory, default: inherited */
+    const char *const *env;         /* K=V words, added to the inherited environment */
+    const char *const *worker_log;  /* stderr (default) stdout inherit off or a path, and raw */
+    const char *const *routes;      /* /a prefix, /a* string prefix, =/a exact, * fallback */
+    const char *const *allow;       /* CIDR words or unix: who may ask, default anybody; else 403 */
+    const char *const *deny;        /* CIDR words or unix: who may not; wins over allow */
+    int64_t max_req_per_worker;     /* requests inside one worker, default none */
+    int64_t max_tunnels_per_worker; /* upgraded connections, default none */
+    int64_t queue;                  /* waiting requests, default 1024; full is 503 */
+    int64_t queue_timeout;          /* default 30s, or run_timeout if longer; over is 503 */
+    int64_t max_req_per_client;     /* in flight and waiting per address, default none; 429 */
+    const char *const *rate;        /* N/s or N/m [burst=N] [key=addr or key=header:NAME]; 429 */
+    int64_t max_body;               /* default 64M, none = no limit; over is 413 */
+    int64_t request_buffer;         /* with a limit: body collected before a slot is taken,
                                       default 1M, ZERO = none */
     int64_t response_buffer;  /* with a limit: answer taken ahead of a slow client, default 1M */
     const char *balance;      /* least (default) */
@@ -199,16 +200,19 @@ typedef struct ldcorn_group_desc {
     int64_t tunnel_timeout;   /* idle upgraded connection, default 1h */
     int64_t worker_keepalive; /* idle worker connection, default 1s; ZERO = one request each */
     const char *const *health_path; /* path [host=NAME]; ready when it answers 2xx or 3xx */
-    int64_t start_timeout;          /* until ready, default 5m */
-    bool optional;                  /* /readyz does not wait for this group */
-    int64_t backoff_max;            /* restarts after 100 ms, doubling up to this, default 30s */
-    int64_t max_restarts;           /* consecutive failed starts, default none = never give up */
-    const char *stop_signal;        /* default TERM */
-    int64_t stop_timeout;           /* then KILL to the process group, default 5s */
-    const char *reload;             /* swap (default), off */
-    int64_t drain_timeout;          /* requests in old workers, default the longest of 30s,
+    int64_t health_interval;        /* between checks, default 10s, none = only at start */
+    int64_t health_timeout;         /* for the answer to a check, default 5s */
+    int64_t health_fails;    /* failed checks in a row until it is replaced or down, default 3 */
+    int64_t start_timeout;   /* until ready, default 5m */
+    bool optional;           /* /readyz does not wait for this group */
+    int64_t backoff_max;     /* restarts after 100 ms, doubling up to this, default 30s */
+    int64_t max_restarts;    /* consecutive failed starts, default none = never give up */
+    const char *stop_signal; /* default TERM */
+    int64_t stop_timeout;    /* then KILL to the process group, default 5s */
+    const char *reload;      /* swap (default), off */
+    int64_t drain_timeout;   /* requests in old workers, default the longest of 30s,
                                       response_timeout and run_timeout */
-    int64_t tunnel_drain;           /* tunnels in old workers, default 5m */
+    int64_t tunnel_drain;    /* tunnels in old workers, default 5m */
 } ldcorn_group_desc;
 
 typedef enum ldcorn_level {
@@ -1163,20 +1167,20 @@ typedef enum ldc_frame {
 } ldc_frame;
 
 /* Fields that ldcorn itself looks at or writes. */
-#define LDC_FIELD_NAMES(X)                                                                       \
-    X(HOST, "host")                                                                              \
-    X(CONNECTION, "connection")                                                                  \
-    X(CONTENT_LENGTH, "content-length")                                                          \
-    X(TRANSFER_ENCODING, "transfer-encoding")                                                    \
-    X(EXPECT, "expect") X(UPGRADE, "upgrade") X(TE, "te") X(TRAILER, "trailer")                  \
-        X(KEEP_ALIVE, "keep-alive") X(HTTP2_SETTINGS, "http2-settings")                          \
-            X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy") X(FORWARDED, "forwarded")          \
-                X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto") X(XFH, "x-forwarded-host") \
-                    X(REAL_IP, "x-real-ip") X(REQUEST_ID, "x-request-id")                        \
-                        X(REQUEST_START, "x-request-start") X(ORIGINAL_URL, "x-original-url")    \
-                            X(REWRITE_URL, "x-rewrite-url") X(VIA, "via")                        \
-                                X(USER_AGENT, "user-agent") X(REFERER, "referer")                \
-                                    X(ORIGIN, "origin") X(AUTHORIZATION, "authorization")
+#define LDC_FIELD_NAMES(X)                                                                        \
+    X(HOST, "host")                                                                               \
+    X(CONNECTION, "connection")                                                                   \
+    X(CONTENT_LENGTH, "content-length")                                                           \
+    X(TRANSFER_ENCODING, "transfer-encoding")                                                     \
+    X(EXPECT, "expect")                                                                           \
+    X(UPGRADE, "upgrade") X(TE, "te") X(TRAILER, "trailer") X(KEEP_ALIVE, "keep-alive")           \
+        X(HTTP2_SETTINGS, "http2-settings") X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy")     \
+            X(FORWARDED, "forwarded") X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto")       \
+                X(XFH, "x-forwarded-host") X(REAL_IP, "x-real-ip") X(REQUEST_ID, "x-request-id")  \
+                    X(REQUEST_START, "x-request-start") X(ORIGINAL_URL, "x-original-url")         \
+                        X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") X(USER_AGENT, "user-agent") \
+                            X(REFERER, "referer") X(ORIGIN, "origin")                             \
+                                X(AUTHORIZATION, "authorization")
 
 #define LDC_FIELD_ENUM(name, text) LDC_FIELD_##name,
 typedef enum ldc_field_id {
@@ -1848,6 +1852,7 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     X(GROUP, allow, WORDS, "", "", "who may ask")                                                \
     X(GROUP, deny, WORDS, "", "", "who may not")                                                 \
     X(GROUP, max_req_per_worker, INT, "none", "max_conns_per_worker", "requests in a worker")    \
+    X(GROUP, max_tunnels_per_worker, INT, "none", "", "upgraded connections in a worker")        \
     X(GROUP, queue, INT, "1024", "maxqueue queue_size", "waiting requests")                      \
     X(GROUP, queue_timeout, DURATION, "", "timeout_queue", "longest wait")                       \
     X(GROUP, max_req_per_client, INT, "none", "limit_conn", "in flight and waiting per address") \
@@ -1865,6 +1870,10 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     X(GROUP, tunnel_timeout, DURATION, "1h", "timeout_tunnel", "idle upgraded connection")       \
     X(GROUP, worker_keepalive, DURATION, "1s", "", "idle worker connection")                     \
     X(GROUP, health_path, WORDS, "", "health", "readiness check: path [host=NAME]")              \
+    X(GROUP, health_interval, DURATION, "10s", "inter interval",                                 \
+      "between checks, none = only at start")                                                    \
+    X(GROUP, health_timeout, DURATION, "5s", "", "for the answer to a check")                    \
+    X(GROUP, health_fails, INT, "3", "fall", "failed checks in a row that count")                \
     X(GROUP, start_timeout, DURATION, "5m", "", "until a worker is ready")                       \
     X(GROUP, optional, BOOL, "off", "", "readyz does not wait for this group")                   \
     X(GROUP, backoff_max, DURATION, "30s", "restart_backoff_on_crash", "longest restart pause")  \
@@ -3223,6 +3232,7 @@ static void ldc_conf_derive(ldc_gconf *g) {
     int64_t thirty = 30000;
     bool tcp = false;
     if (d->max_req_per_worker == 0) d->max_req_per_worker = LDCORN_NONE;
+    if (d->max_tunnels_per_worker == 0) d->max_tunnels_per_worker = LDCORN_NONE;
     if (d->max_req_per_client == 0) d->max_req_per_client = LDCORN_NONE;
     if (d->max_body == 0) d->max_body = LDCORN_NONE;
     if (d->run_timeout == 0) d->run_timeout = LDCORN_NONE;
@@ -3253,6 +3263,9 @@ static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ld
     ldc_conf_range(r, s, LDC_KEY_stop_timeout, 0, INT64_MAX);
     ldc_conf_range(r, s, LDC_KEY_max_req_per_worker, -1, 1 << 30);
     ldc_conf_range(r, s, LDC_KEY_max_req_per_client, -1, 1 << 30);
+    ldc_conf_range(r, s, LDC_KEY_max_tunnels_per_worker, -1, 1 << 30);
+    ldc_conf_range(r, s, LDC_KEY_health_fails, 1, 1000);
+    ldc_conf_range(r, s, LDC_KEY_health_timeout, 1, INT64_MAX);
     ldc_conf_range(r, s, LDC_KEY_queue, -1, 1 << 30);
     ldc_conf_range(r, s, LDC_KEY_retries, -1, 100);
     ldc_conf_range(r, s, LDC_KEY_request_buffer, 0, 1 << 29);
@@ -3889,10 +3902,11 @@ struct ldc_up {
     uint8_t state;
     bool slot; /* counted in worker->in_flight */
     bool tunnel_slot;
-    bool reused; /* carried an exchange before */
-    bool probe;  /* a readiness check, no exchange */
-    bool half;   /* we ended our direction: the slot waits for the worker's end */
-    bool deaf;   /* its answer broke the protocol: bytes are only thrown away */
+    bool upgrade; /* counted in worker->upgrades */
+    bool reused;  /* carried an exchange before */
+    bool probe;   /* a readiness check, no exchange */
+    bool half;    /* we ended our direction: the slot waits for the worker's end */
+    bool deaf;    /* its answer broke the protocol: bytes are only thrown away */
     bool connected;
     bool keep;        /* its answer allows another request behind it */
     bool reading;     /* waiting for bytes: the gap counts */
@@ -3938,6 +3952,7 @@ struct ldc_worker {
     int port_fd; /* keeps {port} reserved */
     char *path;  /* of its socket */
     int in_flight, tunnels, conns, parked_count;
+    int upgrades; /* inside: each may become a tunnel */
     uint64_t served, since, started, idle_since, drain_by, tunnel_by, probe_at, start_by;
     uint64_t pause; /* back-off or probe interval, ms */
     int failures;   /* consecutive failed starts, or failed probes while DOWN */
@@ -3947,6 +3962,7 @@ struct ldc_worker {
     ldc_exec exec;
     ldc_sink out; /* worker_log = path */
     uint64_t ready_at, hold_again;
+    uint64_t check_at, answered_at; /* the next health check; the last answer */
     bool slow_said;
     int probe_fails;
     char tail[LDC_TAIL];
@@ -3980,8 +3996,8 @@ struct ldc_group {
     ldc_exchange *head, *tail; /* the queue, oldest first */
     ldc_shares shares;
     ldc_exchange *lack, *lack_end; /* who waits for buffer memory, oldest first */
-    int queued;
-    uint64_t held; /* of buffer_memory */
+    int queued, upgrades;          /* upgrades: of them, those that ask for one */
+    uint64_t held;                 /* of buffer_memory */
     int orphans;
     uint64_t mean;        /* service time, microseconds, moving by 1/8 */
     uint64_t requests[6]; /* by class of status */
@@ -4052,6 +4068,7 @@ struct ldcorn {
     ldc_worker *gone;
     uint64_t retry_at; /* when starved groups try again */
     bool upset;        /* some worker changed state: look at reload, readiness, stop */
+    bool tunnel_freed; /* somebody may wait for it */
     bool freed;        /* buffer memory was given back: look at who waits for it */
 };
 
@@ -4069,6 +4086,7 @@ static void ldc_proc_probe_readable(ldcorn *l, ldc_up *u);
 static void ldc_proc_event_down(ldcorn *l, ldc_worker *w); /* a connect failed */
 static void ldc_proc_hold(ldcorn *l, ldc_worker *w);       /* it may be dying */
 static void ldc_proc_probed(ldcorn *l, ldc_up *u, bool passed, const char *why);
+static void ldc_proc_check_late(ldcorn *l, ldc_worker *w, ldc_up *u);
 static void ldc_proc_idle(ldcorn *l, ldc_worker *w); /* nothing inside any more */
 static void ldc_proc_replace(ldcorn *l, ldc_worker *w, const char *why);
 
@@ -4574,17 +4592,20 @@ static void ldc_relay_free(ldcorn *l, ldc_flow *f) {
 
 static void ldc_up_start_or_requeue(ldcorn *l, ldc_exchange *e, ldc_worker *w, bool *starved);
 
-static bool ldc_group_takes(const ldc_worker *w) {
+/* An upgrade reserves its place among the tunnels at the start. */
+static bool ldc_group_takes(const ldc_worker *w, bool upgrade) {
     int64_t limit = w->group->conf->s.max_req_per_worker;
+    int64_t tunnels = w->group->conf->s.max_tunnels_per_worker;
     return w->state == LDC_PROC_READY && !w->candidate && !w->replaced && !w->held &&
-           (limit < 0 || w->in_flight < limit);
+           (limit < 0 || w->in_flight < limit) &&
+           (!upgrade || tunnels < 0 || w->tunnels + w->upgrades < tunnels);
 }
 
 /* The fewest inside, ties to the longest idle. */
-static ldc_worker *ldc_group_choose(const ldc_group *g) {
+static ldc_worker *ldc_group_choose(const ldc_group *g, bool upgrade) {
     ldc_worker *best = NULL;
     for (ldc_worker *w = g->workers; w; w = w->next) {
-        if (!ldc_group_takes(w)) continue;
+        if (!ldc_group_takes(w, upgrade)) continue;
         if (best == NULL || w->in_flight < best->in_flight ||
             (w->in_flight == best->in_flight && w->idle_since < best->idle_since))
             best = w;
@@ -4794,9 +4815,11 @@ static ldc_exchange *ldc_group_fed(ldcorn *l) {
 }
 
 static void ldc_group_take(ldc_up *u) {
-    LDCORN_ASSERT(!u->slot && ldc_group_takes(u->worker));
+    LDCORN_ASSERT(!u->slot && ldc_group_takes(u->worker, u->exchange && u->exchange->upgrade));
     u->slot = true;
     u->worker->in_flight++;
+    u->upgrade = u->exchange && u->exchange->upgrade;
+    u->worker->upgrades += u->upgrade;
 }
 
 /* `forced`: the worker may still be at it (the two exceptions, and close where it was asked). */
@@ -4805,6 +4828,8 @@ static void ldc_group_give(ldcorn *l, ldc_up *u, bool forced) {
     if (!u->slot) return;
     u->slot = false;
     w->in_flight--;
+    w->upgrades -= u->upgrade;
+    u->upgrade = false;
     w->idle_since = l->now;
     if (forced && w->group->conf->limited) w->group->forced++;
     if (w->in_flight == 0 || w->state == LDC_PROC_DRAINING) ldc_proc_idle(l, w);
@@ -4827,6 +4852,7 @@ static void ldc_group_push(ldc_group *g, ldc_exchange *e, bool front) {
     }
     e->waiting = true;
     g->queued++;
+    g->upgrades += e->upgrade;
 }
 
 static void ldc_group_pop(ldc_exchange *e) {
@@ -4843,18 +4869,30 @@ static void ldc_group_pop(ldc_exchange *e) {
     e->ahead = e->behind = NULL;
     e->waiting = false;
     g->queued--;
+    g->upgrades -= e->upgrade;
+}
+
+/* The oldest waiter that a worker can take now, and that worker. An upgrade for which there is no
+   tunnel left lets the requests behind it pass. */
+static ldc_exchange *ldc_group_first(const ldc_group *g, ldc_worker **w) {
+    ldc_exchange *e = g->head;
+    if (e == NULL) return NULL;
+    *w = ldc_group_choose(g, e->upgrade);
+    if (*w || !e->upgrade || g->upgrades == g->queued) return *w ? e : NULL;
+    while (e && e->upgrade) e = e->behind;
+    *w = ldc_group_choose(g, false);
+    return *w ? e : NULL;
 }
 
 /* Gives free slots to the oldest waiters, in this turn. A start that fails at once comes back
    here through a give; the flag makes that a turn of this loop, not a recursion. */
 static void ldc_group_next(ldcorn *l, ldc_group *g) {
     bool starved = false;
+    ldc_exchange *e;
+    ldc_worker *w = NULL;
     if (g->starting) return;
     g->starting = true;
-    while (g->head && !starved) {
-        ldc_worker *w = ldc_group_choose(g);
-        ldc_exchange *e = g->head;
-        if (w == NULL) break;
+    while (!starved && (e = ldc_group_first(g, &w)) != NULL) {
         ldc_group_pop(e);
         ldc_up_start_or_requeue(l, e, w, &starved);
     }
@@ -4892,6 +4930,12 @@ static void ldc_group_refused(ldcorn *l, ldc_group *g, ldc_why why) {
     l->refused = true;
 }
 
+/* A worker for a newcomer: nobody may wait for the same. */
+static ldc_worker *ldc_group_free(const ldc_group *g, const ldc_exchange *e) {
+    if (e->upgrade ? g->queued > 0 : g->queued > g->upgrades) return NULL;
+    return ldc_group_choose(g, e->upgrade);
+}
+
 /* What the group says to a request before any of its body is asked for, and again when it comes
    in line. */
 static ldc_why ldc_group_admits(ldcorn *l, ldc_exchange *e) {
@@ -4899,7 +4943,7 @@ static ldc_why ldc_group_admits(ldcorn *l, ldc_exchange *e) {
     e->queued = l->now;
     e->queue_by = ldc_loop_after(l, g->conf->s.queue_timeout);
     if (!ldc_group_hope(g, e->queue_by)) return LDC_WHY_NO_WORKER;
-    if (g->queued >= g->conf->s.queue && (g->head || ldc_group_choose(g) == NULL))
+    if (g->queued >= g->conf->s.queue && !ldc_group_free(g, e))
         return LDC_WHY_FULL; /* queue = 0 refuses at once */
     return LDC_WHY_NONE;
 }
@@ -4914,7 +4958,7 @@ static void ldc_group_submit(ldcorn *l, ldc_exchange *e) {
         ldc_client_refuse(l, e, why);
         return;
     }
-    if (g->head == NULL && (w = ldc_group_choose(g)) != NULL) {
+    if ((w = ldc_group_free(g, e)) != NULL) {
         ldc_up_start_or_requeue(l, e, w, &starved);
         return;
     }
@@ -5004,6 +5048,7 @@ static void ldc_up_close(ldcorn *l, ldc_up *u) {
     if (tunnel) {
         u->tunnel_slot = false;
         u->worker->tunnels--;
+        l->tunnel_freed = l->tunnel_freed || u->worker->group->upgrades > 0;
     }
     if (u->worker->probe == u) u->worker->probe = NULL;
     ldc_up_set(u, LDC_UP_DEAD);
@@ -5345,6 +5390,7 @@ static void ldc_up_finish(ldcorn *l, ldc_up *u, bool clean, bool quiet) {
     bool whole = e->req.end && ldc_relay_waiting(&e->req) == 0 && !u->half;
     e->answered = l->now;
     w->served++;
+    w->answered_at = l->now;
     g->mean = g->mean ? g->mean - g->mean / 8 + took / 8 : took;
     ldc_group_measure(&g->worker, took);
     if (!whole) e->keep = false; /* answered before the body was in: both sides close */
@@ -5716,7 +5762,9 @@ static void ldc_up_overdue(ldcorn *l, ldc_up *u) {
 static void ldc_up_timer(ldcorn *l, ldc_up *u) {
     const ldcorn_group_desc *s = &u->worker->group->conf->s;
     ldc_exchange *e = u->exchange;
-    if (u->probe) {
+    if (u->probe && u->worker->state == LDC_PROC_READY) {
+        ldc_proc_check_late(l, u->worker, u);
+    } else if (u->probe) {
         ldc_proc_probed(l, u, false, "no answer in time");
     } else if (u->state == LDC_UP_PARKED) {
         ldc_up_close(l, u);
@@ -7581,8 +7629,17 @@ static int ldc_proc_fork(ldcorn *l, ldc_worker *w, const char **step) {
 
 /* --- what a start leaves behind --- */
 
+/* Ends a check or probe. The slot that a check holds comes back with it: it is asked for nothing
+   more, and the worker is on its way out. */
+static void ldc_proc_unprobe(ldcorn *l, ldc_worker *w) {
+    ldc_up *u = w->probe;
+    if (u == NULL) return;
+    ldc_up_close(l, u);
+    ldc_group_give(l, u, true);
+}
+
 static void ldc_proc_clean(ldcorn *l, ldc_worker *w) {
-    if (w->probe) ldc_up_close(l, w->probe);
+    ldc_proc_unprobe(l, w);
     for (int i = 0; i < 2; i++) {
         if (w->pipe[i].open) ldc_proc_pipe_read(l, &w->pipe[i], true);
         ldc_proc_pipe_close(l, &w->pipe[i]);
@@ -7773,7 +7830,8 @@ static void ldc_proc_probe(ldcorn *l, ldc_worker *w) {
     }
     w->probe = u;
     u->probe = true;
-    u->by = l->now + 5000000;
+    if (w->state == LDC_PROC_READY) ldc_group_take(u);
+    u->by = l->now + (uint64_t)w->as->s.health_timeout * 1000;
     ldc_loop_timer(l, &u->timer, u->by);
     r = ldc_up_connect(u);
     if (r > 0) {
@@ -7819,6 +7877,7 @@ static void ldc_proc_probed(ldcorn *l, ldc_up *u, bool passed, const char *why) 
         return;
     }
     ldc_up_close(l, u);
+    ldc_group_give(l, u, false);
     if (!passed && why)
         ldc_log_say(&l->log, LDCORN_LOG_DEBUG, "%s.%d: not ready: %s", w->group->name, w->index,
                     why);
@@ -7855,6 +7914,7 @@ static void ldc_proc_away(ldcorn *l, ldc_worker *w) {
     ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d%s%s%s: cannot be reached", w->group->name,
                 w->index, w->foreign ? " (" : "", w->foreign ? w->addr.text : "",
                 w->foreign ? ")" : "");
+    ldc_proc_unprobe(l, w);
     while (w->parked) ldc_up_close(l, w->parked);
     w->pause = 100;
     w->probe_fails = 0;
@@ -7878,11 +7938,80 @@ static void ldc_proc_starting_failed(ldcorn *l, ldc_worker *w) {
     ldc_proc_timer_at(l, w, next);
 }
 
+/* --- health: checks of a ready worker --- */
+
+static void ldc_proc_check_after(ldcorn *l, ldc_worker *w, uint64_t from) {
+    int64_t every = w->as->s.health_interval;
+    w->check_at = every > 0 ? from + (uint64_t)every * 1000 : 0;
+    if (w->held) return; /* its timer ends that first */
+    if (w->check_at)
+        ldc_proc_timer_at(l, w, w->check_at);
+    else
+        ldc_loop_timer(l, &w->timer, 0);
+}
+
+/* Any answer counts as a passed check. In a limited group a check takes a slot, and only one that
+   nobody wants; parked connections go first, because a server of one thread may sit on one. */
+static void ldc_proc_check(ldcorn *l, ldc_worker *w) {
+    uint64_t every = (uint64_t)w->as->s.health_interval * 1000;
+    if (w->answered_at + every > l->now) {
+        w->probe_fails = 0;
+        ldc_proc_check_after(l, w, w->answered_at);
+        return;
+    }
+    if (w->group->conf->limited && (w->group->head || !ldc_group_takes(w, false))) {
+        ldc_proc_timer_at(l, w, l->now + (every < 1000000 ? every : 1000000));
+        return;
+    }
+    while (w->parked && w->group->conf->limited) ldc_up_close(l, w->parked);
+    ldc_proc_probe(l, w);
+}
+
+static void ldc_proc_ready_timer(ldcorn *l, ldc_worker *w) {
+    if (w->held) {
+        w->held = false;
+        if (w->check_at) ldc_proc_timer_at(l, w, w->check_at);
+        ldc_group_next(l, w->group);
+    } else if (w->check_at && w->check_at <= l->now && w->probe == NULL) {
+        ldc_proc_check(l, w);
+    }
+}
+
+static void ldc_proc_checked(ldcorn *l, ldc_worker *w) {
+    w->probe_fails = 0;
+    ldc_proc_check_after(l, w, l->now);
+}
+
+static void ldc_proc_check_failed(ldcorn *l, ldc_worker *w) {
+    if (w->probe_fails < w->as->s.health_fails) {
+        ldc_proc_check_after(l, w, l->now);
+        return;
+    }
+    ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d: %d health checks failed in a row, %s",
+                w->group->name, w->index, w->probe_fails,
+                w->foreign ? "nothing more is sent there until one passes" : "replacing it");
+    if (w->foreign)
+        ldc_proc_away(l, w);
+    else
+        ldc_proc_replace(l, w, "health");
+}
+
+/* A check without an answer in time has failed, but what it asked for may still be going on: its
+   slot stays taken and it is waited for, each further time counting once more. */
+static void ldc_proc_check_late(ldcorn *l, ldc_worker *w, ldc_up *u) {
+    u->by = l->now + (uint64_t)w->as->s.health_timeout * 1000;
+    ldc_loop_timer(l, &u->timer, u->by);
+    w->probe_fails++;
+    ldc_log_say(&l->log, LDCORN_LOG_DEBUG, "%s.%d: health check: no answer in time", w->group->name,
+                w->index);
+    if (w->probe_fails >= w->as->s.health_fails) ldc_proc_check_failed(l, w);
+}
+
 static void ldc_proc_ready(ldcorn *l, ldc_worker *w) {
     bool back = w->state == LDC_PROC_DOWN;
     ldc_proc_set(l, w, LDC_PROC_READY);
-    ldc_loop_timer(l, &w->timer, 0);
     w->held = false;
+    ldc_proc_check_after(l, w, l->now);
     if (!w->was_ready) w->ready_at = l->now;
     w->was_ready = true;
     w->idle_since = l->now;
@@ -7923,11 +8052,6 @@ static void ldc_proc_hold(ldcorn *l, ldc_worker *w) {
     ldc_proc_timer_at(l, w, l->now + 10000);
 }
 
-static void ldc_proc_unhold(ldcorn *l, ldc_worker *w) {
-    w->held = false;
-    ldc_group_next(l, w->group);
-}
-
 static int ldc_proc_live(const ldc_worker *w) { /* inside, without those already past their time */
     int n = 0;
     for (const ldc_up *u = w->ups; u; u = u->next)
@@ -7955,7 +8079,7 @@ static void ldc_proc_drain(ldcorn *l, ldc_worker *w) {
     ldc_proc_set(l, w, LDC_PROC_DRAINING);
     w->drain_by = ldc_loop_after(l, w->group->conf->s.drain_timeout);
     w->tunnel_by = ldc_loop_after(l, w->group->conf->s.tunnel_drain);
-    if (w->probe) ldc_up_close(l, w->probe);
+    ldc_proc_unprobe(l, w);
     while (w->parked) ldc_up_close(l, w->parked);
     if (w->state == LDC_PROC_DRAINING)
         ldc_proc_draining(l, w); /* the last close may have done it */
@@ -7963,7 +8087,7 @@ static void ldc_proc_drain(ldcorn *l, ldc_worker *w) {
 
 static void ldc_proc_stop(ldcorn *l, ldc_worker *w) {
     int sig = w->as->stop_signal;
-    if (w->probe) ldc_up_close(l, w->probe);
+    ldc_proc_unprobe(l, w);
     ldc_proc_set(l, w, LDC_PROC_STOPPING);
     w->asked = true;
     if (kill(w->pid, sig) < 0 && errno != ESRCH)
@@ -8047,8 +8171,8 @@ static const ldc_proc_cell ldc_proc_table[LDC_PROC_COUNT][LDC_EV_COUNT] = {
     /* STARTING */ {ldc_proc_starting_timer, ldc_proc_ready, ldc_proc_starting_failed,
                     ldc_proc_exit, ldc_proc_retire_starting, ldc_proc_nothing},
     /* READY    */
-    {ldc_proc_unhold, ldc_proc_nothing, ldc_proc_nothing, ldc_proc_exit, ldc_proc_retire_ready,
-     ldc_proc_nothing},
+    {ldc_proc_ready_timer, ldc_proc_checked, ldc_proc_check_failed, ldc_proc_exit,
+     ldc_proc_retire_ready, ldc_proc_nothing},
     /* DOWN     */
     {ldc_proc_probe, ldc_proc_ready, ldc_proc_down_failed, ldc_proc_exit, ldc_proc_retire_ready,
      ldc_proc_nothing},
@@ -9303,6 +9427,11 @@ static void ldc_turn_events(ldcorn *l) {
     }
 }
 
+static void ldc_turn_tunnels(ldcorn *l) {
+    l->tunnel_freed = false;
+    for (ldc_group *g = l->groups; g; g = g->next) ldc_group_next(l, g);
+}
+
 static void ldc_turn_runnable(ldcorn *l) {
     ldc_client *c = l->runnable;
     l->runnable = NULL;
@@ -9552,6 +9681,7 @@ static void ldc_turn_bury(ldcorn *l) {
 #ifdef LDCORN_AUDIT
 static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
     int waiting = 0, orphans = 0;
+    ldc_worker *first = NULL;
     uint64_t held = 0;
     for (ldc_exchange *e = g->head; e; e = e->behind) {
         waiting++;
@@ -9559,7 +9689,7 @@ static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
         LDCORN_ASSERT(e->behind ? e->behind->ahead == e : g->tail == e);
     }
     LDCORN_ASSERT(waiting == g->queued);
-    LDCORN_ASSERT(g->head == NULL || ldc_group_choose(g) == NULL || l->lean);
+    LDCORN_ASSERT(ldc_group_first(g, &first) == NULL || l->lean);
     for (ldc_exchange *e = l->exchanges; e; e = e->next)
         orphans += e->group == g && e->client == NULL;
     LDCORN_ASSERT(orphans == g->orphans);
@@ -9621,7 +9751,7 @@ static void ldc_turn_clock(ldcorn *l) {
 
 static int ldc_turn_patience(ldcorn *l, int most) {
     int ms = ldc_loop_timeout(l, most);
-    if (l->runnable || l->child_noted || l->upset || l->freed) return 0;
+    if (l->runnable || l->child_noted || l->upset || l->freed || l->tunnel_freed) return 0;
     if ((l->lean || !l->running) && (ms < 0 || ms > 50))
         ms = 50; /* no signals: children are asked */
     if (l->refused && (ms < 0 || ms > 1000)) ms = 1000;
@@ -9639,6 +9769,7 @@ static int ldc_turn_serve(ldcorn *l) {
     if (l->child_noted || !l->running) ldc_proc_reap(l);
     ldc_turn_timers(l);
     if (l->freed) ldc_client_freed(l);
+    if (l->tunnel_freed) ldc_turn_tunnels(l);
     ldc_turn_starved(l);
     l->upset = l->upset || l->life != LDC_LIFE_RUN;
     if (l->upset) {
