@@ -648,6 +648,16 @@ static int ldc_util_signal(ldc_str name) {
     return 0;
 }
 
+/* RFC 3339, in UTC with milliseconds; `ms` since 1970. */
+static void ldc_util_stamp(uint64_t ms, char out[40]) {
+    time_t seconds = (time_t)(ms / 1000);
+    struct tm tm;
+    size_t n;
+    gmtime_r(&seconds, &tm);
+    n = strftime(out, 32, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(out + n, 40 - n, ".%03dZ", (int)(ms % 1000));
+}
+
 /* @mem --------------------------------------------------------------------------------------
    One resize hook, an arena for what lives as long as a configuration, buffers from free lists.
    A buffer holds memory only while bytes are in it. Owns the pools. */
@@ -1088,7 +1098,7 @@ static void ldc_log_clock(char out[16]) {
 
 static void ldc_log_line(ldc_log *g, ldcorn_level level, ldc_str text) {
     ldc_text t;
-    char clock[16];
+    char clock[16], stamp[40];
     if (level > g->level) return;
     if (g->hook.line) {
         g->hook.line(g->hook.user, level, text.p, text.n);
@@ -1096,8 +1106,9 @@ static void ldc_log_line(ldc_log *g, ldcorn_level level, ldc_str text) {
     }
     ldc_text_init(&t, g->mem);
     if (g->json) {
-        ldc_text_fmt(&t, "{\"time\":%llu,\"level\":\"%s\",\"message\":",
-                     (unsigned long long)ldc_util_wall(), ldc_log_names[level]);
+        ldc_util_stamp(ldc_util_wall(), stamp);
+        ldc_text_fmt(&t, "{\"time\":\"%s\",\"level\":\"%s\",\"message\":", stamp,
+                     ldc_log_names[level]);
         ldc_text_json(&t, text);
         ldc_text_add(&t, "}\n");
     } else {
@@ -1173,10 +1184,12 @@ typedef enum ldc_frame {
     X(CONTENT_LENGTH, "content-length")                                                           \
     X(TRANSFER_ENCODING, "transfer-encoding")                                                     \
     X(EXPECT, "expect")                                                                           \
-    X(UPGRADE, "upgrade") X(TE, "te") X(TRAILER, "trailer") X(KEEP_ALIVE, "keep-alive")           \
-        X(HTTP2_SETTINGS, "http2-settings") X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy")     \
-            X(FORWARDED, "forwarded") X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto")       \
-                X(XFH, "x-forwarded-host") X(REAL_IP, "x-real-ip") X(REQUEST_ID, "x-request-id")  \
+    X(UPGRADE, "upgrade")                                                                         \
+    X(TE, "te")                                                                                   \
+    X(TRAILER, "trailer") X(KEEP_ALIVE, "keep-alive") X(HTTP2_SETTINGS, "http2-settings")         \
+        X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy") X(FORWARDED, "forwarded")               \
+            X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto") X(XFH, "x-forwarded-host")      \
+                X(REAL_IP, "x-real-ip") X(REQUEST_ID, "x-request-id")                             \
                     X(REQUEST_START, "x-request-start") X(ORIGINAL_URL, "x-original-url")         \
                         X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") X(USER_AGENT, "user-agent") \
                             X(REFERER, "referer") X(ORIGIN, "origin")                             \
@@ -3544,27 +3557,47 @@ static void ldc_conf_dump(ldc_conf *c, ldc_text *t) {
 }
 
 /* @route ------------------------------------------------------------------------------------
-   Which group a path belongs to. Workers differ in what they decode and whether they resolve
-   dots, so the match is made on a decoded copy with merged slashes; a path with dot segments is
-   matched twice, and refused if the two choose different groups. Owns nothing. */
+   Which group a path belongs to. Workers differ in what they decode, whether they resolve dots,
+   merge slashes before that, or take a backslash for a slash, so the match is made on a decoded
+   copy in each of these readings, and the path is refused if two of them choose different groups.
+   Owns nothing. */
 
-/* Decoded copy of the path in `out` (as long as the target); its length or LDC_BAD. */
-static ptrdiff_t ldc_route_decode(ldc_str target, char *out, bool *dots) {
+typedef struct ldc_reading {
+    bool runs_stay, backslash; /* runs of slashes are kept; a backslash is a slash */
+    bool dots, runs, back;     /* seen: maybe dot segments, runs of slashes, a backslash */
+} ldc_reading;
+
+/* Decoded copy of the path in `out` (as long as the target); its length or LDC_BAD. Control bytes
+   are refused: patterns that end in `$` match in front of a line feed. */
+static ptrdiff_t ldc_route_decode(ldc_str target, char *out, ldc_reading *r) {
     size_t o = 0;
     for (size_t i = 0; i < target.n && target.p[i] != '?'; i++) {
         char c = target.p[i];
         if (c == '%') {
             int a = i + 2 < target.n ? ldc_util_hex(target.p[i + 1]) : -1;
             int b = i + 2 < target.n ? ldc_util_hex(target.p[i + 2]) : -1;
-            if (i + 2 == target.n || a < 0 || b < 0 || (a == 0 && b == 0)) return LDC_BAD;
+            if (i + 2 == target.n || a < 0 || b < 0 || a < 2 || (a == 7 && b == 15)) return LDC_BAD;
             c = (char)(a * 16 + b);
             i += 2;
         }
-        if (c == '/' && o && out[o - 1] == '/') continue;
-        if (c == '.' && o && out[o - 1] == '/') *dots = true; /* maybe a dot segment */
+        if (c == '\\') r->back = true;
+        if (c == '\\' && r->backslash) c = '/';
+        if (c == '/' && o && out[o - 1] == '/') {
+            r->runs = true;
+            if (!r->runs_stay) continue;
+        }
+        if (c == '.' && o && out[o - 1] == '/') r->dots = true;
         out[o++] = c;
     }
     return (ptrdiff_t)o;
+}
+
+static size_t ldc_route_merge(char *p, size_t n) {
+    size_t o = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (p[i] != '/' || o == 0 || p[o - 1] != '/') p[o++] = p[i];
+    }
+    return o;
 }
 
 /* Removes dot segments in place (RFC 3986 5.2.4); the length, or LDC_BAD above the root. */
@@ -3605,35 +3638,51 @@ static const ldc_route *ldc_route_first(const ldc_conf *c, ldc_str path) {
     return NULL;
 }
 
+/* Matches one reading, as it stands and with its dots resolved. False: it climbs above the root, or
+   two readings choose different groups. */
+static bool ldc_route_read(const ldc_conf *c, ldc_str target, char *room, ldc_reading *r,
+                           const ldc_route **found, bool first) {
+    ptrdiff_t n = ldc_route_decode(target, room, r);
+    const ldc_route *other;
+    if (n < 0) return false;
+    if (first) *found = ldc_route_first(c, ldc_util_str(room, (size_t)n));
+    for (int resolved = 0; resolved <= (r->dots ? 1 : 0); resolved++) {
+        if (resolved && (n = ldc_route_resolve(room, (size_t)n)) < 0) return false;
+        if (r->runs_stay && !resolved) continue;
+        if (r->runs_stay) n = (ptrdiff_t)ldc_route_merge(room, (size_t)n);
+        other = ldc_route_first(c, ldc_util_str(room, (size_t)n));
+        if ((other ? other->group : -1) != (*found ? (*found)->group : -1)) return false;
+        if (first) *found = other;
+    }
+    return true;
+}
+
+static const ldc_route *ldc_route_server(const ldc_conf *c) { /* OPTIONS * */
+    for (int i = 0; i < c->routes; i++) {
+        if (c->route[i].kind == LDC_MATCH_ALL) return &c->route[i];
+    }
+    return NULL;
+}
+
 /* The route of a request. `room` has as many bytes as the target. LDC_WHY_NONE, PATH or ROUTE. */
 static ldc_why ldc_route_find(const ldc_conf *c, ldc_str target, char *room,
                               const ldc_route **found) {
-    bool dots = false;
-    ptrdiff_t n;
-    const ldc_route *resolved;
+    ldc_reading r, seen;
+    memset(&r, 0, sizeof r);
     if (target.p[0] == '?') target = LDC_S("/"); /* http://a?b */
-    if (target.n == 1 && target.p[0] == '*') {   /* OPTIONS * belongs to the whole server */
-        *found = c->routes && c->route[c->routes - 1].kind == LDC_MATCH_ALL
-                     ? &c->route[c->routes - 1]
-                     : NULL;
-        for (int i = 0; i < c->routes && *found; i++) {
-            if (c->route[i].kind == LDC_MATCH_ALL) {
-                *found = &c->route[i];
-                break;
-            }
-        }
+    if (target.n == 1 && target.p[0] == '*') {
+        *found = ldc_route_server(c);
         return *found ? LDC_WHY_NONE : LDC_WHY_ROUTE;
     }
-    n = ldc_route_decode(target, room, &dots);
-    if (n < 0) return LDC_WHY_PATH;
-    *found = ldc_route_first(c, ldc_util_str(room, (size_t)n));
-    if (dots) {
-        n = ldc_route_resolve(room, (size_t)n);
-        if (n < 0) return LDC_WHY_PATH;
-        resolved = ldc_route_first(c, ldc_util_str(room, (size_t)n));
-        if ((resolved ? resolved->group : -1) != (*found ? (*found)->group : -1))
-            return LDC_WHY_PATH;
-        *found = resolved;
+    if (!ldc_route_read(c, target, room, &r, found, true)) return LDC_WHY_PATH;
+    seen = r;
+    for (int i = 1; i < 4; i++) {
+        memset(&r, 0, sizeof r);
+        r.runs_stay = i & 1;
+        r.backslash = i & 2;
+        if (r.backslash && !seen.back) continue;
+        if (r.runs_stay && !seen.back && !(seen.runs && seen.dots)) continue;
+        if (!ldc_route_read(c, target, room, &r, found, false)) return LDC_WHY_PATH;
     }
     return *found ? LDC_WHY_NONE : LDC_WHY_ROUTE;
 }
@@ -5913,11 +5962,8 @@ static void ldc_client_json_field(ldc_text *t, const char *name, ldc_str v) {
 
 static void ldc_client_record_json(ldc_text *t, const ldc_exchange *e, const ldc_record *r) {
     char stamp[40];
-    time_t s = (time_t)(e->wall / 1000);
-    struct tm tm;
-    gmtime_r(&s, &tm);
-    strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &tm);
-    ldc_text_fmt(t, "{\"time\":\"%s.%03dZ\"", stamp, (int)(e->wall % 1000));
+    ldc_util_stamp(e->wall, stamp);
+    ldc_text_fmt(t, "{\"time\":\"%s\"", stamp);
     ldc_client_json_field(t, "id", r->id);
     ldc_client_json_field(t, "client", ldc_util_z(e->address));
     ldc_client_json_field(t, "method", r->method);
@@ -7731,9 +7777,11 @@ static void ldc_proc_again(ldcorn *l, ldc_worker *w, const char *what, bool cras
     else if (crash)
         ldc_text_fmt(&t, "\n    next try in %.1fs", ldc_proc_seconds(w->probe_at - l->now));
     if (crash && ldc_group_ready(w->group) == 0) {
-        ldc_text_add(&t, "; until one is ready ");
+        ldc_text_add(&t, "; until one is ready requests to ");
         ldc_proc_routes(l, &t, w->group);
-        ldc_text_add(&t, " answer 503");
+        ldc_text_add(&t, ldc_group_hope(w->group, ldc_loop_after(l, s->queue_timeout))
+                             ? " wait up to queue_timeout"
+                             : " get 503");
     }
     if (!t.failed)
         ldc_log_line(&l->log, crash ? LDCORN_LOG_ERROR : LDCORN_LOG_INFO, ldc_util_str(t.p, t.n));
@@ -10158,8 +10206,17 @@ static void ldc_public_start_text(ldcorn *l) {
     ldc_text t;
     const char *where = c->group[0].log_path;
     char span[24];
-    if (l->log.json || l->log.hook.line || l->log.level < LDCORN_LOG_INFO) return;
+    if (l->log.level < LDCORN_LOG_INFO) return;
     ldc_text_init(&t, &l->mem);
+    if (l->log.json || l->log.hook.line) { /* one line */
+        for (int i = 0; i < c->listens; i++) ldc_text_fmt(&t, " %s", c->listen[i].text);
+        ldc_log_say(&l->log, LDCORN_LOG_INFO,
+                    "ldcorn " LDCORN_VERSION ", pid %ld%s%s, listen%s, admin %s", (long)getpid(),
+                    c->file ? ", " : "", c->file ? c->file : "", t.p ? t.p : "",
+                    c->admin_on ? c->admin.text : "off");
+        ldc_text_free(&t);
+        return;
+    }
     ldc_text_fmt(&t, "ldcorn " LDCORN_VERSION ", pid %ld%s%s\n", (long)getpid(),
                  c->file ? ", " : "", c->file ? c->file : "");
     for (int i = 0; i < c->listens; i++) {

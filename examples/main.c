@@ -62,7 +62,7 @@ int main(int argc, char **argv) {
         else
             mode = option, desc.file = optarg;
     }
-    if (optind < argc && strcmp(argv[optind - 1], "--") == 0) {
+    if (optind < argc && strcmp(argv[optind - 1], "--") == 0 && desc.file == NULL) {
         desc.command = (const char *const *)(argv + optind);
     } else if (optind + 1 == argc && desc.file == NULL) {
         desc.file = argv[optind];

@@ -7,7 +7,7 @@ import json, os, random, re, select, shutil, signal, socket, struct, subprocess
 import sys, tempfile, threading, time
 
 REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-BIN = os.environ.get('LDCORN_BIN') or os.path.join(REPO, 'build', 'ldcorn')
+BIN = os.path.abspath(os.environ.get('LDCORN_BIN') or os.path.join(REPO, 'build', 'ldcorn'))
 TIMEOUT = 10.0            # of everything that waits, unless a call says otherwise
 STOP_TIMEOUT = 30.0
 BAD_WORDS = ('audit', 'assert', 'Sanitizer', 'runtime error')

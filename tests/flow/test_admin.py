@@ -498,7 +498,7 @@ def test_text_of_a_worker_that_ends_before_it_is_ready():
             r"(?m)^\d\d:\d\d:\d\d error ml\.0 \(pid \d+\) ended before it was ready: exit 1 after \d+\.\ds\n"
             r"(    \| .*\n)*    \| ModuleNotFoundError: No module named 'torch'\n"
             r"    ran: \S+ .*   in: /\S+   \(groups\.ini:%d\)\n"
-            r"    next try in \d\.\ds; until one is ready /predict and /embed answer 503$" % line, text), text
+            r"    next try in \d\.\ds; until one is ready requests to /predict and /embed wait up to queue_timeout$" % line, text), text
 
 
 def test_text_of_an_address_in_use():
