@@ -240,7 +240,7 @@ def test_a_reader_that_is_gone_at_usr1(fifo):
 # --- what workers print ---
 
 TALKS = '''
-import os, socket, sys
+import os, socket, sys, time
 s = socket.socket(socket.AF_UNIX)
 s.bind(sys.argv[1])
 s.listen(64)
@@ -260,6 +260,12 @@ while True:
         for _ in range(400):
             n += 1
             os.write(1, b'<%06d %s>\\n' % (n, b'x' * 3000))
+    if data.startswith(b'GET /halves'):
+        for _ in range(150):
+            n += 1
+            os.write(1, b'<%06d %s' % (n, b'x' * 3000))
+            time.sleep(0.001)
+            os.write(1, b'>\\n')
     c.sendall(b'HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: 2\\r\\n\\r\\nok')
     c.close()
 '''
@@ -285,18 +291,24 @@ def test_worker_log_on_a_full_disk():
         lively(p)
 
 
+TORN = pytest.mark.xfail(strict=True, reason='with `raw` what was read at a time is kept or dropped, not lines')
+
+
+@pytest.mark.parametrize('target', ['/talk', '/halves'])
 @pytest.mark.parametrize('raw', [False, True], ids=['prefixed', 'raw'])
-def test_worker_log_that_nobody_reads(fifo, raw):
+def test_worker_log_that_nobody_reads(fifo, raw, target, request):
     """The worker is not held up by it either, and no line is torn."""
+    if raw and target == '/halves':
+        request.applymarker(TORN)
     with talker(fifo.path, raw) as p:
         for _ in range(3):
             with p.connect() as c:
-                assert c.ask('GET', '/talk').body == b'ok'
+                assert c.ask('GET', target).body == b'ok'
         lively(p)
         pump(p, fifo)
         lines = [line for line in fifo.data.decode().split('\n') if line and 'dropped' not in line]
         good = re.compile(r'(web\.0 \d+ )?<\d{6} x{3000}>')
-        assert 1 < len(lines) < 1200
+        assert 1 < len(lines) < 450
         assert all(good.fullmatch(line) for line in lines), [line[:40] for line in lines if not good.fullmatch(line)]
 
 
