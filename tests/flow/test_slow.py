@@ -261,7 +261,7 @@ def test_a_worker_that_never_reads():
     with socket.socket() as deaf:
         deaf.bind(('127.0.0.1', 0))
         deaf.listen(512)
-        config = upstream_config('127.0.0.1:%d' % deaf.getsockname()[1], 'body_timeout = 60s\n')
+        config = upstream_config('127.0.0.1:%d' % deaf.getsockname()[1], 'body_timeout = 60s\nshutdown_timeout = 1s\n')
         with AutoWorker() as w, Proxy(config.replace('routes = *', 'routes = /deaf') +
                                       '[fast]\nroutes = *\nupstream = %s\n' % w.address) as p:
             before = memory(p)
