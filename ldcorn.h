@@ -1026,7 +1026,9 @@ typedef struct ldc_sink {
     const char *path; /* NULL for stderr and stdout */
     char *ring;       /* waiting bytes, moved to the front as they go */
     size_t used;
+    bool torn;        /* part of a line was written */
     uint64_t dropped; /* lines */
+    uint64_t noted;   /* of them in a note that waits in the ring */
 } ldc_sink;
 
 typedef struct ldc_log {
@@ -1036,6 +1038,15 @@ typedef struct ldc_log {
     ldcorn_level level;
     bool json;
 } ldc_log;
+
+static void ldc_log_lost(ldc_sink *s) { /* full disk, closed pipe: the service goes on */
+    char *lf = s->torn ? (char *)memchr(s->ring, '\n', s->used) : NULL;
+    size_t keep = lf ? (size_t)(lf - s->ring) + 1 : 0; /* the rest of a line that was begun */
+    for (size_t i = keep; i < s->used; i++) s->dropped += s->ring[i] == '\n';
+    if (s->noted) s->dropped += s->noted - 1;
+    s->noted = 0;
+    s->used = keep;
+}
 
 /* Writes what the target takes now. poll() asks first, because an inherited pipe may block and
    O_NONBLOCK on it would change it for everybody who shares it; PIPE_BUF is what POSIX says a
@@ -1055,12 +1066,13 @@ static void ldc_log_flush(ldc_sink *s) {
         w = write(s->fd, s->ring, n);
         if (w < 0 && errno == EINTR) continue;
         if (w < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
-        if (w < 0) { /* full disk, closed pipe: the lines are lost, the service goes on */
-            s->dropped++;
-            s->used = 0;
+        if (w < 0) {
+            ldc_log_lost(s);
             break;
         }
+        s->torn = w ? s->ring[w - 1] != '\n' : s->torn;
         s->used -= (size_t)w;
+        if (s->used == 0) s->noted = 0;
         memmove(s->ring, s->ring + w, s->used);
     }
 }
@@ -1078,13 +1090,20 @@ static void ldc_log_write(ldc_log *g, ldc_sink *s, const char *p, size_t n) {
 }
 
 static void ldc_log_note_dropped(ldc_log *g, ldc_sink *s) {
-    char line[96];
+    bool json = g->json && (s == &g->own || s == &g->access);
+    char line[160], stamp[40];
+    uint64_t dropped = s->dropped;
     int n;
-    if (s->dropped == 0 || s->used > LDC_LOG_RING / 2) return;
-    n = snprintf(line, sizeof line, "ldcorn: %llu log lines dropped, the target was too slow\n",
-                 (unsigned long long)s->dropped);
+    if (dropped == 0 || s->noted || s->used > LDC_LOG_RING / 2) return;
+    ldc_util_stamp(ldc_util_wall(), stamp);
+    n = snprintf(line, sizeof line,
+                 json ? "{\"time\":\"%s\",\"level\":\"warn\",\"message\":\"" : "ldcorn: ", stamp);
+    n += snprintf(line + n, sizeof line - (size_t)n,
+                  "%llu log lines dropped, the target was too slow%s\n",
+                  (unsigned long long)dropped, json ? "\"}" : "");
     s->dropped = 0;
-    if (n > 0) ldc_log_write(g, s, line, (size_t)n);
+    s->noted = dropped;
+    ldc_log_write(g, s, line, (size_t)n);
 }
 
 static const char *const ldc_log_names[] = {"error", "warn", "info", "debug"};
@@ -1152,7 +1171,10 @@ static int ldc_log_open(ldc_log *g, ldc_sink *s, const char *where) {
     else if (strcmp(where, "stdout") == 0)
         fd = 1;
     else if (strcmp(where, "off") != 0) {
-        fd = open(where, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640);
+        int how = O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+        fd = open(where, O_WRONLY | how, 0640);
+        if (fd < 0 && errno == ENXIO)
+            fd = open(where, O_RDWR | how, 0640); /* a fifo without reader */
         if (fd < 0) return errno;
         owned = true;
     }
@@ -1178,22 +1200,23 @@ typedef enum ldc_frame {
 } ldc_frame;
 
 /* Fields that ldcorn itself looks at or writes. */
-#define LDC_FIELD_NAMES(X)                                                                        \
-    X(HOST, "host")                                                                               \
-    X(CONNECTION, "connection")                                                                   \
-    X(CONTENT_LENGTH, "content-length")                                                           \
-    X(TRANSFER_ENCODING, "transfer-encoding")                                                     \
-    X(EXPECT, "expect")                                                                           \
-    X(UPGRADE, "upgrade")                                                                         \
-    X(TE, "te")                                                                                   \
-    X(TRAILER, "trailer") X(KEEP_ALIVE, "keep-alive") X(HTTP2_SETTINGS, "http2-settings")         \
-        X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy") X(FORWARDED, "forwarded")               \
-            X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto") X(XFH, "x-forwarded-host")      \
-                X(REAL_IP, "x-real-ip") X(REQUEST_ID, "x-request-id")                             \
-                    X(REQUEST_START, "x-request-start") X(ORIGINAL_URL, "x-original-url")         \
-                        X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") X(USER_AGENT, "user-agent") \
-                            X(REFERER, "referer") X(ORIGIN, "origin")                             \
-                                X(AUTHORIZATION, "authorization")
+#define LDC_FIELD_NAMES(X)                                                                    \
+    X(HOST, "host")                                                                           \
+    X(CONNECTION, "connection")                                                               \
+    X(CONTENT_LENGTH, "content-length")                                                       \
+    X(TRANSFER_ENCODING, "transfer-encoding")                                                 \
+    X(EXPECT, "expect")                                                                       \
+    X(UPGRADE, "upgrade")                                                                     \
+    X(TE, "te")                                                                               \
+    X(TRAILER, "trailer")                                                                     \
+    X(KEEP_ALIVE, "keep-alive")                                                               \
+    X(HTTP2_SETTINGS, "http2-settings") X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy")     \
+        X(FORWARDED, "forwarded") X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto")       \
+            X(XFH, "x-forwarded-host") X(REAL_IP, "x-real-ip") X(REQUEST_ID, "x-request-id")  \
+                X(REQUEST_START, "x-request-start") X(ORIGINAL_URL, "x-original-url")         \
+                    X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") X(USER_AGENT, "user-agent") \
+                        X(REFERER, "referer") X(ORIGIN, "origin")                             \
+                            X(AUTHORIZATION, "authorization")
 
 #define LDC_FIELD_ENUM(name, text) LDC_FIELD_##name,
 typedef enum ldc_field_id {
@@ -2203,6 +2226,7 @@ static const char *ldc_conf_expand(ldc_reader *r, ldc_str s, const ldc_origin *a
                           "`%s` is not set in the environment", variable);
         s = ldc_util_cut(s, (size_t)(close - s.p) + 1);
     }
+    if (t.failed) r->memory = true; /* a value cut short is none */
     z = ldc_conf_z(r, ldc_util_str(t.p, t.n));
     ldc_text_free(&t);
     return z;
@@ -3959,6 +3983,7 @@ struct ldc_up {
     bool connected;
     bool keep;        /* its answer allows another request behind it */
     bool reading;     /* waiting for bytes: the gap counts */
+    bool pushing;     /* waiting until it takes some: the gap counts too */
     ldc_why orphaned; /* why its exchange lost the client: what the timer then does */
     uint64_t opened, parked, quiet, gap, by; /* `quiet`: turn in which it was known to be empty */
     ldc_worker *worker;
@@ -5114,6 +5139,9 @@ static void ldc_up_close(ldcorn *l, ldc_up *u) {
     if (u->worker->tunnels == 0 && idle) ldc_proc_idle(l, u->worker);
 }
 
+/* Is the worker to answer, or to take what waits for it? The gap between its steps is bounded. */
+static bool ldc_up_owes(const ldc_up *u) { return u->pushing || (u->exchange->sent && u->reading); }
+
 static void ldc_up_rearm(ldcorn *l, ldc_up *u) {
     ldc_exchange *e = u->exchange;
     const ldcorn_group_desc *s = &u->worker->group->conf->s;
@@ -5124,7 +5152,7 @@ static void ldc_up_rearm(ldcorn *l, ldc_up *u) {
             t = e->started + (uint64_t)s->run_timeout * 1000;
             if (due == 0 || t < due) due = t;
         }
-        if (s->response_timeout >= 0 && e->sent && u->reading) {
+        if (s->response_timeout >= 0 && ldc_up_owes(u)) {
             t = u->gap + (uint64_t)s->response_timeout * 1000;
             if (due == 0 || t < due) due = t;
         }
@@ -5149,7 +5177,7 @@ static bool ldc_up_room(ldcorn *l, const ldc_up *u) {
 
 static void ldc_up_update(ldcorn *l, ldc_up *u) {
     ldc_exchange *e = u->exchange;
-    bool reading = true;
+    bool reading = true, pushing;
     short want = 0;
     if (u->state == LDC_UP_DEAD) return;
     if (e && !e->res.discard) reading = ldc_up_room(l, u);
@@ -5159,8 +5187,10 @@ static void ldc_up_update(ldcorn *l, ldc_up *u) {
         want = POLLIN;
     if (e && u->state != LDC_UP_CONNECT && ldc_relay_waiting(&e->req) && !u->half)
         want = (short)(want | POLLOUT);
-    if (reading && !u->reading) u->gap = l->now; /* the gap stood still while we did not read */
+    pushing = (want & POLLOUT) != 0 && u->state == LDC_UP_BUSY;
+    if ((reading && !u->reading) || (pushing && !u->pushing)) u->gap = l->now; /* it stood still */
     u->reading = reading;
+    u->pushing = pushing;
     ldc_loop_want(l, &u->watch, want);
     ldc_up_rearm(l, u);
 }
@@ -5687,6 +5717,7 @@ static void ldc_up_flush(ldcorn *l, ldc_up *u) {
         e->req.discard = true;
         ldc_buf_free(&l->mem, &e->req.buf);
     } else if (w > 0) {
+        u->gap = l->now;
         ldc_loop_progress(&u->watch);
     }
     if (e->req.end && e->sent == 0 && ldc_relay_waiting(&e->req) == 0) {
@@ -5780,6 +5811,11 @@ static void ldc_up_late(ldcorn *l, ldc_up *u, ldc_why why) {
     }
     u->orphaned = why;
     u->by = l->now + (uint64_t)(again > 30000 ? again : 30000) * 1000;
+    if (!e->req.end && !u->half) { /* it can no longer be completed */
+        u->half = true;
+        ldc_buf_free(&l->mem, &e->req.buf);
+        shutdown(u->watch.fd, SHUT_WR);
+    }
     ldc_up_update(l, u);
     if (g->on_timeout == LDC_RESTART) ldc_proc_replace(l, w, "timeout");
 }
@@ -5832,7 +5868,7 @@ static void ldc_up_timer(ldcorn *l, ldc_up *u) {
             ldc_up_rearm(l, u);
     } else if (s->run_timeout >= 0 && e->started + (uint64_t)s->run_timeout * 1000 <= l->now) {
         ldc_up_late(l, u, LDC_WHY_RUN_TIMEOUT);
-    } else if (e->sent && u->reading && s->response_timeout >= 0 &&
+    } else if (ldc_up_owes(u) && s->response_timeout >= 0 &&
                u->gap + (uint64_t)s->response_timeout * 1000 <= l->now) {
         ldc_up_late(l, u, LDC_WHY_RESPONSE_TIMEOUT);
     } else {
@@ -6663,6 +6699,10 @@ static void ldc_client_collect_now(ldcorn *l, ldc_client *c, ldc_exchange *e) {
             return;
         }
     }
+    if (e->req.in == LDC_FRAME_LENGTH && !ldc_buf_room(&l->mem, &e->req.buf, (size_t)e->collect)) {
+        ldc_client_refuse(l, e, LDC_WHY_MEMORY); /* one piece of the right size, not doubled ones */
+        return;
+    }
     if (c->in.p && !ldc_client_feed(l, c)) return;
     ldc_client_collected(l, c);
 }
@@ -7198,10 +7238,15 @@ static void ldc_proc_line(ldcorn *l, ldc_pipe *p, bool split) {
     ldc_text t;
     ldc_text_init(&t, &l->mem);
     ldc_proc_remember(w, p->line, p->n);
-    ldc_text_fmt(&t, "%s.%d %ld %s", w->group->name, w->index, (long)w->pid,
-                 p->split ? "... " : "");
-    ldc_text_escape(&t, ldc_util_str(p->line, p->n), false);
-    ldc_text_add(&t, split ? " ...\n" : "\n");
+    if (w->as->log_raw) {
+        ldc_text_put(&t, p->line, p->n);
+        if (!split) ldc_text_add(&t, "\n");
+    } else {
+        ldc_text_fmt(&t, "%s.%d %ld %s", w->group->name, w->index, (long)w->pid,
+                     p->split ? "... " : "");
+        ldc_text_escape(&t, ldc_util_str(p->line, p->n), false);
+        ldc_text_add(&t, split ? " ...\n" : "\n");
+    }
     if (!t.failed) ldc_log_write(&l->log, ldc_proc_sink(l, w), t.p, t.n);
     ldc_text_free(&t);
     p->split = split;
@@ -7209,11 +7254,6 @@ static void ldc_proc_line(ldcorn *l, ldc_pipe *p, bool split) {
 }
 
 static void ldc_proc_bytes(ldcorn *l, ldc_pipe *p, const char *data, size_t n) {
-    if (p->worker->as->log_raw) {
-        ldc_log_write(&l->log, ldc_proc_sink(l, p->worker), data, n);
-        ldc_proc_remember(p->worker, data, n);
-        return;
-    }
     while (n) {
         const char *lf = (const char *)memchr(data, '\n', n);
         size_t take = lf ? (size_t)(lf - data) : n, room = LDC_LOG_LINE - p->n;
@@ -7226,7 +7266,7 @@ static void ldc_proc_bytes(ldcorn *l, ldc_pipe *p, const char *data, size_t n) {
         if (full)
             ldc_proc_line(l, p, true);
         else if (lf) {
-            if (p->n && p->line[p->n - 1] == '\r') p->n--;
+            if (p->n && p->line[p->n - 1] == '\r' && !p->worker->as->log_raw) p->n--;
             ldc_proc_line(l, p, false);
             data++;
             n--;
@@ -9843,10 +9883,13 @@ static int ldc_turn_serve(ldcorn *l) {
     for (ldc_group *g = l->groups; g; g = g->next) {
         for (ldc_worker *w = g->workers; w; w = w->next) {
             if (w->out.used) ldc_log_flush(&w->out);
+            ldc_log_note_dropped(&l->log, &w->out);
         }
     }
     ldc_log_note_dropped(&l->log, &l->log.own);
     ldc_log_note_dropped(&l->log, &l->log.access);
+    ldc_log_note_dropped(&l->log, &l->err);
+    ldc_log_note_dropped(&l->log, &l->out);
     return l->life == LDC_LIFE_OVER ? 0 : 1;
 }
 

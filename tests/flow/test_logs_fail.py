@@ -85,14 +85,12 @@ def full():
         yield p
 
 
-@pytest.mark.xfail(strict=True, reason='after a write that was cut by the full disk the rest of the line is thrown away, and the next line is glued to its beginning')
 def test_a_disk_that_fills_has_whole_lines(full):
     lines = fill(full.access_path).split(b'\n')
     torn = [line for line in lines if line.startswith(b'{') and not line.endswith(b'}') or line.count(b'{"time"') > 1]
     assert not torn, torn
 
 
-@pytest.mark.xfail(strict=True, reason='a failed write throws away all lines that wait and counts one')
 def test_a_disk_that_fills_is_counted(full):
     wait_for(lambda: 'dropped' in full.log() or b'dropped' in fill(full.access_path))
     got = len(re.findall(rb'(?m)^\{"time".*"target".*\}$', fill(full.access_path)))
@@ -159,7 +157,6 @@ def test_a_reader_that_does_not_read(fifo):
         assert len(records) < served and len(records) + counted(fifo.data.decode() + p.log()) == served
 
 
-@pytest.mark.xfail(strict=True, reason='the note about dropped lines is plain text, also in a JSON log')
 def test_a_reader_that_does_not_read_json(fifo):
     with AutoWorker() as w, Proxy(CONFIG % (stalled(fifo, 'json'), w.address)) as p:
         lose(p, fifo)
@@ -201,7 +198,6 @@ def test_the_own_log_into_a_pipe_that_nobody_reads():
     assert b'"GET /0 HTTP/1.1" 200' in data
 
 
-@pytest.mark.xfail(strict=True, reason='open() of a fifo waits for its reader')
 def test_a_reader_that_is_not_there_yet(tmp_path):
     """Opening a fifo for writing waits for its reader: at the start ..."""
     path = str(tmp_path / 'fifo')
@@ -220,7 +216,6 @@ def test_a_reader_that_is_not_there_yet(tmp_path):
                 p.stop()
 
 
-@pytest.mark.xfail(strict=True, reason='open() of a fifo waits for its reader, and everything stands still')
 def test_a_reader_that_is_gone_at_usr1(fifo):
     """... and when log files are opened again."""
     with AutoWorker() as w, Proxy(CONFIG % (stalled(fifo, 'text'), w.address)) as p:
@@ -291,15 +286,10 @@ def test_worker_log_on_a_full_disk():
         lively(p)
 
 
-TORN = pytest.mark.xfail(strict=True, reason='with `raw` what was read at a time is kept or dropped, not lines')
-
-
 @pytest.mark.parametrize('target', ['/talk', '/halves'])
 @pytest.mark.parametrize('raw', [False, True], ids=['prefixed', 'raw'])
-def test_worker_log_that_nobody_reads(fifo, raw, target, request):
+def test_worker_log_that_nobody_reads(fifo, raw, target):
     """The worker is not held up by it either, and no line is torn."""
-    if raw and target == '/halves':
-        request.applymarker(TORN)
     with talker(fifo.path, raw) as p:
         for _ in range(3):
             with p.connect() as c:
@@ -312,7 +302,6 @@ def test_worker_log_that_nobody_reads(fifo, raw, target, request):
         assert all(good.fullmatch(line) for line in lines), [line[:40] for line in lines if not good.fullmatch(line)]
 
 
-@pytest.mark.xfail(strict=True, reason='lines dropped before a worker_log target are never told')
 def test_worker_log_that_nobody_reads_is_counted(fifo):
     with talker(fifo.path) as p:
         for _ in range(3):

@@ -121,14 +121,14 @@ def test_slow_headers():
 
 
 def test_slow_uploads():
-    """1,024 uploads of 255 KB that stall: the group is full alone, memory stays bounded, CPU idle."""
+    """1,024 uploads of 255 KB that stall take no slot: everybody else is served, memory stays bounded, CPU idle."""
     size = 255_000
     with AutoWorker() as w, Proxy(two_groups(w, 'body_timeout = 60s\n')) as p:
         served(p, '/other', 2)
         before = memory(p)
         start = head('POST', '/slow/up', {'Content-Length': str(size)}) + b'x' * 4000
         with Crowd(p, 1024, start) as crowd:
-            p.wait_status(lambda s: s['groups'][0]['queue']['len'] == 1020)
+            wait_for(lambda: metric(p, 'ldcorn_connections', state='body') == 1024)
             for s in crowd.socks:                        # as much of the rest as the kernels hold
                 s.setblocking(False)
                 try:
@@ -137,11 +137,13 @@ def test_slow_uploads():
                     pass
             served(p, '/other')
             quiet(p)
-            assert memory(p) - before < 1024 * 65536, 'more than what is read ahead'
-            assert metric(p, 'ldcorn_buffer_bytes') < 1024 * 65536
-            assert p.group('web')['workers'][0]['in_flight'] == 4 and w.max_inside <= 5
+            # a group of two: a quarter of the 256M is its own, and it may have the 96M of everybody
+            assert metric(p, 'ldcorn_buffer_bytes') < 256 << 20
+            assert memory(p) - before < 256 << 20
+            assert p.group('web')['workers'][0]['in_flight'] == 0 and w.max_inside <= 5
+            served(p, '/slow')
             served(p, '/other')
-        p.wait_status(lambda s: s['groups'][0]['queue']['len'] == 0 and s['groups'][0]['workers'][0]['in_flight'] == 0)
+        wait_for(lambda: metric(p, 'ldcorn_connections', state='body') == 0)
         served(p, '/slow', 2)
 
 
@@ -235,7 +237,8 @@ def test_clients_that_never_read():
             p.wait_status(lambda s: s['groups'][0]['workers'][0]['in_flight'] == 40)
             served(p, '/other')
             quiet(p)
-            assert memory(p) - before < 40 * (1 << 20)
+            assert metric(p, 'ldcorn_buffer_bytes') <= 40 * (2 << 20)
+            assert memory(p) - before < 160 << 20        # a sanitizer keeps what was freed for a while
             cut = [r for r in (p.wait_access(lambda r: r['reason'] == 'send_timeout'),) if r]
             assert cut and cut[0]['status'] == 200
             wait_for(lambda: sum(r['reason'] == 'send_timeout' for r in p.access()) == 40)
