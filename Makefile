@@ -7,8 +7,10 @@ SAN = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 AUDIT = -DLDCORN_AUDIT -DLDCORN_POLL_ONLY -DLDCORN_PORTABLE
 SOURCES = ldcorn.h examples/main.c
 UNIT = tests/unit/test_http.c
+FUZZ_SECONDS = 60
+FUZZ_TARGETS =
 
-.PHONY: build run test strict lint unit flow asan real soak bench install clean help
+.PHONY: build run test strict lint unit flow asan real soak fuzz fuzz-coverage bench install clean help
 
 build: build/ldcorn ## build/ldcorn, the program
 
@@ -41,6 +43,12 @@ soak: build/ldcorn-asan ## a million requests and 100,000 counted ones with buil
 	LDCORN_BIN=build/ldcorn-asan tests/soak.py --requests 1000000
 	SOAK=5 LDCORN_BIN=build/ldcorn-asan /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/flow/test_queue.py -k exact
 
+fuzz: ## new inputs for FUZZ_TARGETS (or all of tests/fuzz), each for FUZZ_SECONDS; needs clang
+	tests/fuzz/run fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+fuzz-coverage: ## lines of ldcorn.h that the inputs of tests/fuzz/corpus reach
+	tests/fuzz/run coverage
+
 bench: build/ldcorn ## CPU per request beside nginx and HAProxy (tools/bench --list)
 	LDCORN_BIN=build/ldcorn tools/bench
 
@@ -53,7 +61,7 @@ clean: ## remove build/
 	rm -rf build
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 # Written beside and moved into place, so that a program that runs is never written to.
 build/ldcorn: $(SOURCES)
