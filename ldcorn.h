@@ -3600,10 +3600,11 @@ static ptrdiff_t ldc_route_decode(ldc_str target, char *out, ldc_reading *r) {
         if (c == '%') {
             int a = i + 2 < target.n ? ldc_util_hex(target.p[i + 1]) : -1;
             int b = i + 2 < target.n ? ldc_util_hex(target.p[i + 2]) : -1;
-            if (i + 2 == target.n || a < 0 || b < 0 || a < 2 || (a == 7 && b == 15)) return LDC_BAD;
+            if (a < 0 || b < 0) return LDC_BAD;
             c = (char)(a * 16 + b);
             i += 2;
         }
+        if ((unsigned char)c < 0x20 || c == 0x7f) return LDC_BAD;
         if (c == '\\') r->back = true;
         if (c == '\\' && r->backslash) c = '/';
         if (c == '/' && o && out[o - 1] == '/') {
@@ -5961,9 +5962,9 @@ static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e) {
 
 /* A field of the head as it went to the worker; the record is written from it. */
 static ldc_str ldc_client_field(const ldc_exchange *e, const char *name) {
-    const char *p = e->req.head.p, *end = p + e->req.head.len;
+    const char *p = e->req.head.p ? e->req.head.p : "", *end = p + e->req.head.len;
     size_t n = strlen(name);
-    while (p && (p = (const char *)memchr(p, '\n', (size_t)(end - p))) != NULL && ++p < end) {
+    while ((p = (const char *)memchr(p, '\n', (size_t)(end - p))) != NULL && ++p < end) {
         const char *lf;
         if ((size_t)(end - p) <= n || strncasecmp(p, name, n) != 0 || p[n] != ':') continue;
         lf = (const char *)memchr(p, '\r', (size_t)(end - p));
@@ -5973,8 +5974,8 @@ static ldc_str ldc_client_field(const ldc_exchange *e, const char *name) {
 }
 
 static ldc_str ldc_client_word(const ldc_exchange *e, int index) {
-    const char *p = e->req.head.p, *end = p + e->req.head.len, *blank;
-    if (p == NULL) return ldc_util_str("", 0);
+    const char *p = e->req.head.p ? e->req.head.p : "", *end = p + e->req.head.len, *blank;
+    if (p == end) return ldc_util_str("", 0);
     blank = (const char *)memchr(p, ' ', (size_t)(end - p));
     if (index == 0) return ldc_util_str(p, (size_t)(blank - p));
     p = blank + 1;
