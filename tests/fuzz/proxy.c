@@ -231,6 +231,12 @@ static size_t body(peer *p) {
     return m;
 }
 
+static int fields(const char *text, size_t n) {
+    int lines = -2; /* the first line and the empty one */
+    for (size_t i = 0; i < n; i++) lines += text[i] == '\n';
+    return lines;
+}
+
 /* One head at p->in, from a client's request or for it. False: not there yet, or the rest is free. */
 static bool one_head(peer *p, bool worker) {
     ptrdiff_t size = ldc_http_end(p->in, p->n, &p->line);
@@ -242,8 +248,9 @@ static bool one_head(peer *p, bool worker) {
     memset(&p->chunk, 0, sizeof p->chunk);
     if (worker)
         why = ldc_http_request(&head, p->in, (size_t)size);
-    else
-        CHECK(ldc_http_response(&head, p->in, (size_t)size, false));
+    else if (!ldc_http_response(&head, p->in, (size_t)size, false))
+        CHECK(fields(p->in, (size_t)size) >= LDC_FIELDS && (p->free = true));
+    if (p->free) return false;
     if (why == LDC_WHY_MAX_HEADER) p->free = true; /* 100 fields and ours */
     CHECK(why == LDC_WHY_NONE || p->free);
     if (worker && head.upgrade) p->free = true; /* maybe a tunnel */
