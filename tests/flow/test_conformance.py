@@ -231,7 +231,7 @@ def test_refused_byte_by_byte_in_the_body(proxy, case):
     PASSED, 'two empty lines first', 'absolute form with a query only', 'none in 1.0', 'X_Y beside X-Y', 'length with zeros first',
     'request in a body of GET', 'request in a chunk', 'coding between blanks and tabs', 'last chunk as data', 'several', 'CRLF as data',
     'trailer with a length', 'fields named on two lines', 'Via on two lines', 'as clients send it', 'three requests', 'behind trailers',
-    'empty lines between', 'two in 1.0 with keep-alive', 'request behind an upgrade that is not taken'))
+    'empty lines between', 'two in 1.0 with keep-alive', 'upgrade with a chunked body'))
 def test_passed_byte_by_byte(proxy, case):
     is_passed(proxy, case, 'bytes')
 
@@ -531,3 +531,25 @@ def test_answers(pool, row):
     'hop-by-hop fields', '304 with a length'))
 def test_answers_byte_by_byte(pool, row):
     is_answered(pool, row, 'bytes')
+
+
+@pytest.mark.xfail(strict=True, reason='the connection is closed on unread input')
+@pytest.mark.parametrize('sent', [
+    pytest.param(G + CLOSE + E, id='close'), pytest.param(GET10, id='1.0'), pytest.param(WS, id='upgrade'),
+    pytest.param(P + CLOSE + b'Content-Length: 5\r\n\r\nhello', id='close-POST')])
+@pytest.mark.parametrize('behind', [SMUGGLED, E], ids=['request', 'CRLF'])
+def test_bytes_behind_the_last_request_do_not_cost_its_answer(proxy, sent, behind):
+    """They come while the worker is busy; closing on unread input would be a reset, and what the client
+    did not read yet would be lost (RFC 9112 9.6)."""
+    body = b'x' * 300000
+    with proxy.connect() as c:
+        c.send(sent)
+        _, _, _, conn = next_at(proxy.fake)
+        c.send(behind)
+        conn.send(b'HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n' + body)
+        assert conn.eof()
+        data = c.read_all()
+        assert data.endswith(E * 2 + body), 'cut after %d bytes' % len(data)
+        assert not c.was_reset
+        with proxy.connect() as another:
+            after(proxy, another)
