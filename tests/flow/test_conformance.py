@@ -469,12 +469,17 @@ def is_answered(proxy, row, how):
             assert c.read_exact(len(rest)) == rest
         again = None
         if row.client == 502:
-            close = b'Upgrade: websocket' in row.request and b'GET' in row.request and b'1.1' in row.request
+            connection = ''
+            if row.request == WS:           # bytes behind it may be another protocol's
+                connection = 'Connection: close\r\n'
+            elif b'keep-alive' in row.request:
+                connection = 'Connection: keep-alive\r\n'
             head = c.read_until(E * 2)
             data = head + c.read_exact(int(re.search(rb'Content-Length: (\d+)', head)[1]))
-            keep = 'Connection: keep-alive\r\n' if b'keep-alive' in row.request else ''
-            assert refusal(data, 502, '(Connection: close\r\n)?' if close else keep) is True
-            if b'\r\nConnection: close' not in data:
+            assert refusal(data, 502, connection) is True
+            if row.request == WS:
+                assert c.read_all() == b''
+            else:
                 again = c
         elif row.client == 'keep':
             again = c

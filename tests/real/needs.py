@@ -6,7 +6,7 @@ from harness import Client
 
 PACKAGES = {'node': 'nodejs', 'fastapi': 'python3-fastapi', 'websockets': 'python3-websockets',
             'hypercorn': 'python3-hypercorn', 'requests': 'python3-requests', 'httpx': 'python3-httpx',
-            'aiohttp': 'python3-aiohttp'}
+            'aiohttp': 'python3-aiohttp', 'nginx': 'nginx-light'}
 
 
 def need(*names):
