@@ -19,6 +19,7 @@ PHRASES = {400: 'Bad Request', 405: 'Method Not Allowed', 413: 'Content Too Larg
            502: 'Bad Gateway', 505: 'HTTP Version Not Supported'}
 # Where ldcorn does not do yet what the table says.
 FLAWS = {
+    'upgrade': 'a failed upgrade leaves the connection open',
     'blanks': 'a field is copied with the blanks that were around its value',
     'options': 'OPTIONS in absolute form without a path is sent on with / instead of *',
     'host': 'Host is taken with a percent that quotes nothing, or with brackets around what is no address',
@@ -424,10 +425,10 @@ ANSWERS += [
     good('9110 15.2', '103 before HEAD', S103 + A + b'Content-Length: 9\r\n\r\n', request=HEAD),
     good('9110 7.8', 'upgrade not taken', OK, OK.replace(b'\r\n\r\n', b'\r\nConnection: close\r\n\r\n'), client='close', request=WS),
     good('9110 7.8', '426', b'HTTP/1.1 426 x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n' + L2, b'HTTP/1.1 426 x\r\n' + L2),
-    bad('9110 7.8', '101 for another protocol', b'HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n', request=WS),
-    bad('9110 7.8', '101 without Upgrade', b'HTTP/1.1 101 S\r\nConnection: upgrade\r\n\r\n', request=WS),
-    bad('9110 7.8', '101 without Connection', b'HTTP/1.1 101 S\r\nUpgrade: websocket\r\n\r\n', request=WS),
-    bad('9110 7.8', '101 with a coding', b'HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: websocket\r\n' + CH + b'0\r\n\r\n', request=WS),
+    bad('9110 7.8', '101 for another protocol', b'HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n', request=WS, flaw='upgrade'),
+    bad('9110 7.8', '101 without Upgrade', b'HTTP/1.1 101 S\r\nConnection: upgrade\r\n\r\n', request=WS, flaw='upgrade'),
+    bad('9110 7.8', '101 without Connection', b'HTTP/1.1 101 S\r\nUpgrade: websocket\r\n\r\n', request=WS, flaw='upgrade'),
+    bad('9110 7.8', '101 with a coding', b'HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: websocket\r\n' + CH + b'0\r\n\r\n', request=WS, flaw='upgrade'),
 ]
 # Without a byte at the client the end of the worker is what lets the answer go; with bytes it ends it.
 CLOSED_BY_END = {'until close': b'0\r\n\r\n', 'until close in 1.0': b'0\r\n\r\n', 'until close with nothing': None}
@@ -558,3 +559,18 @@ def test_bytes_behind_the_last_request_do_not_cost_its_answer(proxy, sent, behin
         assert not c.was_reset
         with proxy.connect() as another:
             after(proxy, another)
+
+
+@pytest.mark.xfail(strict=True, reason=FLAWS['upgrade'])
+@pytest.mark.parametrize('sent', [b'', b'HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n'], ids=['end', 'another-protocol'])
+def test_bytes_behind_an_upgrade_that_failed_are_never_a_request(proxy, sent):
+    """The worker saw the upgrade, so they may be of the other protocol, and chosen by a third party."""
+    with proxy.connect() as c:
+        c.send(WS + SMUGGLED)
+        _, _, _, conn = next_at(proxy.fake)
+        conn.send(sent).close()
+        ready = select.select([c.sock], [], [], TIMEOUT)[0]
+        assert ready and c.read_until(E * 2).startswith(b'HTTP/1.1 502 ')
+        with proxy.connect() as another:
+            after(proxy, another)
+        assert b'HTTP/1.1' not in c.read_all()
