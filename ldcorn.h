@@ -1210,9 +1210,10 @@ typedef enum ldc_frame {
     X(TE, "te")                                                                               \
     X(TRAILER, "trailer")                                                                     \
     X(KEEP_ALIVE, "keep-alive")                                                               \
-    X(HTTP2_SETTINGS, "http2-settings") X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy")     \
-        X(FORWARDED, "forwarded") X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto")       \
-            X(XFH, "x-forwarded-host") X(REAL_IP, "x-real-ip") X(REQUEST_ID, "x-request-id")  \
+    X(HTTP2_SETTINGS, "http2-settings")                                                       \
+    X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy") X(FORWARDED, "forwarded")               \
+        X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto") X(XFH, "x-forwarded-host")      \
+            X(REAL_IP, "x-real-ip") X(REQUEST_ID, "x-request-id")                             \
                 X(REQUEST_START, "x-request-start") X(ORIGINAL_URL, "x-original-url")         \
                     X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") X(USER_AGENT, "user-agent") \
                         X(REFERER, "referer") X(ORIGIN, "origin")                             \
@@ -1411,14 +1412,17 @@ static ldc_why ldc_http_framing(ldc_head *h) {
 /* host or host:port as in RFC 9110 7.2, an address in brackets included. */
 static bool ldc_http_host(ldc_str s) {
     ldc_str name = s, port = ldc_util_str("", 0);
+    char text[INET6_ADDRSTRLEN];
+    unsigned char address[16];
     uint64_t number;
     if (s.n && s.p[0] == '[') {
         const char *close = (const char *)memchr(s.p, ']', s.n);
         if (close == NULL || close == s.p + 1) return false;
         name = ldc_util_str(s.p + 1, (size_t)(close - s.p - 1));
-        for (size_t i = 0; i < name.n; i++) {
-            if (ldc_util_hex(name.p[i]) < 0 && name.p[i] != ':' && name.p[i] != '.') return false;
-        }
+        if (name.n >= sizeof text) return false;
+        memcpy(text, name.p, name.n);
+        text[name.n] = 0;
+        if (strlen(text) != name.n || inet_pton(AF_INET6, text, address) != 1) return false;
         port = ldc_util_cut(s, name.n + 2);
         if (port.n && port.p[0] != ':') return false;
         if (port.n) port = ldc_util_cut(port, 1);
@@ -1429,6 +1433,11 @@ static bool ldc_http_host(ldc_str s) {
             port = ldc_util_cut(s, name.n + 1);
         }
         if (!ldc_http_all(name, LDC_CHAR_HOST)) return false;
+        for (size_t i = 0; i < name.n; i++) { /* RFC 3986 2.1 */
+            if (name.p[i] == '%' && (name.n - i < 3 || ldc_util_hex(name.p[i + 1]) < 0 ||
+                                     ldc_util_hex(name.p[i + 2]) < 0))
+                return false;
+        }
     }
     return name.n > 0 && name.n < 256 && (port.n == 0 || ldc_util_number(port, 65535, &number));
 }
@@ -1458,7 +1467,7 @@ static ldc_why ldc_http_target(ldc_head *h, ldc_str *authority) {
     *authority = ldc_util_str(t.p, n);
     if (!ldc_http_host(*authority)) return LDC_WHY_REQUEST; /* userinfo fails here too */
     h->target = ldc_util_cut(t, n);
-    if (h->target.n == 0) h->target = LDC_S("/");
+    if (h->target.n == 0) h->target = ldc_util_is(h->method, "OPTIONS") ? LDC_S("*") : LDC_S("/");
     return LDC_WHY_NONE;
 }
 
@@ -1690,15 +1699,30 @@ static void ldc_http_length(ldc_buf *b, uint64_t length) {
     ldc_http_line(b, "Content-Length: ", ldc_util_str(digits, ldc_util_decimal(length, digits)));
 }
 
-/* Copies the lines that pass, neighbours in one run. */
+/* "Name: value", nothing around the value but that one blank. */
+static bool ldc_http_canonical(const ldc_field *f) {
+    const char *colon = f->name.p + f->name.n;
+    return f->value.n
+               ? f->value.p == colon + 2 && colon[1] == ' ' && f->value.p + f->value.n == f->end
+               : f->end - colon <= 2 && (f->end - colon < 2 || colon[1] == ' ');
+}
+
+/* Copies the lines that pass, neighbours in one run; what is not canonical is written anew, at most
+   one byte longer. */
 static void ldc_http_copy(ldc_buf *b, const ldc_head *h) {
     const char *from = NULL, *to = NULL;
     for (int i = 0; i < h->count; i++) {
         const ldc_field *f = &h->field[i];
-        if (f->drop) continue;
-        if (from && f->name.p != to) {
+        bool canonical = !f->drop && ldc_http_canonical(f);
+        if (from && (!canonical || f->name.p != to)) {
             ldc_http_put(b, from, (size_t)(to - from));
             from = NULL;
+        }
+        if (f->drop) continue;
+        if (!canonical) {
+            ldc_http_put(b, f->name.p, f->name.n);
+            ldc_http_line(b, ": ", f->value);
+            continue;
         }
         if (from == NULL) from = f->name.p;
         to = f->end + 2;
@@ -1778,7 +1802,8 @@ static bool ldc_http_write_request(ldc_mem *m, ldc_buf *b, ldc_head *h, const ld
                                    ldc_str peer) {
     ldc_str host = h->host.n ? h->host : w->host;
     uint64_t hops;
-    if (!ldc_buf_room(m, b, h->size + host.n * 2 + w->id.n + w->client.n + peer.n + 512))
+    if (!ldc_buf_room(m, b,
+                      h->size + host.n * 2 + w->id.n + w->client.n + peer.n + 512 + LDC_FIELDS))
         return false;
     ldc_http_strip(h, w);
     ldc_http_put(b, h->method.p, h->method.n);
@@ -1825,7 +1850,7 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
                                     const char *connection) {
     char status[4];
     ldc_str upgrade = ldc_http_value(h, LDC_FIELD_UPGRADE);
-    if (!ldc_buf_room(m, b, h->size + 256)) return false;
+    if (!ldc_buf_room(m, b, h->size + 256 + LDC_FIELDS)) return false;
     status[0] = (char)('0' + h->status / 100);
     status[1] = (char)('0' + h->status / 10 % 10);
     status[2] = (char)('0' + h->status % 10);
@@ -5564,7 +5589,6 @@ static bool ldc_up_final(ldcorn *l, ldc_up *u) {
     if (h->frame == LDC_FRAME_EOF && !e->http10) e->res.out = LDC_FRAME_CHUNKED;
     if (h->frame == LDC_FRAME_CHUNKED && e->http10) e->res.out = LDC_FRAME_EOF; /* RFC 9112 7.1 */
     if (e->res.out == LDC_FRAME_EOF || !e->req.end || l->life != LDC_LIFE_RUN) e->keep = false;
-    if (e->upgrade) e->keep = false; /* bytes behind it may be another protocol's */
     if (!e->keep)
         connection = "close";
     else if (e->http10)
@@ -6179,7 +6203,7 @@ static void ldc_client_finish(ldcorn *l, ldc_client *c) {
     ldc_exchange *e = c->exchange;
     bool keep = e->keep && (l->life == LDC_LIFE_RUN || c->admin) && !c->eof &&
                 e->conf->s.keepalive_timeout != 0;
-    bool clean = e->req.end && c->in.p == NULL && e->why == LDC_WHY_NONE;
+    bool clean = e->req.end && c->in.p == NULL && e->why == LDC_WHY_NONE && (!e->upgrade || c->eof);
     ldc_client_log(l, e);
     c->exchange = NULL;
     LDCORN_ASSERT(e->up == NULL);
@@ -6190,8 +6214,8 @@ static void ldc_client_finish(ldcorn *l, ldc_client *c) {
         ldc_loop_want(l, &c->watch, POLLIN);
         ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.keepalive_timeout));
         if (c->in.p) ldc_client_run(l, c);
-    } else if (clean) {
-        ldc_client_bury(l, c);
+    } else if (clean && recv(c->watch.fd, l->scratch, LDC_SCRATCH, MSG_DONTWAIT) <= 0) {
+        ldc_client_bury(l, c); /* closing over unread bytes would reset the answer */
     } else {
         ldc_client_linger(l, c);
     }
@@ -6778,6 +6802,7 @@ static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) 
                                                 : !h->close;
     e->head_only = ldc_util_is(h->method, "HEAD");
     e->upgrade = ldc_http_upgrades(h);
+    if (e->upgrade) e->keep = false; /* bytes behind it may be another protocol's */
     e->expects = h->minor && ldc_http_get(h, LDC_FIELD_EXPECT) != NULL;
     ldc_client_body_framing(e, h);
     e->safe = e->req.end &&

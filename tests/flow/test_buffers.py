@@ -66,10 +66,8 @@ def test_a_longer_body_streams_behind_what_was_collected(size, chunked):
     body = os.urandom(size)
     with pair(group='request_buffer = 4K\n') as (proxy, worker), proxy.connect() as c:
         if chunked:
-            c.send(head('POST', '/', [('Transfer-Encoding', 'chunked')]))
-            for at in range(0, size, 1000):
-                c.send(chunk(body[at:at + 1000]))
-            c.send(b'0\r\n\r\n')
+            c.send(head('POST', '/', [('Transfer-Encoding', 'chunked')]) +
+                   b''.join(chunk(body[at:at + 1000]) for at in range(0, size, 1000)) + b'0\r\n\r\n')
         else:
             c.send(post(size) + body)
         request, conn = worker.one(OK)

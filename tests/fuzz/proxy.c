@@ -67,7 +67,7 @@ static struct {
     int listener[2];
 } fuzz;
 
-static char folder[64], path_main[96], path_admin[96], path_up[2][96], path_listen[2][96];
+static char folder[64], path_main[96], path_admin[96], path_up[2][96], path_listen[2][104];
 
 /* --- what ldcorn gets from the system --- */
 
@@ -97,15 +97,21 @@ static ssize_t fuzz_sendmsg(int fd, const struct msghdr *m, int flags) {
 
 /* A line of the access log is one line, whatever the request said. */
 static void check_record(const char *p, size_t n) {
+    static const char note[] = "ldcorn: "; /* of lines that were dropped */
     int quotes = 0;
+    size_t start = 0;
     for (size_t i = 0; i < n; i++) {
         unsigned char c = (unsigned char)p[i];
         CHECK(c >= 0x20 || c == '\n' || c == '\t');
         CHECK(c != 0x7f);
         quotes += c == '"';
         if (c != '\n') continue;
-        CHECK(fuzz.json ? p[i - 1] == '}' : quotes == 8);
+        if (fuzz.json)
+            CHECK(p[start] == '{' && p[i - 1] == '}');
+        else
+            CHECK(quotes == 8 || memcmp(p + start, note, sizeof note - 1) == 0);
         quotes = 0;
+        start = i + 1;
     }
 }
 
