@@ -136,6 +136,7 @@ struct pollfd;
 /* In a number of a desc zero means the default that its comment names. */
 #define LDCORN_NONE (-1) /* switched off, no limit: `none` in a file */
 #define LDCORN_ZERO (-2) /* the number 0 itself */
+#define LDCORN_AUTO (-3) /* workers: processors that this process may use (affinity, quota) */
 
 /* Why a call failed. Written only on failure; the caller owns it. */
 typedef struct ldcorn_error {
@@ -171,16 +172,19 @@ typedef struct ldcorn_group_desc {
     const char *name; /* letters, digits, - and _ ; required */
     const char *cmd;  /* split like a shell does; {socket}, {port} or {fd} choose the transport */
     const char *app;  /* fills {app}; alone: uvicorn on {socket} */
-    const char *function;           /* name of an entry of ldcorn_desc.functions */
-    const char *const *upstream;    /* host:port, [v6]:port or unix:path */
-    int64_t workers;                /* processes, default 1 */
-    const char *dir;                /* working directory, default: inherited */
-    const char *const *env;         /* K=V words, added to the inherited environment */
-    const char *const *worker_log;  /* stderr (default) stdout inherit off or a path, and raw */
-    const char *const *routes;      /* /a prefix, /a* string prefix, =/a exact, * fallback */
-    const char *const *allow;       /* CIDR words or unix: who may ask, default anybody; else 403 */
-    const char *const *deny;        /* CIDR words or unix: who may not; wins over allow */
-    int64_t max_req_per_worker;     /* requests inside one worker, default none */
+    const char *function;          /* name of an entry of ldcorn_desc.functions */
+    const char *const *upstream;   /* host:port, [v6]:port or unix:path */
+    int64_t workers;               /* processes, default 1; LDCORN_AUTO: as many as processors */
+    const char *dir;               /* working directory, default: inherited */
+    const char *const *env;        /* K=V words, added to the inherited environment */
+    const char *const *worker_log; /* stderr (default) stdout inherit off or a path, and raw */
+    const char *const *routes;     /* /a prefix, /a* string prefix, =/a exact, * fallback */
+    const char *const *hosts;      /* a.com or *.a.com; default any */
+    const char *const *match;   /* header:N[=V] cookie:N[=V] query:N[=V] method:M; all must hold */
+    bool strip_prefix;          /* the worker sees the path behind the matched prefix */
+    const char *const *allow;   /* CIDR words or unix: who may ask, default anybody; else 403 */
+    const char *const *deny;    /* CIDR words or unix: who may not; wins over allow */
+    int64_t max_req_per_worker; /* requests inside one worker, default none */
     int64_t max_tunnels_per_worker; /* upgraded connections, default none */
     int64_t queue;                  /* waiting requests, default 1024; full is 503 */
     int64_t queue_timeout;          /* default 30s, or run_timeout if longer; over is 503 */
@@ -189,8 +193,10 @@ typedef struct ldcorn_group_desc {
     int64_t max_body;               /* default 64M, none = no limit; over is 413 */
     int64_t request_buffer;         /* with a limit: body collected before a slot is taken,
                                       default 1M, ZERO = none */
-    int64_t response_buffer;  /* with a limit: answer taken ahead of a slow client, default 1M */
-    const char *balance;      /* least (default) */
+    int64_t response_buffer; /* with a limit: answer taken ahead of a slow client, default 1M */
+    const char *balance;     /* least (default), lifo, round, hash */
+    const char *const
+        *hash_key;            /* addr (default) header:N cookie:N query:N path:N; first present */
     int64_t retries;          /* default 2; only while no byte can have reached a worker */
     const char *client_abort; /* wait, close; default wait if limited, else close */
     int64_t connect_timeout;  /* default 1500, 5000 for TCP upstream */
@@ -390,6 +396,7 @@ LDCORN_DEF const char *ldcorn_version(void);
 #include <unistd.h>
 #if defined(__linux__)
 #include <sys/ioctl.h>
+#include <sched.h>
 #include <sys/prctl.h>
 #endif
 
@@ -557,6 +564,13 @@ static size_t ldc_util_hexadecimal(uint64_t v, char *out) {
     return n;
 }
 
+/* Spreads what lies in few bits over all of them. */
+static uint64_t ldc_util_mix(uint64_t h) {
+    h = (h ^ (h >> 30)) * 0xBF58476D1CE4E5B9ULL;
+    h = (h ^ (h >> 27)) * 0x94D049BB133111EBULL;
+    return h ^ (h >> 31);
+}
+
 static uint64_t ldc_util_fnv(const void *data, size_t n, uint64_t h) {
     const unsigned char *p = (const unsigned char *)data;
     for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * 1099511628211ULL;
@@ -656,6 +670,51 @@ static void ldc_util_stamp(uint64_t ms, char out[40]) {
     gmtime_r(&seconds, &tm);
     n = strftime(out, 32, "%Y-%m-%dT%H:%M:%S", &tm);
     snprintf(out + n, 40 - n, ".%03dZ", (int)(ms % 1000));
+}
+
+/* --- processors --- */
+
+/* Whole processors of a cgroup's quota ("200000 100000"), 0: no limit or no such file. */
+static int64_t ldc_util_quota(const char *folder) {
+    char path[PATH_MAX], text[64];
+    unsigned long long quota = 0, period = 0;
+    int fd;
+    ssize_t n;
+    snprintf(path, sizeof path, "%s/cpu.max", folder);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    n = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0) return 0;
+    text[n] = 0;
+    if (sscanf(text, "%llu %llu", &quota, &period) != 2 || period == 0) return 0;
+    return (int64_t)((quota + period - 1) / period);
+}
+
+/* What this process may use: online, by affinity, by the quota of its container. */
+static int64_t ldc_util_processors(void) {
+    int64_t n = sysconf(_SC_NPROCESSORS_ONLN), quota;
+#if defined(__linux__) && defined(CPU_COUNT)
+    cpu_set_t set;
+    char line[PATH_MAX - 32], folder[PATH_MAX];
+    FILE *f;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
+    f = fopen("/proc/self/cgroup", "re");
+    while (f && fgets(line, sizeof line, f)) {
+        if (strncmp(line, "0::", 3) != 0) continue;
+        line[strcspn(line, "\n")] = 0;
+        for (char *end = line + strlen(line); end > line + 2; *end = 0) { /* it and those above */
+            snprintf(folder, sizeof folder, "/sys/fs/cgroup%s", line + 3);
+            quota = ldc_util_quota(folder);
+            if (quota > 0 && quota < n) n = quota;
+            while (end > line + 2 && *end != '/') end--;
+        }
+    }
+    if (f) fclose(f);
+#endif
+    quota = ldc_util_quota("/sys/fs/cgroup");
+    if (quota > 0 && quota < n) n = quota;
+    return n < 1 ? 1 : n > 4096 ? 4096 : n;
 }
 
 /* @mem --------------------------------------------------------------------------------------
@@ -892,8 +951,7 @@ static size_t ldc_text_utf8(const unsigned char *s, size_t n) {
 }
 
 /* A JSON string (RFC 8259 7); bytes that are not UTF-8 become U+FFFD. */
-static void ldc_text_json(ldc_text *t, ldc_str s) {
-    ldc_text_put(t, "\"", 1);
+static void ldc_text_json_part(ldc_text *t, ldc_str s) {
     for (size_t i = 0; i < s.n;) {
         unsigned char c = (unsigned char)s.p[i];
         size_t n = 1;
@@ -921,6 +979,11 @@ static void ldc_text_json(ldc_text *t, ldc_str s) {
         }
         i += n;
     }
+}
+
+static void ldc_text_json(ldc_text *t, ldc_str s) {
+    ldc_text_put(t, "\"", 1);
+    ldc_text_json_part(t, s);
     ldc_text_put(t, "\"", 1);
 }
 
@@ -1200,24 +1263,25 @@ typedef enum ldc_frame {
 } ldc_frame;
 
 /* Fields that ldcorn itself looks at or writes. */
-#define LDC_FIELD_NAMES(X)                                                                    \
-    X(HOST, "host")                                                                           \
-    X(CONNECTION, "connection")                                                               \
-    X(CONTENT_LENGTH, "content-length")                                                       \
-    X(TRANSFER_ENCODING, "transfer-encoding")                                                 \
-    X(EXPECT, "expect")                                                                       \
-    X(UPGRADE, "upgrade")                                                                     \
-    X(TE, "te")                                                                               \
-    X(TRAILER, "trailer")                                                                     \
-    X(KEEP_ALIVE, "keep-alive")                                                               \
-    X(HTTP2_SETTINGS, "http2-settings")                                                       \
-    X(MAX_FORWARDS, "max-forwards") X(PROXY, "proxy") X(FORWARDED, "forwarded")               \
-        X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto") X(XFH, "x-forwarded-host")      \
-            X(REAL_IP, "x-real-ip") X(REQUEST_ID, "x-request-id")                             \
-                X(REQUEST_START, "x-request-start") X(ORIGINAL_URL, "x-original-url")         \
-                    X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") X(USER_AGENT, "user-agent") \
-                        X(REFERER, "referer") X(ORIGIN, "origin")                             \
-                            X(AUTHORIZATION, "authorization")
+#define LDC_FIELD_NAMES(X)                                                                      \
+    X(HOST, "host")                                                                             \
+    X(CONNECTION, "connection")                                                                 \
+    X(CONTENT_LENGTH, "content-length")                                                         \
+    X(TRANSFER_ENCODING, "transfer-encoding")                                                   \
+    X(EXPECT, "expect")                                                                         \
+    X(UPGRADE, "upgrade")                                                                       \
+    X(TE, "te")                                                                                 \
+    X(TRAILER, "trailer")                                                                       \
+    X(KEEP_ALIVE, "keep-alive")                                                                 \
+    X(HTTP2_SETTINGS, "http2-settings")                                                         \
+    X(MAX_FORWARDS, "max-forwards")                                                             \
+    X(PROXY, "proxy")                                                                           \
+    X(FORWARDED, "forwarded") X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto")             \
+        X(XFH, "x-forwarded-host") X(XFX, "x-forwarded-prefix") X(REAL_IP, "x-real-ip")         \
+            X(REQUEST_ID, "x-request-id") X(REQUEST_START, "x-request-start")                   \
+                X(ORIGINAL_URL, "x-original-url") X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") \
+                    X(USER_AGENT, "user-agent") X(REFERER, "referer") X(ORIGIN, "origin")       \
+                        X(AUTHORIZATION, "authorization")
 
 #define LDC_FIELD_ENUM(name, text) LDC_FIELD_##name,
 typedef enum ldc_field_id {
@@ -1235,6 +1299,7 @@ typedef struct ldc_field {
 typedef struct ldc_head {
     ldc_str method, target; /* request; target in origin form or * */
     ldc_str host;           /* request; may be empty in HTTP/1.0 */
+    ldc_str prefix;         /* taken off the target */
     int minor;              /* HTTP/1.minor, 0 or 1 */
     int status;             /* response */
     ldc_str reason;
@@ -1744,7 +1809,7 @@ static void ldc_http_strip(ldc_head *h, const ldc_forward *w) {
     for (int i = 0; i < h->count; i++) {
         ldc_field *f = &h->field[i];
         if (f->id == LDC_FIELD_HOST || f->id == LDC_FIELD_XFF || f->id == LDC_FIELD_REAL_IP ||
-            f->id == LDC_FIELD_VIA ||
+            f->id == LDC_FIELD_VIA || (f->id == LDC_FIELD_XFX && h->prefix.n) ||
             (f->id == LDC_FIELD_MAX_FORWARDS && ldc_util_is(h->method, "OPTIONS")))
             f->drop = true;
         if (f->id == LDC_FIELD_REQUEST_ID &&
@@ -1785,6 +1850,12 @@ static void ldc_http_trust_lines(ldc_buf *b, const ldc_head *h, const ldc_forwar
     if (!t || !ldc_http_get(h, LDC_FIELD_XFP)) ldc_http_line(b, "X-Forwarded-Proto: ", w->proto);
     if ((!t || !ldc_http_get(h, LDC_FIELD_XFH)) && h->host.n)
         ldc_http_line(b, "X-Forwarded-Host: ", h->host);
+    if (h->prefix.n) { /* a proxy in front may have taken one off before */
+        ldc_http_put(b, "X-Forwarded-Prefix: ", 20);
+        if (t)
+            ldc_http_put(b, ldc_http_value(h, LDC_FIELD_XFX).p, ldc_http_value(h, LDC_FIELD_XFX).n);
+        ldc_http_line(b, "", h->prefix);
+    }
     if (w->client.n) ldc_http_line(b, "X-Real-IP: ", w->client);
     if (!t || !ldc_http_get(h, LDC_FIELD_REQUEST_ID)) ldc_http_line(b, "X-Request-Id: ", w->id);
     if (!t || !ldc_http_get(h, LDC_FIELD_REQUEST_START)) {
@@ -1803,12 +1874,14 @@ static bool ldc_http_write_request(ldc_mem *m, ldc_buf *b, ldc_head *h, const ld
     ldc_str host = h->host.n ? h->host : w->host;
     uint64_t hops;
     if (!ldc_buf_room(m, b,
-                      h->size + host.n * 2 + w->id.n + w->client.n + peer.n + 512 + LDC_FIELDS))
+                      h->size + host.n * 2 + h->prefix.n + w->id.n + w->client.n + peer.n + 512 +
+                          LDC_FIELDS))
         return false;
     ldc_http_strip(h, w);
     ldc_http_put(b, h->method.p, h->method.n);
     ldc_http_put(b, " ", 1);
-    if (h->target.p[0] == '?') ldc_http_put(b, "/", 1); /* http://a?b (RFC 9112 3.2.1) */
+    if (h->target.n == 0 || (h->target.p[0] != '/' && h->target.p[0] != '*'))
+        ldc_http_put(b, "/", 1); /* http://a?b (RFC 9112 3.2.1), or a prefix was taken off */
     ldc_http_put(b, h->target.p, h->target.n);
     ldc_http_put(b, " HTTP/1.1\r\n", 11);
     ldc_http_line(b, "Host: ", host);
@@ -1910,6 +1983,9 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     X(GROUP, env, WORDS, "", "environment", "K=V words")                                         \
     X(GROUP, worker_log, WORDS, "stderr", "", "where worker output goes")                        \
     X(GROUP, routes, WORDS, "", "route paths prefix", "paths of this group")                     \
+    X(GROUP, hosts, WORDS, "", "server_name domains", "hosts of this group")                     \
+    X(GROUP, match, WORDS, "", "", "header:N[=V] cookie:N[=V] query:N[=V] method:M")             \
+    X(GROUP, strip_prefix, BOOL, "off", "", "the worker does not see the prefix")                \
     X(GROUP, allow, WORDS, "", "", "who may ask")                                                \
     X(GROUP, deny, WORDS, "", "", "who may not")                                                 \
     X(GROUP, max_req_per_worker, INT, "none", "max_conns_per_worker", "requests in a worker")    \
@@ -1921,7 +1997,8 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     X(GROUP, max_body, SIZE, "64M", "client_max_body_size", "request body")                      \
     X(GROUP, request_buffer, SIZE, "1M", "client_body_buffer_size", "body kept before a slot")   \
     X(GROUP, response_buffer, SIZE, "1M", "proxy_buffers", "answer taken ahead of the client")   \
-    X(GROUP, balance, TEXT, "least", "", "which worker")                                         \
+    X(GROUP, balance, TEXT, "least", "lb_policy", "which worker: least lifo round hash")         \
+    X(GROUP, hash_key, WORDS, "addr", "", "what balance = hash goes by")                         \
     X(GROUP, retries, INT, "2", "", "while no byte can have reached a worker")                   \
     X(GROUP, client_abort, TEXT, "", "abortonclose", "wait or close")                            \
     X(GROUP, connect_timeout, DURATION, "", "timeout_connect", "connection to a worker")         \
@@ -2027,8 +2104,37 @@ typedef enum ldc_choice {
     LDC_CLOSE,
     LDC_SWAP,
     LDC_OFF,
-    LDC_LEAST
+    LDC_LEAST,
+    LDC_LIFO,
+    LDC_ROUND,
+    LDC_HASH
 } ldc_choice;
+
+typedef enum ldc_by {
+    LDC_BY_ADDR,
+    LDC_BY_HEADER,
+    LDC_BY_COOKIE,
+    LDC_BY_QUERY,
+    LDC_BY_METHOD,
+    LDC_BY_PATH
+} ldc_by;
+
+typedef struct ldc_term { /* a part of a request: for `match` and `hash_key` */
+    ldc_by by;
+    ldc_str name, value;
+    bool any; /* no value is asked for */
+    int n;    /* of LDC_BY_PATH: which segment, from 1 */
+} ldc_term;
+
+typedef struct ldc_terms {
+    ldc_term *p;
+    int n;
+} ldc_terms;
+
+typedef struct ldc_when { /* beside its path: all of it must hold */
+    const char *const *hosts;
+    ldc_terms match;
+} ldc_when;
 
 typedef struct ldc_cidrs {
     ldc_cidr *p;
@@ -2058,6 +2164,9 @@ typedef struct ldc_gconf { /* one group as configured; all limits final */
     bool limited;
     ldc_cidrs allow, deny;
     ldc_rate rate;
+    ldc_when when;
+    ldc_choice balance;
+    ldc_terms hash;
 } ldc_gconf;
 
 typedef enum ldc_match {
@@ -2070,8 +2179,9 @@ typedef enum ldc_match {
 typedef struct ldc_route {
     ldc_str text; /* without the marks */
     ldc_match kind;
-    int group; /* index in ldc_conf.group */
-    int order; /* among the words of its group */
+    const ldc_when *when; /* NULL: nothing but the path */
+    int group;            /* index in ldc_conf.group */
+    int order;            /* among the words of its group */
     ldc_origin at;
     const char *said;
 } ldc_route;
@@ -2289,6 +2399,10 @@ static void ldc_conf_number(ldc_reader *r, const ldc_key *k, ldc_str v, const ld
         *out = LDCORN_NONE;
         return;
     }
+    if (k == &ldc_conf_keys[LDC_KEY_workers] && ldc_util_is(v, "auto")) {
+        *out = LDCORN_AUTO;
+        return;
+    }
     while (n < v.n && isdigit((unsigned char)v.p[n])) n++;
     unit = ldc_util_cut(v, n);
     if (n == 0 || !ldc_util_number(ldc_util_str(v.p, n), (uint64_t)1 << 50, &number)) {
@@ -2499,7 +2613,9 @@ static ldc_section *ldc_conf_add(ldc_reader *r, ldc_str name, const ldc_origin *
 }
 
 /* Only in groups: as a default they would give every group the same. */
-static bool ldc_conf_own_only(int id) { return id == LDC_KEY_routes; }
+static bool ldc_conf_own_only(int id) {
+    return id == LDC_KEY_routes || id == LDC_KEY_hosts || id == LDC_KEY_match;
+}
 
 static void ldc_conf_pair(ldc_reader *r, ldc_section *section, ldc_str name, const ldc_origin *at,
                           const ldc_value *v) {
@@ -2810,7 +2926,7 @@ static void ldc_conf_override(ldc_reader *r, const char *word) {
     }
     if ((dot != NULL) != (ldc_conf_keys[id].scope == LDC_SCOPE_GROUP) &&
         (dot || ldc_conf_own_only(id))) {
-        ldc_conf_fail(r, &at, dot ? "drop the group" : "write group.routes=...",
+        ldc_conf_fail(r, &at, dot ? "drop the group" : "name its group: -o group.key=value",
                       "`%.*s` does not belong there", LDC_STR_ARG(name));
         return;
     }
@@ -3259,6 +3375,59 @@ static void ldc_conf_rate(ldc_reader *r, const ldc_setting *said, ldc_rate *rate
         rate->burst = rate->each < 1000000 ? 1000000 / rate->each : 1;
 }
 
+/* a.com or *.a.com, without a port: which port a client used says nothing. */
+static void ldc_conf_hosts(ldc_reader *r, const ldc_setting *said) {
+    for (int i = 0; i < said->words; i++) {
+        ldc_str name = ldc_util_z(said->word[i]);
+        if (ldc_util_starts(name, "*.")) name = ldc_util_cut(name, 2);
+        if (name.n && !strchr(name.p, '*') && (name.p[0] == '[' || !strchr(name.p, ':')) &&
+            ldc_http_host(name))
+            continue;
+        ldc_conf_fail(r, &said->word_at[i], "write a.com or *.a.com, without a port",
+                      "`hosts` does not take `%s`", said->word[i]);
+    }
+}
+
+/* header:N[=V] and its kin. Of the two keys only `match` compares with a value. */
+static bool ldc_conf_term(ldc_str word, bool match, ldc_term *t) {
+    static const char *const kinds[] = {"addr", "header:", "cookie:", "query:", "method:", "path:"};
+    const char *equals;
+    uint64_t n;
+    size_t k = 0;
+    memset(t, 0, sizeof *t);
+    if (!match && ldc_util_is(word, kinds[0])) return true;
+    for (k = 1; k < LDC_LEN(kinds) && !ldc_util_starts(word, kinds[k]); k++) continue;
+    if (k == LDC_LEN(kinds)) return false;
+    t->by = (ldc_by)k;
+    word = ldc_util_cut(word, strlen(kinds[k]));
+    equals = t->by == LDC_BY_METHOD ? NULL : (const char *)memchr(word.p, '=', word.n);
+    t->any = equals == NULL && t->by != LDC_BY_METHOD;
+    t->name = equals ? ldc_util_str(word.p, (size_t)(equals - word.p)) : word;
+    if (equals) t->value = ldc_util_cut(word, t->name.n + 1);
+    if (t->by == LDC_BY_METHOD) t->value = word;
+    if (t->by == LDC_BY_PATH) {
+        if (!ldc_util_number(t->name, 100, &n) || n == 0) return false;
+        t->n = (int)n;
+    }
+    if (match ? t->by == LDC_BY_PATH : t->by == LDC_BY_METHOD || equals) return false;
+    return t->by == LDC_BY_QUERY || t->by == LDC_BY_PATH ? t->name.n > 0 : ldc_http_token(t->name);
+}
+
+static void ldc_conf_terms(ldc_reader *r, const ldc_setting *said, const char *key, bool match,
+                           ldc_terms *out) {
+    if (said->words == 0) return;
+    out->p = (ldc_term *)ldc_conf_take(r, (size_t)said->words * sizeof *out->p);
+    for (int i = 0; i < said->words && out->p; i++) {
+        if (ldc_conf_term(ldc_util_z(said->word[i]), match, &out->p[out->n]))
+            out->n++;
+        else
+            ldc_conf_fail(r, &said->word_at[i],
+                          match ? "write header:N[=V], cookie:N[=V], query:N[=V] or method:M"
+                                : "write addr, header:N, cookie:N, query:N or path:N",
+                          "`%s` does not take `%s`", key, said->word[i]);
+    }
+}
+
 static void ldc_conf_words_of(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
     const ldc_setting *health = &s->said[LDC_KEY_health_path], *log = &s->said[LDC_KEY_worker_log],
                       *env = &s->said[LDC_KEY_env];
@@ -3274,6 +3443,10 @@ static void ldc_conf_words_of(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
     ldc_conf_networks(r, &s->said[LDC_KEY_allow], &g->allow);
     ldc_conf_networks(r, &s->said[LDC_KEY_deny], &g->deny);
     ldc_conf_rate(r, &s->said[LDC_KEY_rate], &g->rate);
+    ldc_conf_hosts(r, &s->said[LDC_KEY_hosts]);
+    g->when.hosts = s->group->hosts;
+    ldc_conf_terms(r, &s->said[LDC_KEY_match], "match", true, &g->when.match);
+    ldc_conf_terms(r, &s->said[LDC_KEY_hash_key], "hash_key", false, &g->hash);
     g->log_path = "stderr";
     for (int i = 0; i < log->words; i++) {
         if (strcmp(log->word[i], "raw") == 0)
@@ -3315,10 +3488,12 @@ static void ldc_conf_derive(ldc_gconf *g) {
 
 static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ldcorn_desc *desc) {
     static const ldc_choice timeouts[] = {LDC_WAIT, LDC_RESTART, LDC_CLOSE};
+    static const ldc_choice balances[] = {LDC_LEAST, LDC_LIFO, LDC_ROUND, LDC_HASH};
     bool own;
     ldc_conf_inherit(r, s);
     ldc_conf_defaults(r, s, LDC_SCOPE_GROUP);
     if (r->memory) return;
+    if (s->group->workers == LDCORN_AUTO) s->group->workers = ldc_util_processors();
     ldc_conf_range(r, s, LDC_KEY_workers, 1, 4096);
     ldc_conf_range(r, s, LDC_KEY_backoff_max, 1, INT64_MAX);
     ldc_conf_range(r, s, LDC_KEY_max_restarts, -1, 1 << 30);
@@ -3339,7 +3514,11 @@ static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ld
     ldc_conf_words_of(r, s, g);
     ldc_conf_derive(g);
     own = g->addrs == 0;
-    ldc_conf_choose(r, s, LDC_KEY_balance, g->s.balance, "least", "lifo, round, hash");
+    g->balance = balances[ldc_conf_choose(r, s, LDC_KEY_balance, g->s.balance,
+                                          "least, lifo, round, hash", "")];
+    if (s->said[LDC_KEY_hash_key].set && g->balance != LDC_HASH)
+        ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_hash_key), "write balance = hash too",
+                      "`hash_key` of [%s] changes nothing", g->name);
     g->reload = ldc_conf_choose(r, s, LDC_KEY_reload, g->s.reload, "swap, off", "rolling, replace")
                     ? LDC_OFF
                     : LDC_SWAP;
@@ -3408,13 +3587,31 @@ static bool ldc_conf_route(ldc_route *t, const char *word) {
     return t->text.n > 0 && t->text.p[0] == '/';
 }
 
-/* The order in which routes are tried: the longest first, exact before prefix, then the file. */
+static int ldc_conf_conditions(const ldc_route *t) {
+    return t->when ? (t->when->hosts != NULL) + t->when->match.n : 0;
+}
+
+/* The order in which routes are tried: the longest first, exact before prefix, more conditions
+   before fewer, then the file. */
 static int ldc_conf_route_order(const void *x, const void *y) {
     const ldc_route *a = (const ldc_route *)x, *b = (const ldc_route *)y;
     if (a->text.n != b->text.n) return a->text.n > b->text.n ? -1 : 1;
     if (a->kind != b->kind) return a->kind < b->kind ? -1 : 1;
+    if (ldc_conf_conditions(a) != ldc_conf_conditions(b))
+        return ldc_conf_conditions(a) > ldc_conf_conditions(b) ? -1 : 1;
     if (a->group != b->group) return a->group < b->group ? -1 : 1;
     return a->order < b->order ? -1 : a->order > b->order;
+}
+
+static void ldc_conf_twice(ldc_reader *r, const ldc_route *t) {
+    const ldc_conf *c = r->conf;
+    for (int j = 0; j < c->routes; j++) {
+        const ldc_route *o = &c->route[j];
+        bool same = ldc_conf_conditions(o) == 0 && ldc_conf_conditions(t) == 0;
+        if (o->kind == t->kind && ldc_util_same(o->text, t->text) && (same || o->group == t->group))
+            ldc_conf_warn(r, &t->at, "the first one wins",
+                          "route `%s` stands twice, first in line %d", t->said, o->at.line);
+    }
 }
 
 static void ldc_conf_routes(ldc_reader *r) {
@@ -3435,12 +3632,12 @@ static void ldc_conf_routes(ldc_reader *r) {
                               said->word[i]);
                 continue;
             }
-            for (int j = 0; j < c->routes; j++) {
-                if (c->route[j].kind == t->kind && ldc_util_same(c->route[j].text, t->text))
-                    ldc_conf_warn(r, &t->at, "the first one wins",
-                                  "route `%s` stands twice, first in line %d", t->said,
-                                  c->route[j].at.line);
-            }
+            if (c->group[group].when.hosts || c->group[group].when.match.n)
+                t->when = &c->group[group].when;
+            if (s->group->strip_prefix && t->kind == LDC_MATCH_STRING)
+                ldc_conf_fail(r, &t->at, "write it without the *",
+                              "`strip_prefix` cannot take `%s` off a path", t->said);
+            ldc_conf_twice(r, t);
             c->routes++;
         }
     }
@@ -3681,50 +3878,199 @@ static bool ldc_route_fits(const ldc_route *t, ldc_str path) {
     return t->kind == LDC_MATCH_STRING || path.n == n || path.p[n] == '/' || n == 1;
 }
 
-static const ldc_route *ldc_route_first(const ldc_conf *c, ldc_str path) {
+/* --- what else a request is known by --- */
+
+/* The byte at *i of a query or path, %XX decoded and, in a query, + as a blank. */
+static unsigned char ldc_route_byte(ldc_str s, size_t *i, bool query) {
+    char c = s.p[(*i)++];
+    if (c == '+' && query) return ' ';
+    if (c == '%' && *i + 1 < s.n && ldc_util_hex(s.p[*i]) >= 0 && ldc_util_hex(s.p[*i + 1]) >= 0) {
+        c = (char)(ldc_util_hex(s.p[*i]) * 16 + ldc_util_hex(s.p[*i + 1]));
+        *i += 2;
+    }
+    return (unsigned char)c;
+}
+
+static bool ldc_route_spells(ldc_str raw, ldc_str text) {
+    size_t i = 0, k = 0;
+    while (i < raw.n && k < text.n) {
+        if (ldc_route_byte(raw, &i, true) != (unsigned char)text.p[k++]) return false;
+    }
+    return i == raw.n && k == text.n;
+}
+
+/* The next piece of *rest up to `mark`; false at its end. */
+static bool ldc_route_piece(ldc_str *rest, char mark, ldc_str *piece) {
+    const char *at = rest->n ? (const char *)memchr(rest->p, mark, rest->n) : NULL;
+    if (rest->n == 0) return false;
+    *piece = at ? ldc_util_str(rest->p, (size_t)(at - rest->p)) : *rest;
+    *rest = ldc_util_cut(*rest, at ? piece->n + 1 : piece->n);
+    return true;
+}
+
+/* name=value among the pieces of `list`: the first, or for a match any with the right value. */
+static bool ldc_route_pair(ldc_str list, const ldc_term *t, ldc_str *value) {
+    bool query = t->by == LDC_BY_QUERY;
+    ldc_str piece;
+    while (ldc_route_piece(&list, query ? '&' : ';', &piece)) {
+        const char *equals;
+        ldc_str name = query ? piece : ldc_util_trim(piece), v = ldc_util_str("", 0);
+        equals = name.n ? (const char *)memchr(name.p, '=', name.n) : NULL;
+        if (equals) {
+            v = ldc_util_cut(name, (size_t)(equals - name.p) + 1);
+            name.n = (size_t)(equals - name.p);
+        }
+        if (query ? !ldc_route_spells(name, t->name) : !ldc_util_same(name, t->name)) continue;
+        *value = v;
+        if (t->any || (query ? ldc_route_spells(v, t->value) : ldc_util_same(v, t->value)))
+            return true;
+    }
+    return false;
+}
+
+static bool ldc_route_segment(ldc_str path, int n, ldc_str *value) {
+    while (ldc_route_piece(&path, '/', value)) {
+        if (value->n && --n == 0) return true;
+    }
+    return false;
+}
+
+/* Does the request have it, and what is its value as written? */
+static bool ldc_route_term(const ldc_head *h, const ldc_term *t, ldc_str *value) {
+    const char *mark = (const char *)memchr(h->target.p, '?', h->target.n);
+    ldc_str path = h->target, query = ldc_util_str("", 0);
+    if (mark) {
+        path.n = (size_t)(mark - path.p);
+        query = ldc_util_cut(h->target, path.n + 1);
+    }
+    if (t->by == LDC_BY_METHOD) return ldc_util_same(h->method, t->value);
+    if (t->by == LDC_BY_PATH) return ldc_route_segment(path, t->n, value);
+    if (t->by == LDC_BY_QUERY) return ldc_route_pair(query, t, value);
+    for (int i = 0; i < h->count; i++) {
+        ldc_str name = h->field[i].name;
+        if (t->by == LDC_BY_COOKIE && ldc_util_isnocase(name, "cookie") &&
+            ldc_route_pair(h->field[i].value, t, value))
+            return true;
+        if (t->by != LDC_BY_HEADER || name.n != t->name.n ||
+            strncasecmp(name.p, t->name.p, name.n) != 0)
+            continue;
+        *value = h->field[i].value;
+        if (t->any || ldc_util_same(*value, t->value)) return true;
+    }
+    return false;
+}
+
+static bool ldc_route_host(const char *const *hosts, ldc_str host) {
+    size_t n = 0;
+    if (host.n && host.p[0] == '[')
+        while (n < host.n && host.p[n++] != ']') continue;
+    else
+        while (n < host.n && host.p[n] != ':') n++;
+    host.n = n;
+    if (n && host.p[n - 1] == '.') host.n--; /* a.com. is a.com */
+    for (; *hosts; hosts++) {
+        ldc_str want = ldc_util_z(*hosts), tail = host;
+        if (want.p[0] == '*') {
+            want = ldc_util_cut(want, 1);
+            if (host.n <= want.n) continue;
+            tail = ldc_util_cut(host, host.n - want.n);
+        }
+        if (tail.n == want.n && strncasecmp(tail.p, want.p, want.n) == 0) return true;
+    }
+    return false;
+}
+
+static bool ldc_route_holds(const ldc_route *t, const ldc_head *h) {
+    ldc_str value;
+    if (t->when == NULL) return true;
+    if (h == NULL || (t->when->hosts && !ldc_route_host(t->when->hosts, h->host))) return false;
+    for (int i = 0; i < t->when->match.n; i++) {
+        if (!ldc_route_term(h, &t->when->match.p[i], &value)) return false;
+    }
+    return true;
+}
+
+/* The value that `hash_key` goes by: the first one present, not its name, so that an id in a query
+   and the same id in a path meet. False: none. */
+static bool ldc_route_hash(const ldc_head *h, const ldc_terms *keys, ldc_str address,
+                           uint64_t *hash) {
+    for (int k = 0; k < keys->n; k++) {
+        const ldc_term *t = &keys->p[k];
+        ldc_str v = address;
+        *hash = 14695981039346656037ULL;
+        if (t->by == LDC_BY_ADDR ? address.n == 0 : !ldc_route_term(h, t, &v)) continue;
+        for (size_t i = 0; i < v.n;) {
+            unsigned char c = t->by == LDC_BY_QUERY || t->by == LDC_BY_PATH
+                                  ? ldc_route_byte(v, &i, t->by == LDC_BY_QUERY)
+                                  : (unsigned char)v.p[i++];
+            *hash = ldc_util_fnv(&c, 1, *hash);
+        }
+        return true;
+    }
+    return false;
+}
+
+/* The target without the prefix of `t`: its bytes are counted as the match counted them, decoded
+   and with runs of slashes as one. What is left begins with / once it is written. */
+static ldc_str ldc_route_strip(const ldc_route *t, ldc_str target) {
+    size_t i = 0, n = 0;
+    bool slash = false;
+    if (t->kind == LDC_MATCH_ALL || t->text.n <= 1) return target;
+    while (i < target.n && target.p[i] != '?' && n < t->text.n) {
+        unsigned char c = ldc_route_byte(target, &i, false);
+        if (c == '/' && slash) continue;
+        if (c != (unsigned char)t->text.p[n++]) return target;
+        slash = c == '/';
+    }
+    return n == t->text.n ? ldc_util_cut(target, i) : target;
+}
+
+static const ldc_route *ldc_route_first(const ldc_conf *c, ldc_str path, const ldc_head *h) {
     for (int i = 0; i < c->routes; i++) {
-        if (ldc_route_fits(&c->route[i], path)) return &c->route[i];
+        if (ldc_route_fits(&c->route[i], path) && ldc_route_holds(&c->route[i], h))
+            return &c->route[i];
     }
     return NULL;
 }
 
 /* Matches one reading, as it stands and with its dots resolved. False: it climbs above the root, or
    two readings choose different groups. */
-static bool ldc_route_read(const ldc_conf *c, ldc_str target, char *room, ldc_reading *r,
-                           const ldc_route **found, bool first) {
+static bool ldc_route_read(const ldc_conf *c, const ldc_head *h, ldc_str target, char *room,
+                           ldc_reading *r, const ldc_route **found, bool first) {
     ptrdiff_t n = ldc_route_decode(target, room, r);
     const ldc_route *other;
     if (n < 0) return false;
-    if (first) *found = ldc_route_first(c, ldc_util_str(room, (size_t)n));
+    if (first) *found = ldc_route_first(c, ldc_util_str(room, (size_t)n), h);
     for (int resolved = 0; resolved <= (r->dots ? 1 : 0); resolved++) {
         if (resolved && (n = ldc_route_resolve(room, (size_t)n)) < 0) return false;
         if (r->runs_stay && !resolved) continue;
         if (r->runs_stay) n = (ptrdiff_t)ldc_route_merge(room, (size_t)n);
-        other = ldc_route_first(c, ldc_util_str(room, (size_t)n));
+        other = ldc_route_first(c, ldc_util_str(room, (size_t)n), h);
         if ((other ? other->group : -1) != (*found ? (*found)->group : -1)) return false;
-        if (first) *found = other;
     }
     return true;
 }
 
-static const ldc_route *ldc_route_server(const ldc_conf *c) { /* OPTIONS * */
+static const ldc_route *ldc_route_server(const ldc_conf *c, const ldc_head *h) { /* OPTIONS * */
     for (int i = 0; i < c->routes; i++) {
-        if (c->route[i].kind == LDC_MATCH_ALL) return &c->route[i];
+        if (c->route[i].kind == LDC_MATCH_ALL && ldc_route_holds(&c->route[i], h))
+            return &c->route[i];
     }
     return NULL;
 }
 
-/* The route of a request. `room` has as many bytes as the target. LDC_WHY_NONE, PATH or ROUTE. */
-static ldc_why ldc_route_find(const ldc_conf *c, ldc_str target, char *room,
+/* The route of a request; `h` (NULL: no condition holds) has what conditions look at, `room` as
+   many bytes as the target. LDC_WHY_NONE, PATH or ROUTE. */
+static ldc_why ldc_route_find(const ldc_conf *c, const ldc_head *h, ldc_str target, char *room,
                               const ldc_route **found) {
     ldc_reading r, seen;
     memset(&r, 0, sizeof r);
     if (target.p[0] == '?') target = LDC_S("/"); /* http://a?b */
     if (target.n == 1 && target.p[0] == '*') {
-        *found = ldc_route_server(c);
+        *found = ldc_route_server(c, h);
         return *found ? LDC_WHY_NONE : LDC_WHY_ROUTE;
     }
-    if (!ldc_route_read(c, target, room, &r, found, true)) return LDC_WHY_PATH;
+    if (!ldc_route_read(c, h, target, room, &r, found, true)) return LDC_WHY_PATH;
     seen = r;
     for (int i = 1; i < 4; i++) {
         memset(&r, 0, sizeof r);
@@ -3732,7 +4078,7 @@ static ldc_why ldc_route_find(const ldc_conf *c, ldc_str target, char *room,
         r.backslash = i & 2;
         if (r.backslash && !seen.back) continue;
         if (r.runs_stay && !seen.back && !(seen.runs && seen.dots)) continue;
-        if (!ldc_route_read(c, target, room, &r, found, false)) return LDC_WHY_PATH;
+        if (!ldc_route_read(c, h, target, room, &r, found, false)) return LDC_WHY_PATH;
     }
     return *found ? LDC_WHY_NONE : LDC_WHY_ROUTE;
 }
@@ -3992,7 +4338,11 @@ struct ldc_exchange {             /* one request, from its head to its log line 
     bool collecting, memory;        /* its body is collected; it waits for memory to do so */
     bool http10, head_only, keep, safe, upgrade, expects;
     bool replayed, fresh, got_head, logged;
-    bool trusted; /* the peer's own X-Forwarded-* count */
+    bool trusted;            /* the peer's own X-Forwarded-* count */
+    bool hashed;             /* balance = hash, and `hash` is the key's */
+    bool stripped;           /* of a prefix, which stands in X-Forwarded-Prefix */
+    uint64_t hash, owner_at; /* `owner` was found at that epoch of the group */
+    ldc_worker *owner;
 };
 
 struct ldc_up {
@@ -4041,9 +4391,13 @@ struct ldc_worker {
     const ldc_gconf *as;
     int index, generation;
     uint8_t state;
-    bool candidate; /* of a reload under way: takes nothing yet */
-    bool replaced;  /* by reload, scale or time-out: does not come back */
-    bool held;      /* an end without an answer: it may be dying, see ldc_proc_hold */
+    bool candidate;       /* of a reload under way: takes nothing yet */
+    bool replaced;        /* by reload, scale or time-out: does not come back */
+    bool paused;          /* drained by admin: takes nothing until it is resumed */
+    ldc_worker *relieves; /* when this one is ready, that one is retired */
+    ldc_worker *after;    /* this one starts when that one is gone */
+    uint64_t identity;    /* for balance = hash: of the index, or of the address */
+    bool held;            /* an end without an answer: it may be dying, see ldc_proc_hold */
     bool was_ready, asked, killed, respawn;
     bool foreign; /* upstream: no process */
     ldc_addr addr;
@@ -4092,6 +4446,9 @@ struct ldc_group {
     const ldc_gconf *conf; /* of the conf in force */
     bool removed, hidden;  /* hidden: of a reload under way */
     bool starting;         /* ldc_group_next is at work */
+    bool paused;           /* by admin: requests wait */
+    int turn;              /* balance = round: index of the worker that got the last one */
+    uint64_t epoch;        /* moves when a worker comes, goes or changes state */
     ldc_worker *workers;
     ldc_exchange *head, *tail; /* the queue, oldest first */
     ldc_shares shares;
@@ -4696,18 +5053,55 @@ static void ldc_up_start_or_requeue(ldcorn *l, ldc_exchange *e, ldc_worker *w, b
 static bool ldc_group_takes(const ldc_worker *w, bool upgrade) {
     int64_t limit = w->group->conf->s.max_req_per_worker;
     int64_t tunnels = w->group->conf->s.max_tunnels_per_worker;
-    return w->state == LDC_PROC_READY && !w->candidate && !w->replaced && !w->held &&
-           (limit < 0 || w->in_flight < limit) &&
+    return w->state == LDC_PROC_READY && !w->candidate && !w->replaced && !w->held && !w->paused &&
+           !w->group->paused && (limit < 0 || w->in_flight < limit) &&
            (!upgrade || tunnels < 0 || w->tunnels + w->upgrades < tunnels);
 }
 
-/* The fewest inside, ties to the longest idle. */
-static ldc_worker *ldc_group_choose(const ldc_group *g, bool upgrade) {
-    ldc_worker *best = NULL;
+/* least: the fewest inside, ties to the longest idle. lifo: the one freed last. round: the next in
+   the order of indexes. */
+static bool ldc_group_better(const ldc_group *g, const ldc_worker *a, const ldc_worker *b) {
+    if (g->conf->balance == LDC_LIFO) return a->idle_since > b->idle_since;
+    if (g->conf->balance == LDC_ROUND) {
+        bool a_next = a->index > g->turn, b_next = b->index > g->turn;
+        return a_next != b_next ? a_next : a->index < b->index;
+    }
+    if (a->in_flight != b->in_flight) return a->in_flight < b->in_flight;
+    return a->idle_since < b->idle_since;
+}
+
+/* Does the worker keep its keys? One that is full, starting or in back-off does; down, failed or
+   retired ones lose theirs, and no others move. */
+static bool ldc_group_keeps(const ldc_worker *w) {
+    return !w->candidate && !w->replaced && !w->paused && !w->relieves &&
+           w->state != LDC_PROC_DOWN && w->state != LDC_PROC_FAILED &&
+           w->state != LDC_PROC_DRAINING && w->state != LDC_PROC_GONE;
+}
+
+/* The worker that a key belongs to: the highest of its scores with each of them (rendezvous
+   hashing), so that a worker that comes or goes moves only its own share. NULL: there is none. */
+static ldc_worker *ldc_group_owner(const ldc_group *g, ldc_exchange *e) {
+    uint64_t most = 0;
+    if (e->owner_at == g->epoch) return e->owner;
+    e->owner = NULL;
+    e->owner_at = g->epoch;
     for (ldc_worker *w = g->workers; w; w = w->next) {
-        if (!ldc_group_takes(w, upgrade)) continue;
-        if (best == NULL || w->in_flight < best->in_flight ||
-            (w->in_flight == best->in_flight && w->idle_since < best->idle_since))
+        uint64_t score = ldc_util_mix(e->hash ^ ldc_util_mix(w->identity));
+        if (!ldc_group_keeps(w) || (e->owner && score <= most)) continue;
+        e->owner = w;
+        most = score;
+    }
+    return e->owner;
+}
+
+static ldc_worker *ldc_group_choose(const ldc_group *g, ldc_exchange *e) {
+    ldc_worker *best = NULL;
+    if (e->hashed) {
+        best = ldc_group_owner(g, e);
+        return best && ldc_group_takes(best, e->upgrade) ? best : NULL;
+    }
+    for (ldc_worker *w = g->workers; w; w = w->next) {
+        if (ldc_group_takes(w, e->upgrade) && (best == NULL || ldc_group_better(g, w, best)))
             best = w;
     }
     return best;
@@ -4722,7 +5116,7 @@ static int ldc_group_inside(const ldc_group *g) {
 static int ldc_group_ready(const ldc_group *g) {
     int n = 0;
     for (const ldc_worker *w = g->workers; w; w = w->next)
-        n += w->state == LDC_PROC_READY && !w->candidate && !w->replaced;
+        n += w->state == LDC_PROC_READY && !w->candidate && !w->replaced && !w->paused;
     return n;
 }
 
@@ -4731,16 +5125,25 @@ static int64_t ldc_group_slots(const ldc_group *g) {
     return g->conf->limited ? ldc_group_ready(g) * g->conf->s.max_req_per_worker : 0;
 }
 
-/* Will a worker take requests before `by` (0: no deadline)? */
-static bool ldc_group_hope(const ldc_group *g, uint64_t by) {
+/* Will the worker take requests before `by` (0: no deadline)? */
+static bool ldc_group_promises(const ldc_worker *w, uint64_t by) {
+    if (w->candidate || (w->replaced && !w->respawn) || w->paused) return false;
+    if (w->state == LDC_PROC_READY || w->state == LDC_PROC_STARTING ||
+        w->state == LDC_PROC_STOPPING)
+        return true;
+    return (w->state == LDC_PROC_BACKOFF || w->state == LDC_PROC_DOWN) &&
+           (by == 0 || w->probe_at <= by);
+}
+
+/* Will somebody take this request (NULL: any) before `by`? A paused group will be resumed. */
+static bool ldc_group_hope(const ldc_group *g, ldc_exchange *e, uint64_t by) {
+    if (g->paused) return true;
+    if (e && e->hashed) {
+        const ldc_worker *w = ldc_group_owner(g, e);
+        return w && ldc_group_promises(w, by);
+    }
     for (const ldc_worker *w = g->workers; w; w = w->next) {
-        if (w->candidate || (w->replaced && !w->respawn)) continue;
-        if (w->state == LDC_PROC_READY || w->state == LDC_PROC_STARTING ||
-            w->state == LDC_PROC_STOPPING)
-            return true;
-        if ((w->state == LDC_PROC_BACKOFF || w->state == LDC_PROC_DOWN) &&
-            (by == 0 || w->probe_at <= by))
-            return true;
+        if (ldc_group_promises(w, by)) return true;
     }
     return false;
 }
@@ -4749,9 +5152,7 @@ static bool ldc_group_hope(const ldc_group *g, uint64_t by) {
    nobody is inside of and whose bucket is full again says nothing and leaves first. --- */
 
 static uint64_t ldc_group_key(const ldcorn *l, const char *kind, ldc_str value) {
-    uint64_t h = ldc_util_fnv(value.p, value.n, ldc_util_fnv(kind, 1, l->id_seed));
-    h = (h ^ (h >> 29)) * 0xBF58476D1CE4E5B9ULL;
-    return h ^ (h >> 32);
+    return ldc_util_mix(ldc_util_fnv(value.p, value.n, ldc_util_fnv(kind, 1, l->id_seed)));
 }
 
 static void ldc_group_share_unlink(ldc_shares *t, ldc_share *s) {
@@ -4918,6 +5319,7 @@ static void ldc_group_take(ldc_up *u) {
     LDCORN_ASSERT(!u->slot && ldc_group_takes(u->worker, u->exchange && u->exchange->upgrade));
     u->slot = true;
     u->worker->in_flight++;
+    if (u->exchange) u->worker->group->turn = u->worker->index;
     u->upgrade = u->exchange && u->exchange->upgrade;
     u->worker->upgrades += u->upgrade;
 }
@@ -4973,14 +5375,19 @@ static void ldc_group_pop(ldc_exchange *e) {
 }
 
 /* The oldest waiter that a worker can take now, and that worker. An upgrade for which there is no
-   tunnel left lets the requests behind it pass. */
+   tunnel left lets the requests behind it pass, and so does one that waits for its own worker. */
 static ldc_exchange *ldc_group_first(const ldc_group *g, ldc_worker **w) {
     ldc_exchange *e = g->head;
     if (e == NULL) return NULL;
-    *w = ldc_group_choose(g, e->upgrade);
-    if (*w || !e->upgrade || g->upgrades == g->queued) return *w ? e : NULL;
+    *w = ldc_group_choose(g, e);
+    if (*w) return e;
+    if (g->conf->balance == LDC_HASH) {
+        while (e && (*w = ldc_group_choose(g, e)) == NULL) e = e->behind;
+        return e;
+    }
+    if (!e->upgrade || g->upgrades == g->queued) return NULL;
     while (e && e->upgrade) e = e->behind;
-    *w = ldc_group_choose(g, false);
+    *w = e ? ldc_group_choose(g, e) : NULL;
     return *w ? e : NULL;
 }
 
@@ -4999,14 +5406,17 @@ static void ldc_group_next(ldcorn *l, ldc_group *g) {
     g->starting = false;
 }
 
-/* After a worker was lost: whoever cannot be served before the deadline hears it now. */
+/* After a worker was lost: whoever cannot be served before the deadline hears it now. A refusal
+   may change the line, so the next look begins at its head. */
 static void ldc_group_review(ldcorn *l, ldc_group *g) {
-    for (ldc_exchange *e = g->head, *behind; e; e = behind) {
-        behind = e->behind;
-        if (ldc_group_hope(g, e->queue_by)) continue;
+    ldc_exchange *e = g->head;
+    while (e) {
+        if (ldc_group_hope(g, e, e->queue_by)) {
+            e = e->behind;
+            continue;
+        }
         ldc_client_refuse(l, e, LDC_WHY_NO_WORKER);
-        behind = g->head && !ldc_group_hope(g, g->head->queue_by) ? g->head
-                                                                  : NULL; /* the line changed */
+        e = g->head;
     }
 }
 
@@ -5031,9 +5441,18 @@ static void ldc_group_refused(ldcorn *l, ldc_group *g, ldc_why why) {
 }
 
 /* A worker for a newcomer: nobody may wait for the same. */
-static ldc_worker *ldc_group_free(const ldc_group *g, const ldc_exchange *e) {
+static ldc_worker *ldc_group_free(const ldc_group *g, ldc_exchange *e) {
+    ldc_worker *w = NULL;
+    if (g->conf->balance == LDC_HASH) {
+        if ((w = ldc_group_choose(g, e)) == NULL) return NULL;
+        for (ldc_exchange *o = g->head; o; o = o->behind) {
+            if (o->hashed != e->hashed || (o->hashed && ldc_group_owner(g, o) != w)) continue;
+            if (e->upgrade || !o->upgrade) return NULL;
+        }
+        return w;
+    }
     if (e->upgrade ? g->queued > 0 : g->queued > g->upgrades) return NULL;
-    return ldc_group_choose(g, e->upgrade);
+    return ldc_group_choose(g, e);
 }
 
 /* What the group says to a request before any of its body is asked for, and again when it comes
@@ -5042,7 +5461,7 @@ static ldc_why ldc_group_admits(ldcorn *l, ldc_exchange *e) {
     ldc_group *g = e->group;
     e->queued = l->now;
     e->queue_by = ldc_loop_after(l, g->conf->s.queue_timeout);
-    if (!ldc_group_hope(g, e->queue_by)) return LDC_WHY_NO_WORKER;
+    if (!ldc_group_hope(g, e, e->queue_by)) return LDC_WHY_NO_WORKER;
     if (g->queued >= g->conf->s.queue && !ldc_group_free(g, e))
         return LDC_WHY_FULL; /* queue = 0 refuses at once */
     return LDC_WHY_NONE;
@@ -5366,7 +5785,7 @@ static void ldc_up_again(ldcorn *l, ldc_up *u) {
     ldc_up_close(l, u);
     ldc_group_give(l, u, false);
     g->starting = false;
-    if (!ldc_group_hope(g, e->queue_by)) {
+    if (!ldc_group_hope(g, e, e->queue_by)) {
         ldc_client_refuse(l, e, LDC_WHY_NO_WORKER);
         ldc_group_next(l, g);
         return;
@@ -6012,7 +6431,7 @@ static int ldc_client_ms(uint64_t from, uint64_t to) {
 }
 
 typedef struct ldc_record { /* one access line */
-    ldc_str method, target, host, agent, referer, group, reason, id;
+    ldc_str method, prefix, target, host, agent, referer, group, reason, id;
     int status, recv, queue, connect, ttfb, total;
 } ldc_record;
 
@@ -6029,7 +6448,10 @@ static void ldc_client_record_json(ldc_text *t, const ldc_exchange *e, const ldc
     ldc_client_json_field(t, "client", ldc_util_z(e->address));
     ldc_client_json_field(t, "method", r->method);
     ldc_client_json_field(t, "host", r->host);
-    ldc_client_json_field(t, "target", r->target);
+    ldc_text_add(t, ",\"target\":\"");
+    ldc_text_json_part(t, r->prefix);
+    ldc_text_json_part(t, r->target);
+    ldc_text_add(t, "\"");
     ldc_text_fmt(t, ",\"proto\":\"HTTP/1.%d\",\"status\":%d,\"bytes_in\":%llu,\"bytes_out\":%llu",
                  !e->http10, r->status, (unsigned long long)e->req.bytes,
                  (unsigned long long)e->res.bytes);
@@ -6054,6 +6476,7 @@ static void ldc_client_record_text(ldc_text *t, const ldc_exchange *e, const ldc
     ldc_text_fmt(t, "%s - - [%s] \"", e->address[0] ? e->address : "-", stamp);
     ldc_text_escape(t, r->method.n ? r->method : LDC_S("-"), true);
     ldc_text_add(t, " ");
+    ldc_text_escape(t, r->prefix, true);
     ldc_text_escape(t, r->target.n ? r->target : LDC_S("-"), true);
     ldc_text_fmt(t, " HTTP/1.%d\" %d %llu \"", !e->http10, r->status,
                  (unsigned long long)e->res.bytes);
@@ -6078,6 +6501,7 @@ static void ldc_client_record(ldcorn *l, ldc_exchange *e) {
     if (l->log.access.fd < 0) return;
     r.method = ldc_client_word(e, 0);
     r.target = ldc_client_word(e, 1);
+    r.prefix = e->stripped ? ldc_client_field(e, "X-Forwarded-Prefix") : ldc_util_str("", 0);
     r.host = ldc_client_field(e, "Host");
     r.agent = ldc_client_field(e, "User-Agent");
     r.referer = ldc_client_field(e, "Referer");
@@ -6530,13 +6954,9 @@ static void ldc_client_forwarded(const ldc_conf *conf, const ldc_head *h,
 }
 
 static void ldc_client_make_id(ldcorn *l, char out[33]) {
-    uint64_t z = l->id_seed + ++l->id_next * 0x9E3779B97F4A7C15ULL;
     char digits[16];
-    size_t n;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    z ^= z >> 31;
-    n = ldc_util_hexadecimal(z, digits);
+    size_t n = ldc_util_hexadecimal(ldc_util_mix(l->id_seed + ++l->id_next * 0x9E3779B97F4A7C15ULL),
+                                    digits);
     memset(out, '0', 16);
     memcpy(out + 16 - n, digits, n);
     out[16] = 0;
@@ -6641,12 +7061,20 @@ static ldc_why ldc_client_limits(ldcorn *l, ldc_exchange *e, ldc_head *h) {
 /* What the head alone decides, before anything of the body is asked for. */
 static ldc_why ldc_client_check(ldcorn *l, ldc_exchange *e, ldc_head *h) {
     const ldc_route *route = NULL;
-    ldc_why why = ldc_route_find(e->conf, h->target, l->path_room, &route);
+    ldc_why why = ldc_route_find(e->conf, h, h->target, l->path_room, &route);
     int64_t most;
     if (why) return why;
     e->group = ldc_client_group(l, e->conf, route->group);
     if (e->group == NULL) return LDC_WHY_NO_WORKER;
     if ((why = ldc_client_limits(l, e, h)) != LDC_WHY_NONE) return why;
+    if (e->group->conf->balance == LDC_HASH)
+        e->hashed = ldc_route_hash(h, &e->group->conf->hash, ldc_util_z(e->address), &e->hash);
+    if (e->conf->group[route->group].s.strip_prefix) {
+        ldc_str rest = ldc_route_strip(route, h->target);
+        e->stripped = rest.n != h->target.n;
+        if (e->stripped) h->prefix = route->text;
+        h->target = rest;
+    }
     most = e->group->conf->s.max_body;
     if (most >= 0 && h->frame == LDC_FRAME_LENGTH && h->length > (uint64_t)most)
         return LDC_WHY_MAX_BODY;
@@ -7232,6 +7660,7 @@ static void ldc_proc_set(ldcorn *l, ldc_worker *w, ldc_proc_state to) {
     LDCORN_ASSERT(w->state == to || (ldc_proc_rows[w->state].next & (1u << to)));
     w->state = (uint8_t)to;
     w->since = l->now;
+    w->group->epoch++;
     l->upset = true;
     ldc_log_say(&l->log, LDCORN_LOG_DEBUG, "%s.%d (pid %ld): %s", w->group->name, w->index,
                 (long)w->pid, ldc_proc_words[to]);
@@ -7845,7 +8274,7 @@ static void ldc_proc_again(ldcorn *l, ldc_worker *w, const char *what, bool cras
     if (crash && ldc_group_ready(w->group) == 0) {
         ldc_text_add(&t, "; until one is ready requests to ");
         ldc_proc_routes(l, &t, w->group);
-        ldc_text_add(&t, ldc_group_hope(w->group, ldc_loop_after(l, s->queue_timeout))
+        ldc_text_add(&t, ldc_group_hope(w->group, NULL, ldc_loop_after(l, s->queue_timeout))
                              ? " wait up to queue_timeout"
                              : " get 503");
     }
@@ -8242,6 +8671,7 @@ static void ldc_proc_retire_ready(ldcorn *l, ldc_worker *w) {
 static void ldc_proc_retire_stopping(ldcorn *l, ldc_worker *w) {
     (void)l;
     w->replaced = true;
+    w->group->epoch++;
 }
 
 static void ldc_proc_count_exit(ldc_worker *w, const char *why) {
@@ -8391,6 +8821,13 @@ static void ldc_proc_exec_event(ldcorn *l, ldc_exec *x) {
 
 /* --- groups of workers --- */
 
+/* What stays the same when a worker starts anew, or its list is put in another order. */
+static uint64_t ldc_proc_identity(const ldc_worker *w) {
+    const char *address = w->foreign ? w->addr.text : NULL;
+    return address ? ldc_util_fnv(address, strlen(address), 14695981039346656037ULL)
+                   : (uint64_t)w->index + 1;
+}
+
 static ldc_worker *ldc_proc_new(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_gconf *as,
                                 int index) {
     ldc_worker *w, **end = &g->workers;
@@ -8419,6 +8856,8 @@ static ldc_worker *ldc_proc_new(ldcorn *l, ldc_group *g, ldc_conf *conf, const l
         w->started = l->now;
         w->state = LDC_PROC_STARTING;
     }
+    w->identity = ldc_proc_identity(w);
+    g->epoch++;
     ldc_proc_timer_at(l, w, l->now);
     return w;
 }
@@ -8654,6 +9093,7 @@ static bool ldc_reload_candidates(ldcorn *l, ldc_conf *conf, const ldc_gconf *as
 static void ldc_reload_retire(ldcorn *l, ldc_worker *w, const char *why) {
     w->why_stop = why;
     w->candidate = false;
+    w->group->epoch++;
     ldc_proc_do(l, w, LDC_EV_RETIRE);
 }
 
@@ -8679,6 +9119,7 @@ static void ldc_reload_addresses(ldcorn *l, ldc_group *g) {
             w->as = as;
             w->addr.text = as->addr[i].text;
             w->index = i;
+            w->identity = ldc_proc_identity(w);
         }
         if (!stays && !w->replaced) ldc_reload_retire(l, w, "scale");
     }
@@ -8695,6 +9136,7 @@ static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_
     bool swapped = false;
     ldc_reload_own(g, conf, as);
     g->hidden = g->removed = false;
+    g->epoch++;
     for (ldc_worker *w = g->workers; w; w = w->next) swapped = swapped || w->candidate;
     for (ldc_worker *w = g->workers; w && swapped; w = w->next) {
         if (w->candidate)

@@ -315,7 +315,7 @@ def test_bad_stop_signal():
     refused('[web]\nroutes = *\ncmd = true {socket}\nstop_signal = WHATEVER\n', 4, 15)
 
 
-@pytest.mark.parametrize('key, value', [('balance', 'hash'), ('reload', 'rolling'), ('reload', 'replace')])
+@pytest.mark.parametrize('key, value', [('reload', 'rolling'), ('reload', 'replace')])
 def test_what_is_not_there_yet_says_so(key, value):
     text = refused(WEB + '%s = %s\n' % (key, value), 4, len(key) + 4)
     assert 'yet' in text, text

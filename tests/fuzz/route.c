@@ -28,7 +28,7 @@ static void read_table(const char *p, size_t n) {
 static int find(const char *p, size_t n) {
     const ldc_route *found = NULL;
     char *copy = fuzz_copy(p, n), *room = fuzz_copy(p, n);
-    ldc_why why = ldc_route_find(&conf, ldc_util_str(copy, n), room, &found);
+    ldc_why why = ldc_route_find(&conf, NULL, ldc_util_str(copy, n), room, &found);
     free(copy);
     free(room);
     CHECK(why == LDC_WHY_NONE || why == LDC_WHY_PATH || why == LDC_WHY_ROUTE);

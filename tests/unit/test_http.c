@@ -433,7 +433,7 @@ static void test_chunk_limits(void) {
 static int group_of(const ldc_conf *c, const char *target) {
     const ldc_route *found = NULL;
     char *copy = exactly(target, strlen(target)), *room = exactly(target, strlen(target));
-    ldc_why why = ldc_route_find(c, ldc_util_str(copy, strlen(target)), room, &found);
+    ldc_why why = ldc_route_find(c, NULL, ldc_util_str(copy, strlen(target)), room, &found);
     free(copy);
     free(room);
     return why == LDC_WHY_PATH ? -2 : why == LDC_WHY_ROUTE ? -1 : found->group;
