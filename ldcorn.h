@@ -208,17 +208,19 @@ typedef struct ldcorn_group_desc {
     const char *const *health_path; /* path [host=NAME]; ready when it answers 2xx or 3xx */
     int64_t health_interval;        /* between checks, default 10s, none = only at start */
     int64_t health_timeout;         /* for the answer to a check, default 5s */
-    int64_t health_fails;    /* failed checks in a row until it is replaced or down, default 3 */
-    int64_t start_timeout;   /* until ready, default 5m */
-    bool optional;           /* /readyz does not wait for this group */
-    int64_t backoff_max;     /* restarts after 100 ms, doubling up to this, default 30s */
-    int64_t max_restarts;    /* consecutive failed starts, default none = never give up */
-    const char *stop_signal; /* default TERM */
-    int64_t stop_timeout;    /* then KILL to the process group, default 5s */
-    const char *reload;      /* swap (default), off */
-    int64_t drain_timeout;   /* requests in old workers, default the longest of 30s,
+    int64_t health_fails;     /* failed checks in a row until it is replaced or down, default 3 */
+    int64_t start_timeout;    /* until ready, default 5m */
+    bool optional;            /* /readyz does not wait for this group */
+    int64_t backoff_max;      /* restarts after 100 ms, doubling up to this, default 30s */
+    int64_t max_restarts;     /* consecutive failed starts, default none = never give up */
+    int64_t recycle_requests; /* replace the worker after so many, give or take a tenth */
+    int64_t recycle_after;    /* or after this time; default none */
+    const char *stop_signal;  /* default TERM */
+    int64_t stop_timeout;     /* then KILL to the process group, default 5s */
+    const char *reload;       /* swap (default), rolling, replace, off */
+    int64_t drain_timeout;    /* requests in old workers, default the longest of 30s,
                                       response_timeout and run_timeout */
-    int64_t tunnel_drain;    /* tunnels in old workers, default 5m */
+    int64_t tunnel_drain;     /* tunnels in old workers, default 5m */
 } ldcorn_group_desc;
 
 typedef enum ldcorn_level {
@@ -1263,25 +1265,27 @@ typedef enum ldc_frame {
 } ldc_frame;
 
 /* Fields that ldcorn itself looks at or writes. */
-#define LDC_FIELD_NAMES(X)                                                                      \
-    X(HOST, "host")                                                                             \
-    X(CONNECTION, "connection")                                                                 \
-    X(CONTENT_LENGTH, "content-length")                                                         \
-    X(TRANSFER_ENCODING, "transfer-encoding")                                                   \
-    X(EXPECT, "expect")                                                                         \
-    X(UPGRADE, "upgrade")                                                                       \
-    X(TE, "te")                                                                                 \
-    X(TRAILER, "trailer")                                                                       \
-    X(KEEP_ALIVE, "keep-alive")                                                                 \
-    X(HTTP2_SETTINGS, "http2-settings")                                                         \
-    X(MAX_FORWARDS, "max-forwards")                                                             \
-    X(PROXY, "proxy")                                                                           \
-    X(FORWARDED, "forwarded") X(XFF, "x-forwarded-for") X(XFP, "x-forwarded-proto")             \
-        X(XFH, "x-forwarded-host") X(XFX, "x-forwarded-prefix") X(REAL_IP, "x-real-ip")         \
-            X(REQUEST_ID, "x-request-id") X(REQUEST_START, "x-request-start")                   \
-                X(ORIGINAL_URL, "x-original-url") X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") \
-                    X(USER_AGENT, "user-agent") X(REFERER, "referer") X(ORIGIN, "origin")       \
-                        X(AUTHORIZATION, "authorization")
+#define LDC_FIELD_NAMES(X)                                                                  \
+    X(HOST, "host")                                                                         \
+    X(CONNECTION, "connection")                                                             \
+    X(CONTENT_LENGTH, "content-length")                                                     \
+    X(TRANSFER_ENCODING, "transfer-encoding")                                               \
+    X(EXPECT, "expect")                                                                     \
+    X(UPGRADE, "upgrade")                                                                   \
+    X(TE, "te")                                                                             \
+    X(TRAILER, "trailer")                                                                   \
+    X(KEEP_ALIVE, "keep-alive")                                                             \
+    X(HTTP2_SETTINGS, "http2-settings")                                                     \
+    X(MAX_FORWARDS, "max-forwards")                                                         \
+    X(PROXY, "proxy")                                                                       \
+    X(FORWARDED, "forwarded")                                                               \
+    X(XFF, "x-forwarded-for")                                                               \
+    X(XFP, "x-forwarded-proto")                                                             \
+    X(XFH, "x-forwarded-host") X(XFX, "x-forwarded-prefix") X(REAL_IP, "x-real-ip")         \
+        X(REQUEST_ID, "x-request-id") X(REQUEST_START, "x-request-start")                   \
+            X(ORIGINAL_URL, "x-original-url") X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") \
+                X(USER_AGENT, "user-agent") X(REFERER, "referer") X(ORIGIN, "origin")       \
+                    X(AUTHORIZATION, "authorization")
 
 #define LDC_FIELD_ENUM(name, text) LDC_FIELD_##name,
 typedef enum ldc_field_id {
@@ -1953,73 +1957,76 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
    with file, line, column, the line itself and what to write instead. */
 
 /* scope, key, type, default ("" = none, or said by the code), formerly (blank-separated), help */
-#define LDC_KEYS(X)                                                                              \
-    X(GLOBAL, listen, WORDS, "127.0.0.1:8000", "bind host port", "addresses for clients")        \
-    X(GLOBAL, admin, TEXT, "", "stats control", "address for control and status, or off")        \
-    X(GLOBAL, admin_token, TEXT, "", "", "bearer token for admin")                               \
-    X(GLOBAL, ready_path, TEXT, "", "monitor_uri healthcheck_path", "our own 200 or 503")        \
-    X(GLOBAL, runtime_dir, TEXT, "", "", "directory for worker and admin sockets")               \
-    X(GLOBAL, max_conns, INT, "", "maxconn worker_connections", "client connections")            \
-    X(GLOBAL, backlog, INT, "1024", "", "listen backlog")                                        \
-    X(GLOBAL, header_timeout, DURATION, "10s", "client_header_timeout", "whole request head")    \
-    X(GLOBAL, body_timeout, DURATION, "30s", "client_body_timeout", "gap between body bytes")    \
-    X(GLOBAL, send_timeout, DURATION, "30s", "", "gap in which the client takes nothing")        \
-    X(GLOBAL, min_rate, SIZE, "512", "", "bytes per second of a client, over ten seconds")       \
-    X(GLOBAL, keepalive_timeout, DURATION, "75s", "keepalive", "idle client connection")         \
-    X(GLOBAL, max_header, SIZE, "32K", "", "request line and fields")                            \
-    X(GLOBAL, buffer_memory, SIZE, "256M", "", "all request and response buffers")               \
-    X(GLOBAL, trusted_proxies, WORDS, "", "forwarded_allow_ips", "whose X-Forwarded-* counts")   \
-    X(GLOBAL, log, TEXT, "stderr", "errorlog error_log", "ldcorn's own log")                     \
-    X(GLOBAL, access_log, TEXT, "off", "accesslog", "a line per request")                        \
-    X(GLOBAL, log_format, TEXT, "text", "", "text or json")                                      \
-    X(GLOBAL, log_level, TEXT, "info", "loglevel", "error warn info debug")                      \
-    X(GLOBAL, shutdown_timeout, DURATION, "25s", "graceful_timeout", "whole graceful stop")      \
-    X(GROUP, cmd, COMMAND, "", "command", "command line of a worker")                            \
-    X(GROUP, app, TEXT, "", "", "fills {app}; alone: uvicorn")                                   \
-    X(GROUP, function, TEXT, "", "", "registered C function")                                    \
-    X(GROUP, upstream, WORDS, "", "server servers", "addresses of workers run by others")        \
-    X(GROUP, workers, INT, "1", "instances processes", "processes")                              \
-    X(GROUP, dir, TEXT, "", "chdir cwd", "working directory")                                    \
-    X(GROUP, env, WORDS, "", "environment", "K=V words")                                         \
-    X(GROUP, worker_log, WORDS, "stderr", "", "where worker output goes")                        \
-    X(GROUP, routes, WORDS, "", "route paths prefix", "paths of this group")                     \
-    X(GROUP, hosts, WORDS, "", "server_name domains", "hosts of this group")                     \
-    X(GROUP, match, WORDS, "", "", "header:N[=V] cookie:N[=V] query:N[=V] method:M")             \
-    X(GROUP, strip_prefix, BOOL, "off", "", "the worker does not see the prefix")                \
-    X(GROUP, allow, WORDS, "", "", "who may ask")                                                \
-    X(GROUP, deny, WORDS, "", "", "who may not")                                                 \
-    X(GROUP, max_req_per_worker, INT, "none", "max_conns_per_worker", "requests in a worker")    \
-    X(GROUP, max_tunnels_per_worker, INT, "none", "", "upgraded connections in a worker")        \
-    X(GROUP, queue, INT, "1024", "maxqueue queue_size", "waiting requests")                      \
-    X(GROUP, queue_timeout, DURATION, "", "timeout_queue", "longest wait")                       \
-    X(GROUP, max_req_per_client, INT, "none", "limit_conn", "in flight and waiting per address") \
-    X(GROUP, rate, WORDS, "", "limit_req", "N/s or N/m [burst=N] [key=...]")                     \
-    X(GROUP, max_body, SIZE, "64M", "client_max_body_size", "request body")                      \
-    X(GROUP, request_buffer, SIZE, "1M", "client_body_buffer_size", "body kept before a slot")   \
-    X(GROUP, response_buffer, SIZE, "1M", "proxy_buffers", "answer taken ahead of the client")   \
-    X(GROUP, balance, TEXT, "least", "lb_policy", "which worker: least lifo round hash")         \
-    X(GROUP, hash_key, WORDS, "addr", "", "what balance = hash goes by")                         \
-    X(GROUP, retries, INT, "2", "", "while no byte can have reached a worker")                   \
-    X(GROUP, client_abort, TEXT, "", "abortonclose", "wait or close")                            \
-    X(GROUP, connect_timeout, DURATION, "", "timeout_connect", "connection to a worker")         \
-    X(GROUP, response_timeout, DURATION, "", "timeout_server", "gap between answer bytes")       \
-    X(GROUP, run_timeout, DURATION, "none", "timeout harakiri", "whole time inside a worker")    \
-    X(GROUP, on_timeout, TEXT, "", "", "wait, restart or close")                                 \
-    X(GROUP, tunnel_timeout, DURATION, "1h", "timeout_tunnel", "idle upgraded connection")       \
-    X(GROUP, worker_keepalive, DURATION, "1s", "", "idle worker connection")                     \
-    X(GROUP, health_path, WORDS, "", "health", "readiness check: path [host=NAME]")              \
-    X(GROUP, health_interval, DURATION, "10s", "inter interval",                                 \
-      "between checks, none = only at start")                                                    \
-    X(GROUP, health_timeout, DURATION, "5s", "", "for the answer to a check")                    \
-    X(GROUP, health_fails, INT, "3", "fall", "failed checks in a row that count")                \
-    X(GROUP, start_timeout, DURATION, "5m", "", "until a worker is ready")                       \
-    X(GROUP, optional, BOOL, "off", "", "readyz does not wait for this group")                   \
-    X(GROUP, backoff_max, DURATION, "30s", "restart_backoff_on_crash", "longest restart pause")  \
-    X(GROUP, max_restarts, INT, "none", "max_restarts_on_crash", "consecutive failed starts")    \
-    X(GROUP, stop_signal, TEXT, "TERM", "stopsignal", "asks a worker to end")                    \
-    X(GROUP, stop_timeout, DURATION, "5s", "stopwaitsecs", "then KILL to its process group")     \
-    X(GROUP, reload, TEXT, "swap", "reload_on_sighup", "swap or off")                            \
-    X(GROUP, drain_timeout, DURATION, "", "", "requests in old workers")                         \
+#define LDC_KEYS(X)                                                                                \
+    X(GLOBAL, listen, WORDS, "127.0.0.1:8000", "bind host port", "addresses for clients")          \
+    X(GLOBAL, admin, TEXT, "", "stats control", "address for control and status, or off")          \
+    X(GLOBAL, admin_token, TEXT, "", "", "bearer token for admin")                                 \
+    X(GLOBAL, ready_path, TEXT, "", "monitor_uri healthcheck_path", "our own 200 or 503")          \
+    X(GLOBAL, runtime_dir, TEXT, "", "", "directory for worker and admin sockets")                 \
+    X(GLOBAL, max_conns, INT, "", "maxconn worker_connections", "client connections")              \
+    X(GLOBAL, backlog, INT, "1024", "", "listen backlog")                                          \
+    X(GLOBAL, header_timeout, DURATION, "10s", "client_header_timeout", "whole request head")      \
+    X(GLOBAL, body_timeout, DURATION, "30s", "client_body_timeout", "gap between body bytes")      \
+    X(GLOBAL, send_timeout, DURATION, "30s", "", "gap in which the client takes nothing")          \
+    X(GLOBAL, min_rate, SIZE, "512", "", "bytes per second of a client, over ten seconds")         \
+    X(GLOBAL, keepalive_timeout, DURATION, "75s", "keepalive", "idle client connection")           \
+    X(GLOBAL, max_header, SIZE, "32K", "", "request line and fields")                              \
+    X(GLOBAL, buffer_memory, SIZE, "256M", "", "all request and response buffers")                 \
+    X(GLOBAL, trusted_proxies, WORDS, "", "forwarded_allow_ips", "whose X-Forwarded-* counts")     \
+    X(GLOBAL, log, TEXT, "stderr", "errorlog error_log", "ldcorn's own log")                       \
+    X(GLOBAL, access_log, TEXT, "off", "accesslog", "a line per request")                          \
+    X(GLOBAL, log_format, TEXT, "text", "", "text or json")                                        \
+    X(GLOBAL, log_level, TEXT, "info", "loglevel", "error warn info debug")                        \
+    X(GLOBAL, shutdown_timeout, DURATION, "25s", "graceful_timeout", "whole graceful stop")        \
+    X(GROUP, cmd, COMMAND, "", "command", "command line of a worker")                              \
+    X(GROUP, app, TEXT, "", "", "fills {app}; alone: uvicorn")                                     \
+    X(GROUP, function, TEXT, "", "", "registered C function")                                      \
+    X(GROUP, upstream, WORDS, "", "server servers", "addresses of workers run by others")          \
+    X(GROUP, workers, INT, "1", "instances processes", "processes")                                \
+    X(GROUP, dir, TEXT, "", "chdir cwd", "working directory")                                      \
+    X(GROUP, env, WORDS, "", "environment", "K=V words")                                           \
+    X(GROUP, worker_log, WORDS, "stderr", "", "where worker output goes")                          \
+    X(GROUP, routes, WORDS, "", "route paths prefix", "paths of this group")                       \
+    X(GROUP, hosts, WORDS, "", "server_name domains", "hosts of this group")                       \
+    X(GROUP, match, WORDS, "", "", "header:N[=V] cookie:N[=V] query:N[=V] method:M")               \
+    X(GROUP, strip_prefix, BOOL, "off", "", "the worker does not see the prefix")                  \
+    X(GROUP, allow, WORDS, "", "", "who may ask")                                                  \
+    X(GROUP, deny, WORDS, "", "", "who may not")                                                   \
+    X(GROUP, max_req_per_worker, INT, "none", "max_conns_per_worker", "requests in a worker")      \
+    X(GROUP, max_tunnels_per_worker, INT, "none", "", "upgraded connections in a worker")          \
+    X(GROUP, queue, INT, "1024", "maxqueue queue_size", "waiting requests")                        \
+    X(GROUP, queue_timeout, DURATION, "", "timeout_queue", "longest wait")                         \
+    X(GROUP, max_req_per_client, INT, "none", "limit_conn", "in flight and waiting per address")   \
+    X(GROUP, rate, WORDS, "", "limit_req", "N/s or N/m [burst=N] [key=...]")                       \
+    X(GROUP, max_body, SIZE, "64M", "client_max_body_size", "request body")                        \
+    X(GROUP, request_buffer, SIZE, "1M", "client_body_buffer_size", "body kept before a slot")     \
+    X(GROUP, response_buffer, SIZE, "1M", "proxy_buffers", "answer taken ahead of the client")     \
+    X(GROUP, balance, TEXT, "least", "lb_policy", "which worker: least lifo round hash")           \
+    X(GROUP, hash_key, WORDS, "addr", "", "what balance = hash goes by")                           \
+    X(GROUP, retries, INT, "2", "", "while no byte can have reached a worker")                     \
+    X(GROUP, client_abort, TEXT, "", "abortonclose", "wait or close")                              \
+    X(GROUP, connect_timeout, DURATION, "", "timeout_connect", "connection to a worker")           \
+    X(GROUP, response_timeout, DURATION, "", "timeout_server", "gap between answer bytes")         \
+    X(GROUP, run_timeout, DURATION, "none", "timeout harakiri", "whole time inside a worker")      \
+    X(GROUP, on_timeout, TEXT, "", "", "wait, restart or close")                                   \
+    X(GROUP, tunnel_timeout, DURATION, "1h", "timeout_tunnel", "idle upgraded connection")         \
+    X(GROUP, worker_keepalive, DURATION, "1s", "", "idle worker connection")                       \
+    X(GROUP, health_path, WORDS, "", "health", "readiness check: path [host=NAME]")                \
+    X(GROUP, health_interval, DURATION, "10s", "inter interval",                                   \
+      "between checks, none = only at start")                                                      \
+    X(GROUP, health_timeout, DURATION, "5s", "", "for the answer to a check")                      \
+    X(GROUP, health_fails, INT, "3", "fall", "failed checks in a row that count")                  \
+    X(GROUP, start_timeout, DURATION, "5m", "", "until a worker is ready")                         \
+    X(GROUP, optional, BOOL, "off", "", "readyz does not wait for this group")                     \
+    X(GROUP, backoff_max, DURATION, "30s", "restart_backoff_on_crash", "longest restart pause")    \
+    X(GROUP, max_restarts, INT, "none", "max_restarts_on_crash", "consecutive failed starts")      \
+    X(GROUP, recycle_requests, INT, "none", "max_requests limit_max_requests",                     \
+      "replace the worker after so many")                                                          \
+    X(GROUP, recycle_after, DURATION, "none", "max_worker_lifetime", "replace it after this time") \
+    X(GROUP, stop_signal, TEXT, "TERM", "stopsignal", "asks a worker to end")                      \
+    X(GROUP, stop_timeout, DURATION, "5s", "stopwaitsecs", "then KILL to its process group")       \
+    X(GROUP, reload, TEXT, "swap", "reload_on_sighup", "swap, rolling, replace or off")            \
+    X(GROUP, drain_timeout, DURATION, "", "", "requests in old workers")                           \
     X(GROUP, tunnel_drain, DURATION, "5m", "", "tunnels in old workers")
 
 typedef enum ldc_type {
@@ -2103,6 +2110,8 @@ typedef enum ldc_choice {
     LDC_RESTART,
     LDC_CLOSE,
     LDC_SWAP,
+    LDC_ROLLING,
+    LDC_REPLACE,
     LDC_OFF,
     LDC_LEAST,
     LDC_LIFO,
@@ -3030,24 +3039,12 @@ static void ldc_conf_range(ldc_reader *r, ldc_section *s, int id, int64_t low, i
         ldc_conf_fail(r, ldc_conf_at(s, id), hint, "`%s` is out of range", k->name);
 }
 
-/* A word out of `known`; of those in `later` the meaning is not there yet. */
+/* The place of `value` in `known`. */
 static int ldc_conf_choose(ldc_reader *r, ldc_section *s, int id, const char *value,
-                           const char *known, const char *later) {
-    const char *lists[2];
-    lists[0] = known;
-    lists[1] = later;
-    for (int l = 0, n = 0; l < 2; l++) {
-        ldc_str rest = ldc_util_z(lists[l]), one;
-        while (ldc_util_element(&rest, &one)) {
-            if (ldc_util_is(one, value) && l == 0) return n;
-            if (ldc_util_is(one, value)) {
-                ldc_conf_fail(r, ldc_conf_at(s, id), "not in this release",
-                              "`%s = %s` is not there yet; it takes: %s", ldc_conf_keys[id].name,
-                              value, known);
-                return 0;
-            }
-            n++;
-        }
+                           const char *known) {
+    ldc_str rest = ldc_util_z(known), one;
+    for (int n = 0; ldc_util_element(&rest, &one); n++) {
+        if (ldc_util_is(one, value)) return n;
     }
     ldc_conf_fail(r, ldc_conf_at(s, id), known, "`%s` cannot be `%s`", ldc_conf_keys[id].name,
                   value);
@@ -3254,8 +3251,8 @@ static void ldc_conf_globals(ldc_reader *r) {
     if (s->global->ready_path && s->global->ready_path[0] != '/')
         ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_ready_path), "write /path",
                       "`ready_path` does not take `%s`", s->global->ready_path);
-    ldc_conf_choose(r, s, LDC_KEY_log_format, d->log_format, "text, json", "");
-    ldc_conf_choose(r, s, LDC_KEY_log_level, d->log_level, "error, warn, info, debug", "");
+    ldc_conf_choose(r, s, LDC_KEY_log_format, d->log_format, "text, json");
+    ldc_conf_choose(r, s, LDC_KEY_log_level, d->log_level, "error, warn, info, debug");
     r->conf->listen =
         ldc_conf_addresses(r, &s->said[LDC_KEY_listen], "listen", true, &r->conf->listens);
     if (r->memory) return;
@@ -3471,6 +3468,8 @@ static void ldc_conf_derive(ldc_gconf *g) {
     if (d->max_req_per_client == 0) d->max_req_per_client = LDCORN_NONE;
     if (d->max_body == 0) d->max_body = LDCORN_NONE;
     if (d->run_timeout == 0) d->run_timeout = LDCORN_NONE;
+    if (d->recycle_requests == 0) d->recycle_requests = LDCORN_NONE;
+    if (d->recycle_after == 0) d->recycle_after = LDCORN_NONE;
     g->limited = d->max_req_per_worker != LDCORN_NONE;
     for (int i = 0; i < g->addrs; i++) tcp = tcp || g->addr[i].u.any.sa_family != AF_UNIX;
     if (d->queue_timeout == LDCORN_ZERO)
@@ -3488,6 +3487,7 @@ static void ldc_conf_derive(ldc_gconf *g) {
 
 static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ldcorn_desc *desc) {
     static const ldc_choice timeouts[] = {LDC_WAIT, LDC_RESTART, LDC_CLOSE};
+    static const ldc_choice reloads[] = {LDC_SWAP, LDC_ROLLING, LDC_REPLACE, LDC_OFF};
     static const ldc_choice balances[] = {LDC_LEAST, LDC_LIFO, LDC_ROUND, LDC_HASH};
     bool own;
     ldc_conf_inherit(r, s);
@@ -3514,18 +3514,17 @@ static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ld
     ldc_conf_words_of(r, s, g);
     ldc_conf_derive(g);
     own = g->addrs == 0;
-    g->balance = balances[ldc_conf_choose(r, s, LDC_KEY_balance, g->s.balance,
-                                          "least, lifo, round, hash", "")];
+    g->balance =
+        balances[ldc_conf_choose(r, s, LDC_KEY_balance, g->s.balance, "least, lifo, round, hash")];
     if (s->said[LDC_KEY_hash_key].set && g->balance != LDC_HASH)
         ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_hash_key), "write balance = hash too",
                       "`hash_key` of [%s] changes nothing", g->name);
-    g->reload = ldc_conf_choose(r, s, LDC_KEY_reload, g->s.reload, "swap, off", "rolling, replace")
-                    ? LDC_OFF
-                    : LDC_SWAP;
+    g->reload =
+        reloads[ldc_conf_choose(r, s, LDC_KEY_reload, g->s.reload, "swap, rolling, replace, off")];
     g->client_abort = g->limited ? LDC_WAIT : LDC_CLOSE;
     if (g->s.client_abort)
         g->client_abort =
-            ldc_conf_choose(r, s, LDC_KEY_client_abort, g->s.client_abort, "wait, close", "")
+            ldc_conf_choose(r, s, LDC_KEY_client_abort, g->s.client_abort, "wait, close")
                 ? LDC_CLOSE
                 : LDC_WAIT;
     g->on_timeout = g->limited ? LDC_WAIT : LDC_CLOSE;
@@ -3533,7 +3532,7 @@ static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ld
         g->s.client_abort = g->client_abort == LDC_WAIT ? "wait" : "close";
     if (g->s.on_timeout)
         g->on_timeout = timeouts[ldc_conf_choose(r, s, LDC_KEY_on_timeout, g->s.on_timeout,
-                                                 "wait, restart, close", "")];
+                                                 "wait, restart, close")];
     if (g->s.on_timeout == NULL) g->s.on_timeout = g->on_timeout == LDC_WAIT ? "wait" : "close";
     g->cmd_at = *ldc_conf_at(s, s->said[LDC_KEY_cmd].set ? LDC_KEY_cmd : LDC_KEY_app);
     g->dir_at = *ldc_conf_at(s, LDC_KEY_dir);
@@ -4143,7 +4142,7 @@ static ldc_why ldc_route_find(const ldc_conf *c, const ldc_head *h, ldc_str targ
     X(NONE, 0, none, LDC_TO(RELOAD, LOADING))                                        \
     X(LOADING, 0, none, LDC_TO(RELOAD, STARTING) | LDC_TO(RELOAD, UNDONE))           \
     X(STARTING, 0, start_timeout, LDC_TO(RELOAD, SWITCHED) | LDC_TO(RELOAD, UNDONE)) \
-    X(SWITCHED, 0, none, LDC_TO(RELOAD, DONE))                                       \
+    X(SWITCHED, 0, the rest of rolling and replace groups, LDC_TO(RELOAD, DONE))     \
     X(DONE, 0, none, LDC_TO(RELOAD, LOADING))                                        \
     X(UNDONE, 0, none, LDC_TO(RELOAD, LOADING))
 
@@ -4407,6 +4406,9 @@ struct ldc_worker {
     char *path;  /* of its socket */
     int in_flight, tunnels, conns, parked_count;
     int upgrades; /* inside: each may become a tunnel */
+    bool due;     /* to be recycled */
+    const char *why_due;
+    uint64_t due_served, due_at; /* when it will be; 0: never */
     uint64_t served, since, started, idle_since, drain_by, tunnel_by, probe_at, start_by;
     uint64_t pause; /* back-off or probe interval, ms */
     int failures;   /* consecutive failed starts, or failed probes while DOWN */
@@ -4447,6 +4449,9 @@ struct ldc_group {
     bool removed, hidden;  /* hidden: of a reload under way */
     bool starting;         /* ldc_group_next is at work */
     bool paused;           /* by admin: requests wait */
+    bool rolls, rolling;   /* its old workers are (to be) replaced one after the other */
+    ldc_worker *newcomer;  /* of that: the one whose start is awaited */
+    int scaled;            /* workers by admin, 0: as configured */
     int turn;              /* balance = round: index of the worker that got the last one */
     uint64_t epoch;        /* moves when a worker comes, goes or changes state */
     ldc_worker *workers;
@@ -4472,12 +4477,14 @@ enum { LDC_ERROR_CONNECT, LDC_ERROR_RESET, LDC_ERROR_TIMEOUT, LDC_ERROR_PROTOCOL
 typedef struct ldc_reload {
     uint8_t state;
     bool keep, again, again_keep;
+    ldc_group *only; /* new workers for this group alone, nothing is read */
+    bool partial;    /* a group's roll failed */
     ldc_conf *conf;
     uint64_t began;
-    char result[8]; /* ok, failed, or empty before the first one */
+    char result[8]; /* ok, failed, partial, or empty before the first one */
     ldc_text error;
     uint64_t at, took; /* ms since 1970, ms */
-    uint64_t ok, failed;
+    uint64_t ok, failed, partials;
 } ldc_reload;
 
 typedef enum ldc_life { LDC_LIFE_RUN, LDC_LIFE_DRAIN, LDC_LIFE_STOP, LDC_LIFE_OVER } ldc_life;
@@ -4527,6 +4534,7 @@ struct ldcorn {
     bool upset;        /* some worker changed state: look at reload, readiness, stop */
     bool tunnel_freed; /* somebody may wait for it */
     bool freed;        /* buffer memory was given back: look at who waits for it */
+    bool recycle;      /* some worker is due */
 };
 
 /* Back-calls: an event travels down to where it belongs, its consequence upward again. */
@@ -5914,6 +5922,11 @@ static void ldc_up_finish(ldcorn *l, ldc_up *u, bool clean, bool quiet) {
     bool whole = e->req.end && ldc_relay_waiting(&e->req) == 0 && !u->half;
     e->answered = l->now;
     w->served++;
+    if (w->due_served && w->served >= w->due_served) {
+        w->due_served = 0;
+        w->due = l->recycle = true;
+        w->why_due = "recycle";
+    }
     w->answered_at = l->now;
     g->mean = g->mean ? g->mean - g->mean / 8 + took / 8 : took;
     ldc_group_measure(&g->worker, took);
@@ -8228,12 +8241,9 @@ static void ldc_proc_routes(ldcorn *l, ldc_text *t, const ldc_group *g) {
         ldc_text_fmt(t, "%s%s", i == 0 ? "" : r[i + 1] ? ", " : " and ", r[i]);
 }
 
-static uint64_t ldc_proc_jitter(ldcorn *l, uint64_t us) { /* +-20 % */
-    char id[33];
-    uint64_t r;
-    ldc_client_make_id(l, id);
-    r = ldc_util_fnv(id, 16, 14695981039346656037ULL) % 401;
-    return us * (800 + r) / 1000;
+static uint64_t ldc_proc_jitter(ldcorn *l, uint64_t n, unsigned percent) { /* +- so much */
+    uint64_t r = ldc_util_mix(l->id_seed + ++l->id_next * 0x9E3779B97F4A7C15ULL);
+    return n / 100 * (100 - percent) + r % (n / 50 * percent + 1);
 }
 
 /* Back to the next start, or for good after max_restarts. `what`: "exit 1 after 0.3s". */
@@ -8250,7 +8260,7 @@ static void ldc_proc_again(ldcorn *l, ldc_worker *w, const char *what, bool cras
     for (int i = 0; crash && i < w->failures; i++) pause = pause ? pause * 2 : 100;
     if (pause > (uint64_t)s->backoff_max || w->failures > 40) pause = (uint64_t)s->backoff_max;
     w->pause = pause;
-    w->probe_at = l->now + ldc_proc_jitter(l, pause * 1000);
+    w->probe_at = l->now + ldc_proc_jitter(l, pause * 1000, 20);
     if (w->candidate) {
         ldc_proc_set(l, w, LDC_PROC_FAILED);
         ldc_reload_candidate(l, w, w->last_exit);
@@ -8299,6 +8309,21 @@ static void ldc_proc_gone(ldcorn *l, ldc_worker *w) {
     ldc_loop_forget(l, &w->timer);
     while (w->parked) ldc_up_close(l, w->parked);
     w->replaced = true;
+    if (w->group->newcomer == w) w->group->newcomer = NULL;
+    for (ldc_worker *o = w->group->workers; o; o = o->next) {
+        if (o->relieves == w) o->relieves = NULL;
+        if (o->after != w) continue;
+        o->after = NULL;
+        ldc_proc_timer_at(l, o, l->now);
+    }
+}
+
+/* The one that is to take over from `w`, NULL: nobody. */
+static ldc_worker *ldc_proc_reliever(const ldc_worker *w) {
+    for (ldc_worker *o = w->group->workers; o; o = o->next) {
+        if (o->relieves == w && !o->replaced) return o;
+    }
+    return NULL;
 }
 
 /* One fork per turn: a fork is the longest thing that a turn can do. */
@@ -8316,6 +8341,7 @@ static void ldc_proc_start(ldcorn *l, ldc_worker *w) {
         w->conf->refs++;
         w->as = w->group->conf;
     }
+    if (!w->candidate) w->generation = l->generation;
     ldc_proc_set(l, w, LDC_PROC_STARTING);
     w->started = l->now;
     w->held = w->was_ready = w->asked = w->killed = w->slow_said = false;
@@ -8483,14 +8509,17 @@ static void ldc_proc_starting_failed(ldcorn *l, ldc_worker *w) {
 
 /* --- health: checks of a ready worker --- */
 
+static void ldc_proc_ready_timer_set(ldcorn *l, ldc_worker *w) {
+    uint64_t due = w->check_at;
+    if (w->held) return; /* its timer ends that first */
+    if (w->due_at && (due == 0 || w->due_at < due)) due = w->due_at;
+    ldc_loop_timer(l, &w->timer, due);
+}
+
 static void ldc_proc_check_after(ldcorn *l, ldc_worker *w, uint64_t from) {
     int64_t every = w->as->s.health_interval;
     w->check_at = every > 0 ? from + (uint64_t)every * 1000 : 0;
-    if (w->held) return; /* its timer ends that first */
-    if (w->check_at)
-        ldc_proc_timer_at(l, w, w->check_at);
-    else
-        ldc_loop_timer(l, &w->timer, 0);
+    ldc_proc_ready_timer_set(l, w);
 }
 
 /* Any answer counts as a passed check. In a limited group a check takes a slot, and only one that
@@ -8503,7 +8532,8 @@ static void ldc_proc_check(ldcorn *l, ldc_worker *w) {
         return;
     }
     if (w->group->conf->limited && (w->group->head || !ldc_group_takes(w, false))) {
-        ldc_proc_timer_at(l, w, l->now + (every < 1000000 ? every : 1000000));
+        w->check_at = l->now + (every < 1000000 ? every : 1000000);
+        ldc_proc_ready_timer_set(l, w);
         return;
     }
     while (w->parked && w->group->conf->limited) ldc_up_close(l, w->parked);
@@ -8513,11 +8543,17 @@ static void ldc_proc_check(ldcorn *l, ldc_worker *w) {
 static void ldc_proc_ready_timer(ldcorn *l, ldc_worker *w) {
     if (w->held) {
         w->held = false;
-        if (w->check_at) ldc_proc_timer_at(l, w, w->check_at);
+        ldc_proc_ready_timer_set(l, w);
         ldc_group_next(l, w->group);
-    } else if (w->check_at && w->check_at <= l->now && w->probe == NULL) {
-        ldc_proc_check(l, w);
+        return;
     }
+    if (w->due_at && w->due_at <= l->now) {
+        w->due_at = 0;
+        w->due = l->recycle = true;
+        w->why_due = "lifetime";
+        ldc_proc_ready_timer_set(l, w);
+    }
+    if (w->check_at && w->check_at <= l->now && w->probe == NULL) ldc_proc_check(l, w);
 }
 
 static void ldc_proc_checked(ldcorn *l, ldc_worker *w) {
@@ -8550,12 +8586,36 @@ static void ldc_proc_check_late(ldcorn *l, ldc_worker *w, ldc_up *u) {
     if (w->probe_fails >= w->as->s.health_fails) ldc_proc_check_failed(l, w);
 }
 
+/* Give or take a tenth, also of small numbers: workers started together must not end together. */
+static uint64_t ldc_proc_tenth(ldcorn *l, uint64_t n) {
+    uint64_t more = ldc_proc_jitter(l, n * 1000, 10) / 1000;
+    return more ? more : 1;
+}
+
+/* What it was started for, it does now: the one before it goes. */
+static void ldc_proc_relieve(ldcorn *l, ldc_worker *w) {
+    ldc_worker *old = w->relieves;
+    if (w->group->newcomer == w) w->group->newcomer = NULL;
+    if (old == NULL) return;
+    if (old->why_stop == NULL) old->why_stop = "reload";
+    w->relieves = NULL;
+    w->group->epoch++;
+    if (!old->replaced) ldc_proc_do(l, old, LDC_EV_RETIRE);
+}
+
 static void ldc_proc_ready(ldcorn *l, ldc_worker *w) {
     bool back = w->state == LDC_PROC_DOWN;
     ldc_proc_set(l, w, LDC_PROC_READY);
     w->held = false;
     ldc_proc_check_after(l, w, l->now);
-    if (!w->was_ready) w->ready_at = l->now;
+    if (!w->was_ready) {
+        int64_t requests = w->as->s.recycle_requests, after = w->as->s.recycle_after;
+        w->ready_at = l->now;
+        w->due = false;
+        w->due_served = requests > 0 ? w->served + ldc_proc_tenth(l, (uint64_t)requests) : 0;
+        w->due_at = after > 0 ? l->now + ldc_proc_jitter(l, (uint64_t)after * 1000, 10) : 0;
+        ldc_proc_ready_timer_set(l, w);
+    }
     w->was_ready = true;
     w->idle_since = l->now;
     w->probe_fails = 0;
@@ -8565,6 +8625,7 @@ static void ldc_proc_ready(ldcorn *l, ldc_worker *w) {
     else if (l->ready_said && !w->candidate)
         ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld) ready, %.1fs", w->group->name,
                     w->index, (long)w->pid, ldc_proc_seconds(l->now - w->started));
+    if (!w->candidate) ldc_proc_relieve(l, w);
     ldc_group_next(l, w->group);
 }
 
@@ -8698,6 +8759,7 @@ static void ldc_proc_exit(ldcorn *l, ldc_worker *w) {
     ldc_proc_clean(l, w);
     snprintf(what, sizeof what, "%s after %.1fs", w->last_exit,
              ldc_proc_seconds(l->now - w->started));
+    if (ldc_proc_reliever(w)) w->replaced = true;
     if (w->replaced || (stopping && w->candidate)) {
         ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld) ended: %s", w->group->name, w->index,
                     (long)w->pid, what);
@@ -8862,19 +8924,54 @@ static ldc_worker *ldc_proc_new(ldcorn *l, ldc_group *g, ldc_conf *conf, const l
     return w;
 }
 
-static int ldc_proc_wanted(const ldc_gconf *g) { return g->addrs ? g->addrs : (int)g->s.workers; }
+/* How many workers `as` means for the group (NULL: a new one). What admin scaled holds until
+   `workers` is edited. */
+static int ldc_proc_wanted(const ldc_group *g, const ldc_gconf *as) {
+    if (as->addrs) return as->addrs;
+    if (g && g->scaled && g->conf->s.workers == as->s.workers) return g->scaled;
+    return (int)as->s.workers;
+}
 
-/* A worker that must go and come back: the new one first, the old one drains meanwhile. */
-static void ldc_proc_replace(ldcorn *l, ldc_worker *w, const char *why) {
+/* A worker that must go and come back, in its group's own way. `replace` starts the new one when
+   the old one is gone. Else the new one starts now, and the old one goes when it is ready, or at
+   once where it is of no use any more. */
+static bool ldc_proc_renew(ldcorn *l, ldc_worker *w, const char *why, bool useless) {
     ldc_worker *fresh;
-    if (w->replaced || w->foreign || l->life != LDC_LIFE_RUN) return;
-    w->why_stop = why;
+    bool after = w->group->conf->reload == LDC_REPLACE;
+    if (w->replaced || w->foreign || l->life != LDC_LIFE_RUN) return false;
     fresh = ldc_proc_new(l, w->group, w->group->owner, w->group->conf, w->index);
-    if (fresh == NULL) return;
+    if (fresh == NULL) return false;
     fresh->restarts = w->restarts + 1;
-    memcpy(fresh->last_exit, w->last_exit, sizeof w->last_exit);
-    ldc_proc_do(l, w, LDC_EV_RETIRE);
+    w->why_stop = why;
     l->upset = true;
+    if (useless) memcpy(fresh->last_exit, w->last_exit, sizeof w->last_exit);
+    if (after) {
+        fresh->after = w;
+        ldc_loop_timer(l, &fresh->timer, 0);
+    } else if (!useless) {
+        fresh->relieves = w;
+    }
+    if (after || useless) ldc_proc_do(l, w, LDC_EV_RETIRE);
+    return true;
+}
+
+static void ldc_proc_replace(ldcorn *l, ldc_worker *w, const char *why) {
+    ldc_proc_renew(l, w, why, true);
+}
+
+/* One per group at a time, and none while a reload starts workers of its own. */
+static void ldc_proc_recycle(ldcorn *l, ldc_group *g) {
+    ldc_worker *due = NULL;
+    for (ldc_worker *w = g->workers; w; w = w->next) {
+        if (w->relieves || w->after || w->candidate) return;
+        if (w->due && !w->replaced && due == NULL) due = w;
+    }
+    if (due == NULL || g->rolling || g->removed) return;
+    due->due = false;
+    ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld): recycled after %llu requests, %.0fs",
+                g->name, due->index, (long)due->pid, (unsigned long long)due->served,
+                ldc_proc_seconds(l->now - due->ready_at));
+    ldc_proc_renew(l, due, due->why_due, false);
 }
 
 static void ldc_proc_free(ldcorn *l, ldc_worker *w) {
@@ -8899,7 +8996,8 @@ static void ldc_reload_set(ldcorn *l, ldc_reload_state to) {
 }
 
 static bool ldc_reload_busy(const ldcorn *l) {
-    return l->reload.state == LDC_RELOAD_LOADING || l->reload.state == LDC_RELOAD_STARTING;
+    return l->reload.state == LDC_RELOAD_LOADING || l->reload.state == LDC_RELOAD_STARTING ||
+           l->reload.state == LDC_RELOAD_SWITCHED;
 }
 
 /* --- listeners --- */
@@ -8983,7 +9081,8 @@ static void ldc_reload_limits(ldcorn *l) {
     int64_t most = l->conf->s.max_conns;
     int64_t workers = 0;
     if (getrlimit(RLIMIT_NOFILE, &now) < 0) now.rlim_cur = 1024;
-    for (int i = 0; i < l->conf->groups; i++) workers += 8 * ldc_proc_wanted(&l->conf->group[i]);
+    for (int i = 0; i < l->conf->groups; i++)
+        workers += 8 * ldc_proc_wanted(NULL, &l->conf->group[i]);
     if (most <= 0)
         most =
             now.rlim_cur == RLIM_INFINITY ? 65536 : ((int64_t)now.rlim_cur - workers - 32) * 2 / 3;
@@ -9066,9 +9165,11 @@ static bool ldc_reload_changed(const ldc_gconf *a, const ldc_gconf *b) {
 static bool ldc_reload_candidates(ldcorn *l, ldc_conf *conf, const ldc_gconf *as, int *count) {
     ldc_group *g = ldc_reload_find(l, as->name);
     bool fresh = g == NULL || g->removed, changed = g && ldc_reload_changed(g->conf, as), wants;
+    int n = ldc_proc_wanted(fresh ? NULL : g, as);
+    if (l->reload.only && g != l->reload.only) return true;
     if (g == NULL) g = ldc_reload_group(l, conf, as);
     if (g == NULL) return false;
-    wants = fresh ||
+    wants = fresh || l->reload.only != NULL ||
             (as->addrs == 0 && (as->reload != LDC_OFF || g->conf->addrs) &&
              (!l->reload.keep || changed)) ||
             (as->addrs > 0) != (g->conf->addrs > 0);
@@ -9080,7 +9181,12 @@ static bool ldc_reload_candidates(ldcorn *l, ldc_conf *conf, const ldc_gconf *as
                 g->name);
         return true;
     }
-    for (int i = 0; i < ldc_proc_wanted(as); i++) {
+    if (!fresh && as->addrs == 0 && g->conf->addrs == 0) { /* the rest is rolled after the switch */
+        g->rolls = as->reload == LDC_ROLLING || as->reload == LDC_REPLACE;
+        if (as->reload == LDC_ROLLING) n = 1;
+        if (as->reload == LDC_REPLACE) n = 0;
+    }
+    for (int i = 0; i < n; i++) {
         ldc_worker *w = ldc_proc_new(l, g, conf, as, i);
         if (w == NULL) return false;
         w->candidate = true;
@@ -9131,71 +9237,101 @@ static void ldc_reload_addresses(ldcorn *l, ldc_group *g) {
     }
 }
 
-/* The switch for one group. */
-static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_gconf *as) {
-    bool swapped = false;
-    ldc_reload_own(g, conf, as);
-    g->hidden = g->removed = false;
-    g->epoch++;
-    for (ldc_worker *w = g->workers; w; w = w->next) swapped = swapped || w->candidate;
-    for (ldc_worker *w = g->workers; w && swapped; w = w->next) {
-        if (w->candidate)
-            w->candidate = false;
-        else if (!w->replaced)
-            ldc_reload_retire(l, w, "reload");
-        if (w->state == LDC_PROC_DRAINING && w->generation + 2 < l->generation)
-            w->drain_by = w->tunnel_by = l->now;
-    }
-    if (!swapped && as->addrs)
-        ldc_reload_addresses(l, g);
-    else if (!swapped) {
+/* As many workers as are wanted: the surplus goes, the highest index first; what is missing comes;
+   who was given up is tried again. */
+static void ldc_reload_fill(ldcorn *l, ldc_group *g) {
+    int wanted = ldc_proc_wanted(g, g->conf);
+    for (int i = g->indexes; i-- > 0;) {
         for (ldc_worker *w = g->workers; w; w = w->next) {
-            if (!w->replaced && w->index >= (int)as->s.workers)
+            if (w->index != i || w->replaced || w->candidate) continue;
+            if (i >= wanted) {
                 ldc_reload_retire(l, w, "scale");
-            else if (w->state == LDC_PROC_FAILED && !w->replaced) {
+            } else if (w->state == LDC_PROC_FAILED) {
                 w->failures = 0;
                 ldc_proc_set(l, w, LDC_PROC_BACKOFF);
                 ldc_proc_timer_at(l, w, l->now);
             }
         }
-        for (int i = 0; i < (int)as->s.workers; i++) {
-            if (ldc_reload_at_index(g, i) == NULL) ldc_proc_new(l, g, conf, as, i);
-        }
     }
+    for (int i = 0; i < wanted; i++) {
+        if (ldc_reload_at_index(g, i) == NULL) ldc_proc_new(l, g, g->owner, g->conf, i);
+    }
+}
+
+/* The switch for one group. Candidates take over: each of its own index in a group that rolls, all
+   of them together in the others. */
+static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_gconf *as) {
+    bool swapped = false;
+    if (g->conf->s.workers != as->s.workers) g->scaled = 0;
+    ldc_reload_own(g, conf, as);
+    g->hidden = g->removed = false;
+    g->rolling = g->rolls;
+    g->rolls = false;
+    g->epoch++;
+    for (ldc_worker *w = g->workers; w; w = w->next)
+        swapped = swapped || (w->candidate && !g->rolling);
+    for (ldc_worker *w = g->workers; w; w = w->next) {
+        if (w->candidate && g->rolling) w->relieves = ldc_reload_at_index(g, w->index);
+        if (w->candidate) {
+            w->candidate = false;
+            if (g->rolling) ldc_proc_relieve(l, w);
+        } else if (swapped && !w->replaced) {
+            ldc_reload_retire(l, w, "reload");
+        }
+        if (w->state == LDC_PROC_DRAINING && w->generation + 2 < l->generation)
+            w->drain_by = w->tunnel_by = l->now;
+    }
+    if (!swapped && as->addrs)
+        ldc_reload_addresses(l, g);
+    else if (!swapped)
+        ldc_reload_fill(l, g);
     ldc_group_next(l, g);
 }
 
-static void ldc_reload_end(ldcorn *l, bool ok) {
+static void ldc_reload_end(ldcorn *l, const char *result) {
     ldc_reload *r = &l->reload;
+    const char *what = r->only ? r->only->name : "reload";
     r->took = (l->now - r->began) / 1000;
     r->at = l->wall;
-    snprintf(r->result, sizeof r->result, "%s", ok ? "ok" : "failed");
-    if (ok)
+    snprintf(r->result, sizeof r->result, "%s", result);
+    if (result[0] == 'o') {
         r->ok++;
-    else
+        ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s %s after %.1fs: generation %d", what,
+                    r->only ? "restarted" : "done", ldc_proc_seconds(l->now - r->began),
+                    l->generation);
+    } else if (result[0] == 'p') {
+        r->partials++;
+        ldc_log_say(&l->log, LDCORN_LOG_ERROR,
+                    "%s partial after %.1fs: generation %d is in force, but\n    %s", what,
+                    ldc_proc_seconds(l->now - r->began), l->generation,
+                    r->error.p ? r->error.p : "");
+    } else {
         r->failed++;
-    if (ok)
-        ldc_log_say(&l->log, LDCORN_LOG_INFO, "reload done after %.1fs: generation %d",
-                    ldc_proc_seconds(l->now - r->began), l->generation);
-    else
         ldc_log_say(
             &l->log, LDCORN_LOG_ERROR,
-            "reload failed after %.1fs, nothing changed: generation %d goes on with the old code and file\n    %s",
-            ldc_proc_seconds(l->now - r->began), l->generation, r->error.p ? r->error.p : "");
+            "%s failed after %.1fs, nothing changed: generation %d goes on with the old code and file\n    %s",
+            what, ldc_proc_seconds(l->now - r->began), l->generation, r->error.p ? r->error.p : "");
+    }
+    r->only = NULL;
     ldc_admin_reloaded(l);
     l->upset = true;
+}
+
+static void ldc_reload_note(ldc_text *t, const char *why, size_t n) {
+    while (n && why[n - 1] == '\n') n--;
+    for (size_t i = 0; i < n; i++) { /* continuation lines stand under the first */
+        ldc_text_put(t, why + i, 1);
+        if (why[i] == '\n' && i + 1 < n && why[i + 1] != ' ') ldc_text_add(t, "    ");
+    }
 }
 
 static void ldc_reload_undo(ldcorn *l, const char *why, size_t n) {
     ldc_reload *r = &l->reload;
     ldc_text_free(&r->error);
-    while (n && why[n - 1] == '\n') n--;
-    for (size_t i = 0; i < n; i++) { /* continuation lines stand under the first */
-        ldc_text_put(&r->error, why + i, 1);
-        if (why[i] == '\n' && i + 1 < n && why[i + 1] != ' ') ldc_text_add(&r->error, "    ");
-    }
+    ldc_reload_note(&r->error, why, n);
     ldc_reload_set(l, LDC_RELOAD_UNDONE);
     for (ldc_group *g = l->groups; g; g = g->next) {
+        g->rolls = false;
         if (g->hidden) g->removed = true;
         for (ldc_worker *w = g->workers; w; w = w->next) {
             if (w->candidate) ldc_reload_retire(l, w, "reload");
@@ -9204,31 +9340,89 @@ static void ldc_reload_undo(ldcorn *l, const char *why, size_t n) {
     ldc_reload_settle_listeners(l, false);
     ldc_conf_free(r->conf);
     r->conf = NULL;
-    ldc_reload_end(l, false);
+    ldc_reload_end(l, "failed");
 }
 
 static void ldc_reload_switch(ldcorn *l) {
     ldc_conf *old = l->conf, *conf = l->reload.conf;
+    ldc_group *only = l->reload.only;
     ldc_reload_set(l, LDC_RELOAD_SWITCHED);
+    ldc_text_free(&l->reload.error);
+    l->reload.partial = false;
     l->conf = conf;
     l->reload.conf = NULL;
     l->generation++;
-    for (ldc_group *g = l->groups; g; g = g->next) g->removed = true;
+    for (ldc_group *g = only ? NULL : l->groups; g; g = g->next) g->removed = true;
     for (int i = conf->groups; i-- > 0;) { /* backwards, each to the front: the order of the file */
         ldc_group *g = ldc_reload_find(l, conf->group[i].name), **at = &l->groups;
-        if (g == NULL) continue;
-        while (*at != g) at = &(*at)->next;
-        *at = g->next;
-        g->next = l->groups;
-        l->groups = g;
+        if (g == NULL || (only && g != only)) continue;
+        if (only == NULL) {
+            while (*at != g) at = &(*at)->next;
+            *at = g->next;
+            g->next = l->groups;
+            l->groups = g;
+        }
         ldc_reload_apply(l, g, conf, &conf->group[i]);
     }
-    ldc_reload_limits(l);
-    ldc_reload_logs(l);
-    ldc_reload_settle_listeners(l, true);
+    if (only == NULL) {
+        ldc_reload_limits(l);
+        ldc_reload_logs(l);
+        ldc_reload_settle_listeners(l, true);
+    }
     ldc_conf_free(old);
+    l->upset = true; /* ldc_reload_roll goes on */
+}
+
+/* A newcomer did not start: the group keeps its other old workers. Where the old one has gone
+   already, its place is tried again with back-off. */
+static void ldc_reload_stuck(ldcorn *l, ldc_group *g, ldc_worker *w) {
+    ldc_text t;
+    ldc_text_init(&t, &l->mem);
+    ldc_text_fmt(&t, "%s.%d did not become ready, the rest of [%s] stays as it is: %s", g->name,
+                 w->index, g->name, w->last_exit);
+    ldc_proc_tail(&t, w);
+    if (l->reload.error.n) ldc_text_add(&l->reload.error, "\n    ");
+    ldc_reload_note(&l->reload.error, t.p ? t.p : "", t.n);
+    ldc_text_free(&t);
+    l->reload.partial = true;
+    g->rolling = false;
+    g->newcomer = NULL;
+    if (w->relieves) ldc_reload_retire(l, w, "reload");
+}
+
+/* The next step of a group that rolls: one newcomer at a time. */
+static void ldc_reload_roll(ldcorn *l, ldc_group *g) {
+    ldc_worker *old = NULL, *w = g->newcomer;
+    if (w && w->failures > 0) {
+        ldc_reload_stuck(l, g, w);
+        return;
+    }
+    if (w) return;
+    for (ldc_worker *o = g->workers; o; o = o->next) {
+        if (!o->replaced && o->state != LDC_PROC_GONE && o->generation < l->generation &&
+            (old == NULL || o->index < old->index))
+            old = o;
+    }
+    if (old == NULL || l->life != LDC_LIFE_RUN || !ldc_proc_renew(l, old, "reload", false)) {
+        g->rolling = false;
+        return;
+    }
+    for (w = g->workers; w; w = w->next) {
+        if ((w->relieves == old || w->after == old) && !w->replaced) g->newcomer = w;
+    }
+    if (g->newcomer == NULL) /* the old one was gone at once */
+        g->newcomer = ldc_reload_at_index(g, old->index);
+}
+
+static void ldc_reload_rolled(ldcorn *l) {
+    bool all = true;
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        if (g->rolling) ldc_reload_roll(l, g);
+        all = all && !g->rolling;
+    }
+    if (!all) return;
     ldc_reload_set(l, LDC_RELOAD_DONE);
-    ldc_reload_end(l, true);
+    ldc_reload_end(l, l->reload.partial ? "partial" : "ok");
 }
 
 /* A candidate ended or could not start: everything is undone. */
@@ -9302,6 +9496,29 @@ static void ldc_reload_begin(ldcorn *l, bool keep) {
     l->upset = true;
 }
 
+/* New workers for one group, in its own way, with the configuration in force. False: not now. */
+static bool ldc_reload_restart(ldcorn *l, ldc_group *g) {
+    ldc_reload *r = &l->reload;
+    int count = 0;
+    bool ok = true;
+    if (ldc_reload_busy(l) || l->life != LDC_LIFE_RUN) return false;
+    ldc_reload_set(l, LDC_RELOAD_LOADING);
+    r->began = l->now;
+    r->keep = false;
+    r->only = g;
+    r->conf = l->conf;
+    r->conf->refs++;
+    for (int i = 0; i < r->conf->groups && ok; i++)
+        ok = ldc_reload_candidates(l, r->conf, &r->conf->group[i], &count);
+    if (!ok) {
+        ldc_reload_undo(l, "out of memory", 13);
+        return true;
+    }
+    ldc_reload_set(l, LDC_RELOAD_STARTING);
+    l->upset = true;
+    return true;
+}
+
 /* Called when some worker changed its state. */
 static void ldc_reload_advance(ldcorn *l) {
     if (l->reload.state == LDC_RELOAD_STARTING) {
@@ -9312,7 +9529,10 @@ static void ldc_reload_advance(ldcorn *l) {
                               (w->foreign && w->state != LDC_PROC_STARTING));
         }
         if (all) ldc_reload_switch(l);
-    } else if (l->reload.again) {
+    }
+    if (l->reload.state == LDC_RELOAD_SWITCHED) {
+        ldc_reload_rolled(l);
+    } else if (l->reload.again && !ldc_reload_busy(l)) {
         l->reload.again = false;
         ldc_reload_begin(l, l->reload.again_keep);
     }
@@ -9333,6 +9553,7 @@ static void ldc_reload_sweep(ldcorn *l) {
             if (!w->replaced) ldc_reload_retire(l, w, "reload");
         }
         for (ldc_exchange *e = l->exchanges; e; e = e->next) used = used || e->group == g;
+        g->rolling = false;
         if (used || g->workers) {
             at = &g->next;
             continue;
@@ -9404,10 +9625,10 @@ static void ldc_admin_latency(ldc_text *t, const char *name, const ldc_histogram
 static void ldc_admin_worker(ldcorn *l, ldc_text *t, const ldc_worker *w) {
     ldc_text_fmt(
         t,
-        "{\"index\":%d,\"pid\":%ld,\"state\":\"%s\",\"generation\":%d,\"in_flight\":%d,\"tunnels\":%d,\"connections\":%d,\"served\":%llu,\"rss\":%llu,\"uptime\":%.3f,\"since\":%.3f,\"last_exit\":",
-        w->index, (long)w->pid, w->candidate ? "starting" : ldc_proc_words[w->state], w->generation,
-        w->in_flight, w->tunnels, w->conns, (unsigned long long)w->served,
-        (unsigned long long)ldc_admin_rss(w->pid),
+        "{\"index\":%d,\"pid\":%ld,\"state\":\"%s\",\"paused\":%s,\"generation\":%d,\"in_flight\":%d,\"tunnels\":%d,\"connections\":%d,\"served\":%llu,\"rss\":%llu,\"uptime\":%.3f,\"since\":%.3f,\"last_exit\":",
+        w->index, (long)w->pid, w->candidate ? "starting" : ldc_proc_words[w->state],
+        w->paused ? "true" : "false", w->generation, w->in_flight, w->tunnels, w->conns,
+        (unsigned long long)w->served, (unsigned long long)ldc_admin_rss(w->pid),
         w->pid || w->foreign ? ldc_proc_seconds(l->now - w->started) : 0.0,
         ldc_proc_seconds(l->now - w->since));
     if (w->last_exit[0])
@@ -9441,7 +9662,13 @@ static void ldc_admin_group(ldcorn *l, ldc_text *t, const ldc_group *g) {
         (unsigned long long)g->refused[LDC_WHY_TIMEOUT],
         (unsigned long long)g->refused[LDC_WHY_NO_WORKER],
         (unsigned long long)g->refused[LDC_WHY_CLIENT_GONE]);
-    ldc_text_fmt(t, ",\"restarts\":%llu,\"latency\":{", (unsigned long long)g->restarts);
+    ldc_text_fmt(t, ",\"restarts\":%llu,\"paused\":%s,\"balance\":\"%s\",\"workers_wanted\":%d",
+                 (unsigned long long)g->restarts, g->paused ? "true" : "false", g->conf->s.balance,
+                 ldc_proc_wanted(g, g->conf));
+    ldc_text_add(t, ",\"requests\":{");
+    for (int i = 1; i < 6; i++)
+        ldc_text_fmt(t, "%s\"%dxx\":%llu", i > 1 ? "," : "", i, (unsigned long long)g->requests[i]);
+    ldc_text_add(t, "},\"latency\":{");
     ldc_admin_latency(t, "total", &g->total, ",");
     ldc_admin_latency(t, "queue", &g->wait, ",");
     ldc_admin_latency(t, "worker", &g->worker, "},\"workers\":[");
@@ -9451,6 +9678,13 @@ static void ldc_admin_group(ldcorn *l, ldc_text *t, const ldc_group *g) {
         ldc_admin_worker(l, t, w);
     }
     ldc_text_add(t, "]}");
+}
+
+static double ldc_admin_cpu(void) { /* seconds of processor that this process has used */
+    struct rusage u;
+    if (getrusage(RUSAGE_SELF, &u) < 0) return 0;
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+           (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
 }
 
 static void ldc_admin_status(ldcorn *l, ldc_text *t) {
@@ -9474,7 +9708,8 @@ static void ldc_admin_status(ldcorn *l, ldc_text *t) {
     } else {
         ldc_text_add(t, "null");
     }
-    ldc_text_fmt(t, ",\"reloading\":%s,\"groups\":[", ldc_reload_busy(l) ? "true" : "false");
+    ldc_text_fmt(t, ",\"cpu\":%.3f,\"reloading\":%s,\"groups\":[", ldc_admin_cpu(),
+                 ldc_reload_busy(l) ? "true" : "false");
     for (const ldc_group *g = l->groups; g; g = g->next) {
         if (g->hidden) continue;
         if (n++) ldc_text_add(t, ",");
@@ -9684,8 +9919,9 @@ static void ldc_admin_metrics(ldcorn *l, ldc_text *t) {
     ldc_admin_type(t, "ldcorn_reloads_total", "counter", "reloads by result");
     ldc_text_fmt(
         t,
-        "ldcorn_reloads_total{result=\"ok\"} %llu\nldcorn_reloads_total{result=\"failed\"} %llu\n",
-        (unsigned long long)l->reload.ok, (unsigned long long)l->reload.failed);
+        "ldcorn_reloads_total{result=\"ok\"} %llu\nldcorn_reloads_total{result=\"failed\"} %llu\nldcorn_reloads_total{result=\"partial\"} %llu\n",
+        (unsigned long long)l->reload.ok, (unsigned long long)l->reload.failed,
+        (unsigned long long)l->reload.partials);
     ldc_admin_gauge(t, "ldcorn_generation", "gauge", "number of the configuration in force",
                     l->generation);
     ldc_admin_gauge(t, "ldcorn_start_time_seconds", "gauge", "when ldcorn started, Unix time",
@@ -9777,6 +10013,7 @@ enum {
     LDC_ADMIN_METRICS,
     LDC_ADMIN_HEALTHZ,
     LDC_ADMIN_READYZ,
+    LDC_ADMIN_ROUTE,
     LDC_ADMIN_RELOAD,
     LDC_ADMIN_STOP
 };
@@ -9784,7 +10021,16 @@ static const ldc_endpoint ldc_admin_endpoints[] = {
     {"GET", "/status", false, false}, {"GET", "/requests", false, false},
     {"GET", "/server", false, true},  {"GET", "/metrics", false, true},
     {"GET", "/healthz", false, true}, {"GET", "/readyz", false, true},
-    {"POST", "/reload", true, false}, {"POST", "/stop", true, false}};
+    {"GET", "/route", false, false},  {"POST", "/reload", true, false},
+    {"POST", "/stop", true, false}};
+
+/* The client waits for the result of a reload. */
+static void ldc_admin_wait(ldcorn *l, ldc_exchange *e) {
+    ldc_client_set(l, e->client, LDC_CLIENT_WAIT);
+    ldc_loop_want(l, &e->client->watch, ldc_client_leave);
+    ldc_loop_timer(l, &e->client->timer, 0); /* candidates have start_timeout */
+    e->why = LDC_WHY_NONE;
+}
 
 static void ldc_admin_reload(ldcorn *l, ldc_exchange *e, ldc_str query) {
     bool keep = ldc_util_is(query, "?processes=keep");
@@ -9799,10 +10045,7 @@ static void ldc_admin_reload(ldcorn *l, ldc_exchange *e, ldc_str query) {
         ldc_client_refuse(l, e, LDC_WHY_STOPPING);
         return;
     }
-    ldc_client_set(l, e->client, LDC_CLIENT_WAIT);
-    ldc_loop_want(l, &e->client->watch, ldc_client_leave);
-    ldc_loop_timer(l, &e->client->timer, 0); /* candidates have start_timeout */
-    e->why = LDC_WHY_NONE;
+    ldc_admin_wait(l, e);
     e->interim = ldc_reload_busy(l) ? 2 : 1; /* how many results to wait for */
     ldc_reload_begin(l, keep);
 }
@@ -9817,7 +10060,9 @@ static void ldc_admin_reloaded(ldcorn *l) {
         ldc_text_init(&t, &l->mem);
         ldc_text_fmt(&t,
                      ok ? "reload done: generation %d\n"
-                        : "reload failed, nothing changed: generation %d goes on\n",
+                     : strcmp(l->reload.result, "partial") == 0
+                         ? "reload partial: generation %d is in force\n"
+                         : "reload failed, nothing changed: generation %d goes on\n",
                      l->generation);
         if (!ok) ldc_text_put(&t, l->reload.error.p, l->reload.error.n);
         if (!ok) ldc_text_add(&t, "\n");
@@ -9825,7 +10070,215 @@ static void ldc_admin_reloaded(ldcorn *l) {
     }
 }
 
-static void ldc_admin_do(ldcorn *l, ldc_exchange *e, int what, ldc_str query) {
+/* --- GET /route: which group, and why --- */
+
+/* The value of a query's word, decoded into `out`; false: it is not there or too long. */
+static bool ldc_admin_word(ldc_str query, const char *name, char *out, size_t room) {
+    ldc_str piece;
+    size_t n = strlen(name), o = 0;
+    if (query.n) query = ldc_util_cut(query, 1);
+    while (ldc_route_piece(&query, '&', &piece)) {
+        if (piece.n <= n || piece.p[n] != '=' || memcmp(piece.p, name, n) != 0) continue;
+        piece = ldc_util_cut(piece, n + 1);
+        for (size_t i = 0; i < piece.n;) {
+            unsigned char c = ldc_route_byte(piece, &i, true);
+            if (o + 1 >= room || c == 0) return false;
+            out[o++] = (char)c;
+        }
+        out[o] = 0;
+        return true;
+    }
+    return false;
+}
+
+static void ldc_admin_why(ldcorn *l, ldc_text *t, ldc_why why, const ldc_route *route) {
+    int n = route && route->when ? (route->when->hosts != NULL) + route->when->match.n : 0;
+    if (why == LDC_WHY_PATH)
+        ldc_text_add(t, "refused: servers read this path differently, and the readings choose "
+                        "different groups");
+    else if (why)
+        ldc_text_add(t,
+                     l->conf->routes ? "no route fits, and there is no *" : "there are no routes");
+    else if (route->kind == LDC_MATCH_ALL)
+        ldc_text_add(t, "no longer route fits");
+    else
+        ldc_text_fmt(t, "the longest route that fits%s",
+                     route->kind == LDC_MATCH_EXACT ? ", exactly" : "");
+    if (n && why == LDC_WHY_NONE)
+        ldc_text_fmt(t, ", and its %d condition%s hold%s", n, n > 1 ? "s" : "", n > 1 ? "" : "s");
+}
+
+/* The fields of this request itself count, so that conditions can be tried. */
+static bool ldc_admin_route(ldcorn *l, ldc_text *t, const ldc_head *asked, ldc_str query) {
+    char target[4096], method[32] = "GET", room[4096];
+    const ldc_route *route = NULL;
+    ldc_head h = *asked;
+    ldc_str host = ldc_util_str("", 0);
+    ldc_text text;
+    ldc_why why;
+    if (!ldc_admin_word(query, "target", target, sizeof target)) {
+        ldc_text_add(t, "write /route?method=M&target=T, T percent-encoded\n");
+        return false;
+    }
+    ldc_admin_word(query, "method", method, sizeof method);
+    h.method = ldc_util_z(method);
+    h.target = ldc_util_z(target);
+    why = h.target.n ? ldc_http_target(&h, &host) : LDC_WHY_REQUEST;
+    if (host.n) h.host = host;
+    if (why == LDC_WHY_NONE) why = ldc_route_find(l->conf, &h, h.target, room, &route);
+    ldc_text_fmt(t, "{\"status\":%d,\"reason\":\"%s\",\"group\":",
+                 why ? ldc_log_reasons[why].status : 200, ldc_log_reasons[why].word);
+    if (why) route = NULL;
+    if (route) ldc_text_json(t, ldc_util_z(l->conf->group[route->group].name));
+    ldc_text_add(t, route ? ",\"route\":" : "null,\"route\":null,\"at\":null");
+    if (route) ldc_text_json(t, ldc_util_z(route->said));
+    if (route && route->at.file && route->at.line) {
+        ldc_text_add(t, ",\"at\":\"");
+        ldc_text_json_part(t, ldc_util_z(route->at.file->name));
+        ldc_text_fmt(t, ":%d\"", route->at.line);
+    } else if (route) {
+        ldc_text_add(t, ",\"at\":null");
+    }
+    ldc_text_init(&text, &l->mem);
+    ldc_admin_why(l, &text, why, route);
+    ldc_text_add(t, ",\"why\":");
+    ldc_text_json(t, ldc_util_str(text.p ? text.p : "", text.n));
+    ldc_text_add(t, "}\n");
+    ldc_text_free(&text);
+    return true;
+}
+
+/* --- POST /groups/G/...: what can be done to a group and to one worker --- */
+
+/* Answers that say what was not possible: 400, 404, 409. */
+static int ldc_admin_say(ldc_text *t, int status, const char *format, ...) LDC_PRINTF(3, 4);
+static int ldc_admin_say(ldc_text *t, int status, const char *format, ...) {
+    char line[512];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(line, sizeof line, format, list);
+    va_end(list);
+    ldc_text_add(t, line);
+    ldc_text_add(t, "\n");
+    return status;
+}
+
+static int ldc_admin_scale(ldcorn *l, ldc_text *t, ldc_group *g, ldc_str query) {
+    char word[16];
+    uint64_t n = 0;
+    if (!ldc_admin_word(query, "workers", word, sizeof word) ||
+        !ldc_util_number(ldc_util_z(word), 4096, &n) || n == 0)
+        return ldc_admin_say(t, 400, "write /groups/%s/scale?workers=N, 1 to 4096", g->name);
+    if (g->conf->addrs)
+        return ldc_admin_say(t, 409, "%s has no processes of its own; join or quit addresses",
+                             g->name);
+    if (ldc_reload_busy(l)) return ldc_admin_say(t, 409, "a reload is under way; ask again");
+    g->scaled = (int)n;
+    ldc_reload_fill(l, g);
+    l->upset = true;
+    ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: scaled to %d workers", g->name, g->scaled);
+    return ldc_admin_say(t, 200, "%s: %d workers", g->name, g->scaled);
+}
+
+static int ldc_admin_pause(ldcorn *l, ldc_text *t, ldc_group *g, bool pause) {
+    g->paused = pause;
+    ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: %s", g->name,
+                pause ? "paused, requests wait" : "resumed");
+    if (!pause) ldc_group_next(l, g);
+    return ldc_admin_say(t, 200, "%s: %s", g->name, pause ? "paused" : "resumed");
+}
+
+static int ldc_admin_drain(ldcorn *l, ldc_text *t, ldc_worker *w, bool drain) {
+    w->paused = drain;
+    w->group->epoch++;
+    while (drain && w->parked) ldc_up_close(l, w->parked);
+    ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d: %s", w->group->name, w->index,
+                drain ? "drained, it gets nothing new" : "resumed");
+    if (drain)
+        ldc_group_review(l, w->group);
+    else
+        ldc_group_next(l, w->group);
+    return ldc_admin_say(t, 200, "%s.%d: %s", w->group->name, w->index,
+                         drain ? "drained" : "resumed");
+}
+
+static int ldc_admin_restart(ldcorn *l, ldc_text *t, ldc_worker *w) {
+    if (w->foreign)
+        return ldc_admin_say(t, 409, "%s.%d is not a process of ours", w->group->name, w->index);
+    if (w->relieves || w->after || ldc_proc_reliever(w))
+        return ldc_admin_say(t, 409, "%s.%d is being replaced already", w->group->name, w->index);
+    if (w->state == LDC_PROC_BACKOFF || w->state == LDC_PROC_FAILED) {
+        w->failures = 0;
+        ldc_proc_set(l, w, LDC_PROC_BACKOFF);
+        ldc_proc_timer_at(l, w, l->now);
+    } else if (!ldc_proc_renew(l, w, "reload", false)) {
+        return ldc_admin_say(t, 409, "%s.%d cannot be restarted now", w->group->name, w->index);
+    }
+    return ldc_admin_say(t, 200, "%s.%d: restarting", w->group->name, w->index);
+}
+
+/* 0: the answer comes when it is done. */
+static int ldc_admin_group_do(ldcorn *l, ldc_exchange *e, ldc_text *t, ldc_group *g, ldc_str what,
+                              ldc_str query) {
+    if (ldc_util_is(what, "scale")) return ldc_admin_scale(l, t, g, query);
+    if (ldc_util_is(what, "pause")) return ldc_admin_pause(l, t, g, true);
+    if (ldc_util_is(what, "resume")) return ldc_admin_pause(l, t, g, false);
+    if (!ldc_util_is(what, "restart"))
+        return ldc_admin_say(t, 404, "a group takes scale, restart, pause and resume");
+    if (g->conf->addrs) return ldc_admin_say(t, 409, "%s has no processes of its own", g->name);
+    ldc_admin_wait(l, e);
+    e->interim = 1;
+    if (ldc_reload_restart(l, g)) return 0;
+    return ldc_admin_say(t, 409, "a reload is under way; ask again");
+}
+
+static int ldc_admin_worker_do(ldcorn *l, ldc_text *t, ldc_group *g, ldc_str rest) {
+    ldc_str index;
+    ldc_worker *w;
+    uint64_t n = 0;
+    ldc_route_piece(&rest, '/', &index);
+    if (!ldc_util_number(index, 4095, &n) || (w = ldc_reload_at_index(g, (int)n)) == NULL)
+        return ldc_admin_say(t, 404, "%s has no worker %.*s", g->name, LDC_STR_ARG(index));
+    if (ldc_util_is(rest, "restart")) return ldc_admin_restart(l, t, w);
+    if (ldc_util_is(rest, "drain")) return ldc_admin_drain(l, t, w, true);
+    if (ldc_util_is(rest, "resume")) return ldc_admin_drain(l, t, w, false);
+    return ldc_admin_say(t, 404, "a worker takes restart, drain and resume");
+}
+
+static void ldc_admin_groups(ldcorn *l, ldc_exchange *e, const ldc_head *h, ldc_str path,
+                             ldc_str query) {
+    ldc_why why = ldc_admin_allowed(l, e, h, true, false);
+    ldc_group *g = NULL;
+    ldc_text t;
+    ldc_str name;
+    int status;
+    if (why) {
+        ldc_client_refuse(l, e, why);
+        return;
+    }
+    if (!ldc_util_is(h->method, "POST")) {
+        ldc_client_reply(l, e, 405, "text/plain", "Allow: POST\r\n", LDC_S("method not allowed\n"));
+        return;
+    }
+    ldc_text_init(&t, &l->mem);
+    path = ldc_util_cut(path, 8); /* "/groups/" */
+    if (!ldc_route_piece(&path, '/', &name)) name = ldc_util_str("", 0);
+    for (g = l->groups; g && (g->hidden || g->removed || !ldc_util_is(name, g->name));) g = g->next;
+    if (g == NULL)
+        status = ldc_admin_say(&t, 404, "there is no group `%.*s`", LDC_STR_ARG(name));
+    else if (l->life != LDC_LIFE_RUN)
+        status = ldc_admin_say(&t, 409, "ldcorn is stopping");
+    else if (ldc_util_starts(path, "workers/"))
+        status = ldc_admin_worker_do(l, &t, g, ldc_util_cut(path, 8));
+    else
+        status = ldc_admin_group_do(l, e, &t, g, path, query);
+    if (status)
+        ldc_admin_answer(l, e, status, "text/plain; charset=utf-8", &t);
+    else
+        ldc_text_free(&t);
+}
+
+static void ldc_admin_do(ldcorn *l, ldc_exchange *e, const ldc_head *h, int what, ldc_str query) {
     ldc_text t;
     const char *type = "text/plain; charset=utf-8";
     int status = 200;
@@ -9837,6 +10290,12 @@ static void ldc_admin_do(ldcorn *l, ldc_exchange *e, int what, ldc_str query) {
         ldc_admin_metrics(l, &t), type = "text/plain; version=0.0.4; charset=utf-8";
         break;
     case LDC_ADMIN_READYZ: status = ldc_admin_ready(l, &t) ? 200 : 503; break;
+    case LDC_ADMIN_ROUTE:
+        if (ldc_admin_route(l, &t, h, query))
+            type = "application/json";
+        else
+            status = 400;
+        break;
     case LDC_ADMIN_RELOAD: ldc_admin_reload(l, e, query); return;
     case LDC_ADMIN_STOP:
         ldc_text_add(&t, "stopping\n");
@@ -9858,6 +10317,10 @@ static void ldc_admin_request(ldcorn *l, ldc_exchange *e, const ldc_head *h) {
         query = ldc_util_cut(path, (size_t)(mark - path.p));
         path.n = (size_t)(mark - path.p);
     }
+    if (ldc_util_starts(path, "/groups/")) {
+        ldc_admin_groups(l, e, h, path, query);
+        return;
+    }
     for (size_t i = 0; i < LDC_LEN(ldc_admin_endpoints); i++) {
         const ldc_endpoint *p = &ldc_admin_endpoints[i];
         ldc_why why;
@@ -9869,7 +10332,7 @@ static void ldc_admin_request(ldcorn *l, ldc_exchange *e, const ldc_head *h) {
         if (why)
             ldc_client_refuse(l, e, why);
         else
-            ldc_admin_do(l, e, (int)i, query);
+            ldc_admin_do(l, e, h, (int)i, query);
         return;
     }
     if (known)
@@ -10024,7 +10487,10 @@ static void ldc_turn_drain(ldcorn *l) {
     l->life = LDC_LIFE_DRAIN;
     l->stop_by = all < 0 ? 0 : l->now + (uint64_t)all * 1000;
     ldc_log_say(&l->log, LDCORN_LOG_INFO, "stopping");
-    if (ldc_reload_busy(l)) ldc_reload_undo(l, "stopped meanwhile", 17);
+    if (l->reload.state == LDC_RELOAD_SWITCHED)
+        ldc_reload_rolled(l);
+    else if (ldc_reload_busy(l))
+        ldc_reload_undo(l, "stopped meanwhile", 17);
     for (ldc_listener *s = l->listeners; s; s = s->next) {
         if (s->watch.dead || s->admin) continue;
         ldc_client_accept(l, s); /* who is in the backlog has been promised an answer */
@@ -10126,7 +10592,7 @@ static void ldc_turn_say_ready(ldcorn *l) {
     bool all = true;
     if (l->ready_said) return;
     for (ldc_group *g = l->groups; g; g = g->next) {
-        int wanted = ldc_proc_wanted(g->conf), ready = ldc_group_ready(g), starting = 0;
+        int wanted = ldc_proc_wanted(g, g->conf), ready = ldc_group_ready(g), starting = 0;
         for (const ldc_worker *w = g->workers; w; w = w->next)
             starting += w->state == LDC_PROC_STARTING;
         if (!g->said_ready && (ready >= wanted || (g->conf->addrs && starting == 0))) {
@@ -10307,7 +10773,8 @@ static void ldc_turn_clock(ldcorn *l) {
 
 static int ldc_turn_patience(ldcorn *l, int most) {
     int ms = ldc_loop_timeout(l, most);
-    if (l->runnable || l->child_noted || l->upset || l->freed || l->tunnel_freed) return 0;
+    if (l->runnable || l->child_noted || l->upset || l->recycle || l->freed || l->tunnel_freed)
+        return 0;
     if ((l->lean || !l->running) && (ms < 0 || ms > 50))
         ms = 50; /* no signals: children are asked */
     if (l->refused && (ms < 0 || ms > 1000)) ms = 1000;
@@ -10328,6 +10795,10 @@ static int ldc_turn_serve(ldcorn *l) {
     if (l->tunnel_freed) ldc_turn_tunnels(l);
     ldc_turn_starved(l);
     l->upset = l->upset || l->life != LDC_LIFE_RUN;
+    if (l->recycle || l->upset) {
+        l->recycle = false;
+        for (ldc_group *g = l->groups; g; g = g->next) ldc_proc_recycle(l, g);
+    }
     if (l->upset) {
         l->upset = false;
         ldc_reload_advance(l);
@@ -10748,7 +11219,7 @@ static void ldc_public_start_text(ldcorn *l) {
         const ldc_gconf *g = &c->group[index];
         ldc_text routes;
         bool before = false;
-        int wanted = ldc_proc_wanted(g);
+        int wanted = ldc_proc_wanted(NULL, g);
         for (int j = 0; j < n && j < c->routes; j++) before = before || c->route[j].group == index;
         if (before) continue;
         shown++;
@@ -10794,7 +11265,7 @@ static bool ldc_public_groups(ldcorn *l) {
         ldc_group *g = ldc_reload_group(l, l->conf, as);
         if (g == NULL) return false;
         g->hidden = false;
-        for (int w = 0; w < ldc_proc_wanted(as); w++) {
+        for (int w = 0; w < ldc_proc_wanted(NULL, as); w++) {
             if (ldc_proc_new(l, g, l->conf, as, w) == NULL) return false;
         }
     }
@@ -11073,7 +11544,7 @@ LDCORN_DEF bool ldcorn_group_at(const ldcorn *l, int index, ldcorn_group_info *i
         if (g->hidden || index-- > 0) continue;
         memset(info, 0, sizeof *info);
         info->name = g->name;
-        info->workers = ldc_proc_wanted(g->conf);
+        info->workers = ldc_proc_wanted(g, g->conf);
         info->ready = ldc_group_ready(g);
         info->inside = ldc_group_inside(g);
         info->slots = (int)ldc_group_slots(g);

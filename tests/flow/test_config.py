@@ -315,12 +315,6 @@ def test_bad_stop_signal():
     refused('[web]\nroutes = *\ncmd = true {socket}\nstop_signal = WHATEVER\n', 4, 15)
 
 
-@pytest.mark.parametrize('key, value', [('reload', 'rolling'), ('reload', 'replace')])
-def test_what_is_not_there_yet_says_so(key, value):
-    text = refused(WEB + '%s = %s\n' % (key, value), 4, len(key) + 4)
-    assert 'yet' in text, text
-
-
 def test_close_on_timeout_is_an_error_in_a_limited_group_of_own_processes():
     base = '[web]\nroutes = *\ncmd = true {socket}\non_timeout = close\n'
     accepted(base)
