@@ -44,8 +44,8 @@
          ldcorn_close(l);
 
      A group's workers are a command line (`cmd`), servers that somebody else runs (`upstream`),
-     or a C function of yours (`function`) that runs in a forked child; ldcorn_serve() is a small
-     server for such a function.
+     workers that connect to us and serve on that connection (`dial_in`), or a C function of yours
+     (`function`) that runs in a forked child; ldcorn_serve() is a small server for such a function.
 
      Every key with its type, default and a line of help stands in the table LDC_KEYS (@conf);
      `ldcorn -T FILE` prints what is in force and where it was said. Signals of ldcorn_run: TERM
@@ -82,7 +82,7 @@
 
    6. Limits
      No TLS and no HTTP/2 (put a terminator in front), no regular expressions, no rewriting, no
-     caching, no static files. `upstream` takes addresses, not names that need DNS.
+     caching, no static files.
 
    7. Sections, in order; search for the mark to get there
          @guide @api                     what you read, what you call
@@ -166,15 +166,18 @@ typedef struct ldcorn_function_desc {
 
 /* One group. Each field is the key of the same name; the README's reference has the rules.
    Durations are milliseconds, sizes bytes, lists NULL-terminated arrays of words. Strings are
-   copied by ldcorn_open. Exactly one of cmd, app, function, upstream says what to run; app may
-   stand beside cmd. */
+   copied by ldcorn_open. Exactly one of cmd, app, function, upstream, dial_in says what to run; app
+   may stand beside cmd. */
 typedef struct ldcorn_group_desc {
     const char *name; /* letters, digits, - and _ ; required */
     const char *cmd;  /* split like a shell does; {socket}, {port} or {fd} choose the transport */
     const char *app;  /* fills {app}; alone: uvicorn on {socket} */
-    const char *function;          /* name of an entry of ldcorn_desc.functions */
-    const char *const *upstream;   /* host:port, [v6]:port or unix:path */
-    int64_t workers;               /* processes, default 1; LDCORN_AUTO: as many as processors */
+    const char *function;        /* name of an entry of ldcorn_desc.functions */
+    const char *const *upstream; /* host:port, [v6]:port, unix:path or dynamic (admin joins) */
+    const char *const *dial_in;  /* address where workers connect: unix:path [mode=0600], or TCP */
+    const char *const *dial_allow; /* CIDR words: who may dial in, default loopback and unix */
+    int64_t workers;               /* processes, default 1; LDCORN_AUTO: as many as processors;
+                                       with dial_in the most connections, default 1024 */
     const char *dir;               /* working directory, default: inherited */
     const char *const *env;        /* K=V words, added to the inherited environment */
     const char *const *worker_log; /* stderr (default) stdout inherit off or a path, and raw */
@@ -1265,27 +1268,29 @@ typedef enum ldc_frame {
 } ldc_frame;
 
 /* Fields that ldcorn itself looks at or writes. */
-#define LDC_FIELD_NAMES(X)                                                                  \
-    X(HOST, "host")                                                                         \
-    X(CONNECTION, "connection")                                                             \
-    X(CONTENT_LENGTH, "content-length")                                                     \
-    X(TRANSFER_ENCODING, "transfer-encoding")                                               \
-    X(EXPECT, "expect")                                                                     \
-    X(UPGRADE, "upgrade")                                                                   \
-    X(TE, "te")                                                                             \
-    X(TRAILER, "trailer")                                                                   \
-    X(KEEP_ALIVE, "keep-alive")                                                             \
-    X(HTTP2_SETTINGS, "http2-settings")                                                     \
-    X(MAX_FORWARDS, "max-forwards")                                                         \
-    X(PROXY, "proxy")                                                                       \
-    X(FORWARDED, "forwarded")                                                               \
-    X(XFF, "x-forwarded-for")                                                               \
-    X(XFP, "x-forwarded-proto")                                                             \
-    X(XFH, "x-forwarded-host") X(XFX, "x-forwarded-prefix") X(REAL_IP, "x-real-ip")         \
-        X(REQUEST_ID, "x-request-id") X(REQUEST_START, "x-request-start")                   \
-            X(ORIGINAL_URL, "x-original-url") X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") \
-                X(USER_AGENT, "user-agent") X(REFERER, "referer") X(ORIGIN, "origin")       \
-                    X(AUTHORIZATION, "authorization")
+#define LDC_FIELD_NAMES(X)                                                        \
+    X(HOST, "host")                                                               \
+    X(CONNECTION, "connection")                                                   \
+    X(CONTENT_LENGTH, "content-length")                                           \
+    X(TRANSFER_ENCODING, "transfer-encoding")                                     \
+    X(EXPECT, "expect")                                                           \
+    X(UPGRADE, "upgrade")                                                         \
+    X(TE, "te")                                                                   \
+    X(TRAILER, "trailer")                                                         \
+    X(KEEP_ALIVE, "keep-alive")                                                   \
+    X(HTTP2_SETTINGS, "http2-settings")                                           \
+    X(MAX_FORWARDS, "max-forwards")                                               \
+    X(PROXY, "proxy")                                                             \
+    X(FORWARDED, "forwarded")                                                     \
+    X(XFF, "x-forwarded-for")                                                     \
+    X(XFP, "x-forwarded-proto")                                                   \
+    X(XFH, "x-forwarded-host")                                                    \
+    X(XFX, "x-forwarded-prefix")                                                  \
+    X(REAL_IP, "x-real-ip")                                                       \
+    X(REQUEST_ID, "x-request-id")                                                 \
+    X(REQUEST_START, "x-request-start") X(ORIGINAL_URL, "x-original-url")         \
+        X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") X(USER_AGENT, "user-agent") \
+            X(REFERER, "referer") X(ORIGIN, "origin") X(AUTHORIZATION, "authorization")
 
 #define LDC_FIELD_ENUM(name, text) LDC_FIELD_##name,
 typedef enum ldc_field_id {
@@ -1982,6 +1987,8 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     X(GROUP, app, TEXT, "", "", "fills {app}; alone: uvicorn")                                     \
     X(GROUP, function, TEXT, "", "", "registered C function")                                      \
     X(GROUP, upstream, WORDS, "", "server servers", "addresses of workers run by others")          \
+    X(GROUP, dial_in, WORDS, "", "", "address where workers connect")                              \
+    X(GROUP, dial_allow, WORDS, "", "", "who may dial in")                                         \
     X(GROUP, workers, INT, "1", "instances processes", "processes")                                \
     X(GROUP, dir, TEXT, "", "chdir cwd", "working directory")                                      \
     X(GROUP, env, WORDS, "", "environment", "K=V words")                                           \
@@ -2104,6 +2111,7 @@ typedef struct ldc_cidr {
     unsigned char bytes[16];
 } ldc_cidr;
 
+typedef enum ldc_source { LDC_FROM_PROCESSES, LDC_FROM_LIST, LDC_FROM_DIAL } ldc_source;
 typedef enum ldc_transport { LDC_BY_SOCKET, LDC_BY_PORT, LDC_BY_FD } ldc_transport;
 typedef enum ldc_choice {
     LDC_WAIT,
@@ -2163,8 +2171,13 @@ typedef struct ldc_gconf { /* one group as configured; all limits final */
     char **argv; /* placeholders still inside; NULL for upstream and function */
     const ldcorn_function_desc *function;
     ldc_transport transport;
-    ldc_addr *addr; /* upstream */
+    ldc_source source;
+    ldc_addr *addr; /* upstream; of names, once they are resolved */
     int addrs;
+    int names;     /* of them, not resolved yet: family AF_UNSPEC */
+    bool dynamic;  /* upstream: filled by join and quit */
+    ldc_addr dial; /* dial_in */
+    ldc_cidrs dial_allow;
     ldc_choice client_abort, on_timeout, reload;
     int stop_signal;
     const char *health_path, *health_host;
@@ -2623,7 +2636,8 @@ static ldc_section *ldc_conf_add(ldc_reader *r, ldc_str name, const ldc_origin *
 
 /* Only in groups: as a default they would give every group the same. */
 static bool ldc_conf_own_only(int id) {
-    return id == LDC_KEY_routes || id == LDC_KEY_hosts || id == LDC_KEY_match;
+    return id == LDC_KEY_routes || id == LDC_KEY_hosts || id == LDC_KEY_match ||
+           id == LDC_KEY_dial_in;
 }
 
 static void ldc_conf_pair(ldc_reader *r, ldc_section *section, ldc_str name, const ldc_origin *at,
@@ -2950,7 +2964,7 @@ static void ldc_conf_override(ldc_reader *r, const char *word) {
 
 static bool ldc_conf_what(int id) {
     return id == LDC_KEY_cmd || id == LDC_KEY_app || id == LDC_KEY_function ||
-           id == LDC_KEY_upstream;
+           id == LDC_KEY_upstream || id == LDC_KEY_dial_in;
 }
 
 static bool ldc_conf_same_name(const char *a, const char *b) {
@@ -2993,7 +3007,8 @@ static void ldc_conf_inherit(ldc_reader *r, ldc_section *g) {
         const ldc_key *k = &ldc_conf_keys[id];
         bool templ = id == LDC_KEY_cmd && g->said[LDC_KEY_app].set &&
                      !g->said[LDC_KEY_upstream].set && !g->said[LDC_KEY_function].set &&
-                     d->group->cmd && strstr(d->group->cmd, "{app}");
+                     !g->said[LDC_KEY_dial_in].set && d->group->cmd &&
+                     strstr(d->group->cmd, "{app}");
         if (k->scope != LDC_SCOPE_GROUP || !d->said[id].set) continue;
         if (ldc_conf_what(id) && runs && !(id == LDC_KEY_app && g->said[LDC_KEY_cmd].set) && !templ)
             continue;
@@ -3090,7 +3105,24 @@ static const char *ldc_conf_address(ldc_addr *a, const char *text) {
                   a->u.any.sa_family == AF_INET ? (void *)&a->u.v4.sin_addr
                                                 : (void *)&a->u.v6.sin6_addr) == 1)
         return NULL;
-    return "write a numeric address (names are not resolved in this release)";
+    return "write a numeric address";
+}
+
+/* host.name:port, for getaddrinfo. All digits and dots would be a mistyped address. */
+static bool ldc_conf_named(ldc_addr *a, const char *text) {
+    const char *colon = strrchr(text, ':');
+    ldc_str host = ldc_util_str(text, colon ? (size_t)(colon - text) : 0);
+    uint64_t port;
+    bool letter = false;
+    for (size_t i = 0; i < host.n; i++) {
+        char c = host.p[i];
+        letter = letter || isalpha((unsigned char)c);
+        if (!isalnum((unsigned char)c) && c != '.' && c != '-' && c != '_') return false;
+    }
+    memset(&a->u, 0, sizeof a->u);
+    a->u.any.sa_family = AF_UNSPEC;
+    a->text = text;
+    return letter && host.n < 254 && ldc_util_number(ldc_util_z(colon + 1), 65535, &port) && port;
 }
 
 static const char *ldc_conf_mode(const char *word, int *mode) {
@@ -3101,25 +3133,30 @@ static const char *ldc_conf_mode(const char *word, int *mode) {
     return NULL;
 }
 
-/* Address words, each with an optional mode= behind a unix one. */
+/* Address words, each with an optional mode= behind a unix one; names and the word `dynamic` where
+   there is somebody to count them. */
 static ldc_addr *ldc_conf_addresses(ldc_reader *r, const ldc_setting *s, const char *key,
-                                    bool modes, int *count) {
+                                    bool modes, int *count, int *names, bool *dynamic) {
     ldc_addr *list = (ldc_addr *)ldc_conf_take(r, (size_t)(s->words + 1) * sizeof *list);
     *count = 0;
     if (r->memory) return NULL;
     for (int i = 0; i < s->words; i++) {
         const char *word = s->word[i], *hint = NULL;
         ldc_addr *a = &list[*count];
+        if (dynamic && strcmp(word, "dynamic") == 0) {
+            *dynamic = true;
+            continue;
+        }
         if (modes && *count && strncmp(word, "mode=", 5) == 0 &&
             list[*count - 1].u.any.sa_family == AF_UNIX)
             hint = ldc_conf_mode(word, &list[*count - 1].mode);
         else if (modes && (strcmp(word, "proxy") == 0 || strcmp(word, "https") == 0 ||
-                           strncmp(word, "fd:", 3) == 0 || strncmp(word, "systemd", 7) == 0 ||
-                           strcmp(word, "dynamic") == 0))
+                           strncmp(word, "fd:", 3) == 0 || strncmp(word, "systemd", 7) == 0))
             hint = "not in this release";
         else {
             hint = ldc_conf_address(a, word);
             a->at = s->word_at[i];
+            if (hint && names && ldc_conf_named(a, word)) hint = NULL, (*names)++;
             if (hint == NULL) (*count)++;
         }
         if (hint) ldc_conf_fail(r, &s->word_at[i], hint, "`%s` does not take `%s`", key, word);
@@ -3167,6 +3204,10 @@ static bool ldc_conf_listed(const ldc_cidr *list, int n, int family, const unsig
         if (ldc_conf_within(&list[i], family, ip)) return true;
     }
     return false;
+}
+
+static bool ldc_conf_same_addr(const ldc_addr *a, const ldc_addr *b) {
+    return a->len == b->len && memcmp(&a->u, &b->u, a->len) == 0;
 }
 
 static bool ldc_conf_loopback(const ldc_addr *a) {
@@ -3253,8 +3294,8 @@ static void ldc_conf_globals(ldc_reader *r) {
                       "`ready_path` does not take `%s`", s->global->ready_path);
     ldc_conf_choose(r, s, LDC_KEY_log_format, d->log_format, "text, json");
     ldc_conf_choose(r, s, LDC_KEY_log_level, d->log_level, "error, warn, info, debug");
-    r->conf->listen =
-        ldc_conf_addresses(r, &s->said[LDC_KEY_listen], "listen", true, &r->conf->listens);
+    r->conf->listen = ldc_conf_addresses(r, &s->said[LDC_KEY_listen], "listen", true,
+                                         &r->conf->listens, NULL, NULL);
     if (r->memory) return;
     ldc_conf_runtime_dir(r, s);
     ldc_conf_admin(r, s);
@@ -3296,16 +3337,59 @@ static void ldc_conf_transport(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
                       g->name);
 }
 
+/* Whoever dials in sees requests: only our own machine unless dial_allow says so. */
+static void ldc_conf_dial(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
+    const ldc_setting *said = &s->said[LDC_KEY_dial_in];
+    int n = 0;
+    ldc_addr *a = ldc_conf_addresses(r, said, "dial_in", true, &n, NULL, NULL);
+    g->source = LDC_FROM_DIAL;
+    if (r->memory || n == 0) return;
+    if (n > 1) ldc_conf_fail(r, &a[1].at, "keep one", "`dial_in` takes one address");
+    g->dial = a[0];
+    if (g->dial.mode == 0) g->dial.mode = 0600;
+    if (!s->said[LDC_KEY_workers].set) g->s.workers = s->group->workers = 1024;
+    if (!ldc_conf_loopback(&g->dial) && s->said[LDC_KEY_dial_allow].words == 0)
+        ldc_conf_fail(r, &g->dial.at, "write dial_allow = 10.0.0.0/8, the networks of the workers",
+                      "`dial_in = %s` needs `dial_allow`: whoever dials in sees requests",
+                      g->dial.text);
+    static const int apart[] = {LDC_KEY_max_req_per_worker, LDC_KEY_health_path};
+    for (size_t i = 0; i < LDC_LEN(apart); i++) {
+        if (s->said[apart[i]].set)
+            ldc_conf_fail(r, ldc_conf_at(s, apart[i]), "remove it",
+                          "`%s` does not go with `dial_in`: each connection takes one request",
+                          ldc_conf_keys[apart[i]].name);
+    }
+}
+
+/* Two groups cannot wait for workers at one address. */
+static void ldc_conf_dials(ldc_reader *r) {
+    for (int i = 0; i < r->conf->groups; i++) {
+        const ldc_gconf *a = &r->conf->group[i];
+        for (int j = 0; j < i && a->source == LDC_FROM_DIAL; j++) {
+            const ldc_gconf *b = &r->conf->group[j];
+            if (b->source == LDC_FROM_DIAL && ldc_conf_same_addr(&a->dial, &b->dial))
+                ldc_conf_fail(r, &a->dial.at, "give each group its own",
+                              "[%s] dials in at `%s` too", b->name, a->dial.text);
+        }
+    }
+}
+
 static void ldc_conf_runs(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ldcorn_desc *desc) {
     int n = (s->group->cmd || s->group->app) + (s->group->function != NULL) +
-            (s->said[LDC_KEY_upstream].words > 0);
+            (s->said[LDC_KEY_upstream].words > 0) + (s->said[LDC_KEY_dial_in].words > 0);
     if (n != 1) {
-        ldc_conf_fail(r, &s->at, "one of cmd, app, function, upstream",
+        ldc_conf_fail(r, &s->at, "one of cmd, app, function, upstream, dial_in",
                       n ? "[%s] says twice what to run" : "[%s] does not say what to run", g->name);
         return;
     }
+    if (s->said[LDC_KEY_dial_in].words) {
+        ldc_conf_dial(r, s, g);
+        return;
+    }
     if (s->said[LDC_KEY_upstream].words) {
-        g->addr = ldc_conf_addresses(r, &s->said[LDC_KEY_upstream], "upstream", false, &g->addrs);
+        g->source = LDC_FROM_LIST;
+        g->addr = ldc_conf_addresses(r, &s->said[LDC_KEY_upstream], "upstream", false, &g->addrs,
+                                     &g->names, &g->dynamic);
         return;
     }
     if (s->group->function) {
@@ -3437,6 +3521,7 @@ static void ldc_conf_words_of(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
             ldc_conf_fail(r, &health->word_at[i], "write /path [host=NAME]",
                           "`health_path` does not take `%s`", health->word[i]);
     }
+    ldc_conf_networks(r, &s->said[LDC_KEY_dial_allow], &g->dial_allow);
     ldc_conf_networks(r, &s->said[LDC_KEY_allow], &g->allow);
     ldc_conf_networks(r, &s->said[LDC_KEY_deny], &g->deny);
     ldc_conf_rate(r, &s->said[LDC_KEY_rate], &g->rate);
@@ -3470,7 +3555,7 @@ static void ldc_conf_derive(ldc_gconf *g) {
     if (d->run_timeout == 0) d->run_timeout = LDCORN_NONE;
     if (d->recycle_requests == 0) d->recycle_requests = LDCORN_NONE;
     if (d->recycle_after == 0) d->recycle_after = LDCORN_NONE;
-    g->limited = d->max_req_per_worker != LDCORN_NONE;
+    g->limited = d->max_req_per_worker != LDCORN_NONE || g->source == LDC_FROM_DIAL;
     for (int i = 0; i < g->addrs; i++) tcp = tcp || g->addr[i].u.any.sa_family != AF_UNIX;
     if (d->queue_timeout == LDCORN_ZERO)
         d->queue_timeout = d->run_timeout > thirty ? d->run_timeout : thirty;
@@ -3513,9 +3598,12 @@ static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ld
     ldc_conf_runs(r, s, g, desc);
     ldc_conf_words_of(r, s, g);
     ldc_conf_derive(g);
-    own = g->addrs == 0;
+    own = g->source == LDC_FROM_PROCESSES;
     g->balance =
         balances[ldc_conf_choose(r, s, LDC_KEY_balance, g->s.balance, "least, lifo, round, hash")];
+    if (g->balance == LDC_HASH && g->source == LDC_FROM_DIAL)
+        ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_balance), "remove it",
+                      "`balance = hash` does not go with `dial_in`: its workers have no index");
     if (s->said[LDC_KEY_hash_key].set && g->balance != LDC_HASH)
         ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_hash_key), "write balance = hash too",
                       "`hash_key` of [%s] changes nothing", g->name);
@@ -3720,6 +3808,7 @@ static ldc_conf *ldc_conf_read(ldc_mem *m, const ldcorn_desc *desc, ldcorn_error
     for (ldc_section *s = r.conf->sections; s && !r.memory; s = s->next)
         ldc_conf_group(&r, s, &r.conf->group[i++], desc);
     if (!r.memory) ldc_conf_routes(&r);
+    if (!r.memory) ldc_conf_dials(&r);
     if (r.error_count || r.memory) {
         ldc_conf_report(&r, error);
         ldc_conf_free(r.conf == &fallback ? NULL : r.conf);
@@ -4189,7 +4278,8 @@ typedef enum ldc_kind {
     LDC_KIND_CLIENT,
     LDC_KIND_UP,
     LDC_KIND_PIPE,
-    LDC_KIND_EXEC
+    LDC_KIND_EXEC,
+    LDC_KIND_NAMES
 } ldc_kind;
 
 /* One descriptor in the poll set; stands first in its owner. */
@@ -4251,8 +4341,9 @@ typedef struct ldc_flow {
 typedef struct ldc_listener {
     ldc_watch watch;
     ldc_addr addr;
-    bool admin, fresh, keep; /* fresh: of a reload under way; keep: mark of the switch */
-    char *path;              /* of a unix socket that we made */
+    bool admin, dial; /* neither: for clients */
+    bool fresh, keep; /* fresh: of a reload under way; keep: mark of the switch */
+    char *path;       /* of a unix socket that we made */
     dev_t device;
     ino_t inode;
     struct ldc_listener *next;
@@ -4398,7 +4489,10 @@ struct ldc_worker {
     uint64_t identity;    /* for balance = hash: of the index, or of the address */
     bool held;            /* an end without an answer: it may be dying, see ldc_proc_hold */
     bool was_ready, asked, killed, respawn;
-    bool foreign; /* upstream: no process */
+    bool foreign; /* upstream and dial_in: no process */
+    bool dial;    /* its connections come to us; each is a slot */
+    bool joined;  /* by admin */
+    char *text;   /* of that: its address */
     ldc_addr addr;
     ldc_timer timer;
     pid_t pid;
@@ -4413,7 +4507,7 @@ struct ldc_worker {
     uint64_t pause; /* back-off or probe interval, ms */
     int failures;   /* consecutive failed starts, or failed probes while DOWN */
     int restarts;
-    ldc_up *ups, *parked, *probe;
+    ldc_up *ups, *parked, **parked_end, *probe;
     ldc_pipe pipe[2];
     ldc_exec exec;
     ldc_sink out; /* worker_log = path */
@@ -4452,8 +4546,11 @@ struct ldc_group {
     bool rolls, rolling;   /* its old workers are (to be) replaced one after the other */
     ldc_worker *newcomer;  /* of that: the one whose start is awaited */
     int scaled;            /* workers by admin, 0: as configured */
-    int turn;              /* balance = round: index of the worker that got the last one */
-    uint64_t epoch;        /* moves when a worker comes, goes or changes state */
+    ldc_addr *quit;        /* addresses of the list that admin took out */
+    int quits;
+    uint64_t dial_said; /* when a caller was turned away and it was logged */
+    int turn;           /* balance = round: index of the worker that got the last one */
+    uint64_t epoch;     /* moves when a worker comes, goes or changes state */
     ldc_worker *workers;
     ldc_exchange *head, *tail; /* the queue, oldest first */
     ldc_shares shares;
@@ -4479,6 +4576,10 @@ typedef struct ldc_reload {
     bool keep, again, again_keep;
     ldc_group *only; /* new workers for this group alone, nothing is read */
     bool partial;    /* a group's roll failed */
+    ldc_watch names; /* of the child that resolves names, what it says and its number */
+    ldc_text said;
+    pid_t resolver;
+    bool asking;
     ldc_conf *conf;
     uint64_t began;
     char result[8]; /* ok, failed, partial, or empty before the first one */
@@ -4543,6 +4644,7 @@ static void ldc_client_answered(ldcorn *l, ldc_exchange *e); /* the worker's par
 static void ldc_client_refuse(ldcorn *l, ldc_exchange *e, ldc_why why); /* our own answer */
 static void ldc_client_update(ldcorn *l, ldc_client *c);   /* a flow changed: new interest */
 static void ldc_client_tunnel(ldcorn *l, ldc_exchange *e); /* 101 */
+static void ldc_client_accept_failed(ldcorn *l);
 static ldc_str ldc_client_field(const ldc_exchange *e, const char *name);
 static void ldc_client_dead(ldcorn *l, ldc_client *c);
 static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e); /* an answer of its own */
@@ -4603,6 +4705,18 @@ static int ldc_net_accept(int listener, struct sockaddr_storage *from, socklen_t
 #endif
 #endif
     return fd;
+}
+
+/* A peer that is gone without a word is noticed within a minute or two. */
+static void ldc_net_keepalive(int fd) {
+    int on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+#if defined(TCP_KEEPIDLE) && defined(TCP_KEEPINTVL) && defined(TCP_KEEPCNT)
+    int idle = 30, gap = 10, tries = 3;
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &gap, sizeof gap);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &tries, sizeof tries);
+#endif
 }
 
 static bool ldc_net_pipe(int fd[2]) {
@@ -5062,7 +5176,7 @@ static bool ldc_group_takes(const ldc_worker *w, bool upgrade) {
     int64_t limit = w->group->conf->s.max_req_per_worker;
     int64_t tunnels = w->group->conf->s.max_tunnels_per_worker;
     return w->state == LDC_PROC_READY && !w->candidate && !w->replaced && !w->held && !w->paused &&
-           !w->group->paused && (limit < 0 || w->in_flight < limit) &&
+           !w->group->paused && (w->dial ? w->parked != NULL : limit < 0 || w->in_flight < limit) &&
            (!upgrade || tunnels < 0 || w->tunnels + w->upgrades < tunnels);
 }
 
@@ -5124,12 +5238,17 @@ static int ldc_group_inside(const ldc_group *g) {
 static int ldc_group_ready(const ldc_group *g) {
     int n = 0;
     for (const ldc_worker *w = g->workers; w; w = w->next)
-        n += w->state == LDC_PROC_READY && !w->candidate && !w->replaced && !w->paused;
+        n += w->state == LDC_PROC_READY && !w->candidate && !w->replaced && !w->paused &&
+             (!w->dial || w->conns > w->tunnels);
     return n;
 }
 
 /* Slots of the ready workers, 0 where there is no limit. */
 static int64_t ldc_group_slots(const ldc_group *g) {
+    int64_t n = 0;
+    for (const ldc_worker *w = g->workers; w && g->conf->source == LDC_FROM_DIAL; w = w->next)
+        n += w->conns - w->tunnels;
+    if (g->conf->source == LDC_FROM_DIAL) return n;
     return g->conf->limited ? ldc_group_ready(g) * g->conf->s.max_req_per_worker : 0;
 }
 
@@ -5324,7 +5443,8 @@ static ldc_exchange *ldc_group_fed(ldcorn *l) {
 }
 
 static void ldc_group_take(ldc_up *u) {
-    LDCORN_ASSERT(!u->slot && ldc_group_takes(u->worker, u->exchange && u->exchange->upgrade));
+    LDCORN_ASSERT(!u->slot && (u->worker->dial ||
+                               ldc_group_takes(u->worker, u->exchange && u->exchange->upgrade)));
     u->slot = true;
     u->worker->in_flight++;
     if (u->exchange) u->worker->group->turn = u->worker->index;
@@ -5560,7 +5680,10 @@ static void ldc_up_set(ldc_up *u, ldc_up_state to) {
 static void ldc_up_unpark(ldc_up *u) {
     if (u->prev_parked == NULL) return;
     *u->prev_parked = u->next_parked;
-    if (u->next_parked) u->next_parked->prev_parked = u->prev_parked;
+    if (u->next_parked)
+        u->next_parked->prev_parked = u->prev_parked;
+    else
+        u->worker->parked_end = u->prev_parked;
     u->prev_parked = NULL;
     u->next_parked = NULL;
     u->worker->parked_count--;
@@ -5599,7 +5722,8 @@ static void ldc_up_rearm(ldcorn *l, ldc_up *u) {
     ldc_exchange *e = u->exchange;
     const ldcorn_group_desc *s = &u->worker->group->conf->s;
     uint64_t due = u->by, t;
-    if (u->state == LDC_UP_PARKED) due = ldc_loop_after(l, s->worker_keepalive);
+    if (u->state == LDC_UP_PARKED)
+        due = u->worker->dial ? 0 : ldc_loop_after(l, s->worker_keepalive);
     if (u->state == LDC_UP_BUSY && e && u->by == 0) {
         if (s->run_timeout >= 0) {
             t = e->started + (uint64_t)s->run_timeout * 1000;
@@ -5702,12 +5826,12 @@ static ldc_up *ldc_up_reuse(ldcorn *l, ldc_worker *w, const ldc_exchange *e) {
     ldc_up *u;
     while ((u = w->parked) != NULL) {
         bool old = !e->safe && l->now - u->parked > 200000;
-        if (!e->fresh && !old && ldc_up_quiet(l, u)) {
+        if ((w->dial || (!e->fresh && !old)) && ldc_up_quiet(l, u)) {
             ldc_up_unpark(u);
             u->reused = true;
             return u;
         }
-        if ((e->fresh || old) && !w->group->conf->limited) return NULL;
+        if ((e->fresh || old) && !w->group->conf->limited && !w->dial) return NULL;
         ldc_up_close(l, u); /* stale, or in the way of a fresh one under a limit */
     }
     return NULL;
@@ -5736,6 +5860,11 @@ static void ldc_up_attach(ldcorn *l, ldc_up *u, ldc_exchange *e) {
 static void ldc_up_start_or_requeue(ldcorn *l, ldc_exchange *e, ldc_worker *w, bool *starved) {
     ldc_up *u = ldc_up_reuse(l, w, e);
     int r = 1;
+    if (u == NULL && w->dial) { /* they had all gone: it waits for the next one */
+        ldc_group_push(e->group, e, true);
+        ldc_client_update(l, e->client);
+        return;
+    }
     if (u == NULL) {
         int fd = ldc_net_socket(w->addr.u.any.sa_family);
         u = fd < 0 ? NULL : ldc_up_new(l, w, fd);
@@ -5814,7 +5943,7 @@ static void ldc_up_failed(ldcorn *l, ldc_up *u, ldc_why why) {
     if (why == LDC_WHY_RESET && !answered) ldc_proc_hold(l, u->worker);
     if (why == LDC_WHY_CONNECT) ldc_proc_event_down(l, u->worker);
     if (e && e->client && !answered && !u->orphaned) {
-        if (untouched && e->tries <= g->conf->s.retries) {
+        if (untouched && (u->worker->dial || e->tries <= g->conf->s.retries)) {
             ldc_up_again(l, u);
             return;
         }
@@ -5905,10 +6034,14 @@ static void ldc_up_park(ldcorn *l, ldc_up *u, bool quiet) {
     u->quiet = quiet ? l->turn : 0;
     u->line = 0;
     u->by = 0;
-    u->next_parked = w->parked;
-    u->prev_parked = &w->parked;
-    if (w->parked) w->parked->prev_parked = &u->next_parked;
-    w->parked = u;
+    if (w->parked == NULL) w->parked_end = &w->parked;
+    u->prev_parked = w->dial ? w->parked_end : &w->parked; /* whoever dialled waits in line */
+    u->next_parked = *u->prev_parked;
+    if (u->next_parked)
+        u->next_parked->prev_parked = &u->next_parked;
+    else
+        w->parked_end = &u->next_parked;
+    *u->prev_parked = u;
     w->parked_count++;
     ldc_up_update(l, u);
 }
@@ -5935,7 +6068,7 @@ static void ldc_up_finish(ldcorn *l, ldc_up *u, bool clean, bool quiet) {
     ldc_up_detach(u);
     u->orphaned = LDC_WHY_NONE;
     if (clean && whole && !u->deaf && w->state == LDC_PROC_READY && !w->replaced &&
-        w->pid == (w->foreign ? 0 : e->worker_pid) && g->conf->s.worker_keepalive != 0)
+        w->pid == (w->foreign ? 0 : e->worker_pid) && (w->dial || g->conf->s.worker_keepalive != 0))
         ldc_up_park(l, u, quiet);
     else
         ldc_up_close(l, u);
@@ -6244,6 +6377,85 @@ static void ldc_up_event(ldcorn *l, ldc_up *u, short revents) {
     }
 }
 
+/* --- dial_in: workers connect to us and serve on that connection --- */
+
+static bool ldc_up_may_dial(const ldc_gconf *g, const struct sockaddr_storage *from) {
+    unsigned char ip[16];
+    memset(ip, 0, sizeof ip);
+    if (from->ss_family == AF_INET)
+        memcpy(ip, &((const struct sockaddr_in *)(const void *)from)->sin_addr, 4);
+    else if (from->ss_family == AF_INET6)
+        memcpy(ip, &((const struct sockaddr_in6 *)(const void *)from)->sin6_addr, 16);
+    else
+        return true; /* who may open the socket's file */
+    if (g->dial_allow.n == 0) return ldc_conf_loopback(&g->dial);
+    return ldc_conf_listed(g->dial_allow.p, g->dial_allow.n, from->ss_family, ip);
+}
+
+static void ldc_up_turned_away(ldcorn *l, ldc_group *g, const char *why) {
+    if (g->dial_said && l->now - g->dial_said < 10000000) return;
+    g->dial_said = l->now;
+    ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: a worker that dialled in was turned away: %s",
+                g->name, why);
+}
+
+static bool ldc_up_dialled_one(ldcorn *l, ldc_worker *w, int fd,
+                               const struct sockaddr_storage *from) {
+    ldc_group *g = w->group;
+    const char *why = !ldc_up_may_dial(g->conf, from)  ? "its address is not in `dial_allow`"
+                      : w->conns >= g->conf->s.workers ? "there are `workers` of them already"
+                                                       : NULL;
+    ldc_up *u = why ? NULL : ldc_up_new(l, w, fd);
+    if (why) ldc_up_turned_away(l, g, why);
+    if (u == NULL) {
+        close(fd);
+        return why != NULL;
+    }
+    ldc_net_keepalive(fd);
+    u->connected = true;
+    ldc_up_set(u, LDC_UP_BUSY);
+    ldc_up_park(l, u, false);
+    return true;
+}
+
+static ldc_worker *ldc_up_dialled_at(ldcorn *l, const ldc_addr *a) {
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        if (g->hidden || g->removed || g->conf->source != LDC_FROM_DIAL ||
+            !ldc_conf_same_addr(&g->conf->dial, a))
+            continue;
+        for (ldc_worker *w = g->workers; w; w = w->next) {
+            if (w->dial && !w->replaced && !w->candidate) return w;
+        }
+    }
+    return NULL;
+}
+
+static void ldc_up_dialled(ldcorn *l, ldc_listener *s) {
+    ldc_worker *w = ldc_up_dialled_at(l, &s->addr);
+    for (int i = 0; i < LDC_ACCEPTS; i++) {
+        struct sockaddr_storage from;
+        socklen_t n;
+        int fd = ldc_net_accept(s->watch.fd, &from, &n);
+        if (fd < 0 && errno == EINTR) continue;
+        if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
+        if (fd < 0) {
+            ldc_client_accept_failed(l);
+            if (l->paused) break;
+            continue;
+        }
+        ldc_loop_progress(&s->watch);
+        if (n < sizeof(sa_family_t)) from.ss_family = AF_UNIX;
+        if (w == NULL)
+            close(fd);
+        else if (!ldc_up_dialled_one(l, w, fd, &from))
+            break;
+    }
+    if (w) {
+        l->upset = true; /* its first connection makes the group ready */
+        ldc_group_next(l, w->group);
+    }
+}
+
 /* Too late: the client hears 504 (or a cut), and the group says what becomes of the worker. */
 static void ldc_up_late(ldcorn *l, ldc_up *u, ldc_why why) {
     ldc_exchange *e = u->exchange;
@@ -6343,7 +6555,9 @@ static void ldc_client_pause(ldcorn *l, bool pause) {
     if (l->paused == pause) return;
     l->paused = pause;
     for (ldc_listener *s = l->listeners; s; s = s->next) {
-        if (!s->admin) ldc_loop_want(l, &s->watch, pause ? 0 : POLLIN);
+        if (s->admin || (s->dial && pause && !l->lean))
+            continue; /* too many clients, not workers */
+        ldc_loop_want(l, &s->watch, pause ? 0 : POLLIN);
     }
 }
 
@@ -7612,8 +7826,8 @@ static void ldc_client_accept_failed(ldcorn *l) {
         return; /* ECONNABORTED, EPROTO: the next one */
     if (l->idle.old)
         ldc_client_bury(l, l->idle.old); /* its descriptor is free at the end of the turn */
-    ldc_client_pause(l, true);
     ldc_loop_lean(l);
+    ldc_client_pause(l, true);
 }
 
 static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
@@ -7948,10 +8162,20 @@ static void ldc_proc_child_signals(void) {
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+static void ldc_proc_child_close(int first) { /* it and all above */
+    struct rlimit most;
+    int top;
+#if defined(__linux__) && defined(CLOSE_RANGE_CLOEXEC) && !defined(LDCORN_PORTABLE)
+    if (close_range((unsigned)first, ~0U, 0) == 0) return;
+#endif
+    top =
+        getrlimit(RLIMIT_NOFILE, &most) == 0 && most.rlim_cur < 65536 ? (int)most.rlim_cur : 65536;
+    for (int fd = first; fd < top; fd++) close(fd);
+}
+
 /* 0, 1, 2, the listener as 3, the status pipe as 4, nothing else. */
 static void ldc_proc_child_descriptors(ldc_spawn *s) {
-    int from[5], top;
-    struct rlimit most;
+    int from[5];
     from[0] = s->in;
     from[1] = s->out;
     from[2] = s->err;
@@ -7971,12 +8195,40 @@ static void ldc_proc_child_descriptors(ldc_spawn *s) {
     }
     s->status = 4;
     fcntl(4, F_SETFD, FD_CLOEXEC);
-#if defined(__linux__) && defined(CLOSE_RANGE_CLOEXEC) && !defined(LDCORN_PORTABLE)
-    if (close_range(5, ~0U, 0) == 0) return;
+    ldc_proc_child_close(5);
+}
+
+/* A child of our own code that helps the loop: it has one pipe to it, as descriptor 3. */
+static pid_t ldc_proc_helper(ldcorn *l, int *ours) {
+    int fd[2];
+    sigset_t all, old;
+    pid_t pid, parent = getpid();
+    if (!ldc_net_pipe(fd)) return -1;
+    sigfillset(&all); /* no handler of ours may run in the child */
+    sigprocmask(SIG_SETMASK, &all, &old);
+    pid = fork();
+    if (pid == 0) {
+        setsid();
+        ldc_proc_child_signals();
+        if (dup2(fd[1], 3) < 0) _exit(127);
+        ldc_proc_child_close(4);
+#if defined(__linux__) && defined(PR_SET_PDEATHSIG)
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != parent) _exit(127);
 #endif
-    top =
-        getrlimit(RLIMIT_NOFILE, &most) == 0 && most.rlim_cur < 65536 ? (int)most.rlim_cur : 65536;
-    for (int fd = 5; fd < top; fd++) close(fd);
+        (void)parent;
+        return 0;
+    }
+    sigprocmask(SIG_SETMASK, &old, NULL);
+    close(fd[1]);
+    if (pid < 0 || fcntl(fd[0], F_SETFL, fcntl(fd[0], F_GETFL) | O_NONBLOCK) < 0) {
+        close(fd[0]);
+        if (pid > 0) kill(pid, SIGKILL);
+        return -1;
+    }
+    (void)l;
+    *ours = fd[0];
+    return pid;
 }
 
 static void ldc_proc_child_pid(char **env) {
@@ -8858,6 +9110,8 @@ static void ldc_proc_reap(ldcorn *l) {
             if (w->pid > 0) ldc_proc_reap_one(l, w);
         }
     }
+    if (l->reload.resolver > 0 && waitpid(l->reload.resolver, NULL, WNOHANG) != 0)
+        l->reload.resolver = 0;
     if (l->reap_all) { /* process 1 gets everybody's orphans */
         while (waitpid(-1, NULL, WNOHANG) > 0) {}
     }
@@ -8890,8 +9144,8 @@ static uint64_t ldc_proc_identity(const ldc_worker *w) {
                    : (uint64_t)w->index + 1;
 }
 
-static ldc_worker *ldc_proc_new(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_gconf *as,
-                                int index) {
+static ldc_worker *ldc_proc_new_at(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_gconf *as,
+                                   int index, const ldc_addr *address) {
     ldc_worker *w, **end = &g->workers;
     if (!ldc_loop_reserve_timer(l)) return NULL;
     w = (ldc_worker *)ldc_mem_zero(&l->mem, sizeof *w);
@@ -8912,22 +9166,29 @@ static ldc_worker *ldc_proc_new(ldcorn *l, ldc_group *g, ldc_conf *conf, const l
     w->probe_at = l->now;
     while (*end) end = &(*end)->next;
     *end = w;
-    if (as->addrs) {
+    if (as->source != LDC_FROM_PROCESSES) {
         w->foreign = true;
-        w->addr = as->addr[index];
+        w->dial = as->source == LDC_FROM_DIAL;
+        w->addr = w->dial ? as->dial : address ? *address : as->addr[index];
         w->started = l->now;
-        w->state = LDC_PROC_STARTING;
+        w->state = w->dial ? LDC_PROC_READY : LDC_PROC_STARTING;
     }
     w->identity = ldc_proc_identity(w);
     g->epoch++;
-    ldc_proc_timer_at(l, w, l->now);
+    if (!w->dial) ldc_proc_timer_at(l, w, l->now);
     return w;
+}
+
+static ldc_worker *ldc_proc_new(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_gconf *as,
+                                int index) {
+    return ldc_proc_new_at(l, g, conf, as, index, NULL);
 }
 
 /* How many workers `as` means for the group (NULL: a new one). What admin scaled holds until
    `workers` is edited. */
 static int ldc_proc_wanted(const ldc_group *g, const ldc_gconf *as) {
-    if (as->addrs) return as->addrs;
+    if (as->source == LDC_FROM_DIAL) return 1; /* one object for all that dial in */
+    if (as->source == LDC_FROM_LIST) return as->addrs;
     if (g && g->scaled && g->conf->s.workers == as->s.workers) return g->scaled;
     return (int)as->s.workers;
 }
@@ -8980,6 +9241,7 @@ static void ldc_proc_free(ldcorn *l, ldc_worker *w) {
     l->loop.timers--;
     ldc_log_close(&l->log, &w->out);
     ldc_conf_free(w->conf);
+    if (w->text) ldc_mem_free(&l->mem, w->text, strlen(w->text) + 1);
     ldc_mem_free(&l->mem, w, sizeof *w);
 }
 
@@ -9002,22 +9264,22 @@ static bool ldc_reload_busy(const ldcorn *l) {
 
 /* --- listeners --- */
 
-static bool ldc_reload_same_addr(const ldc_addr *a, const ldc_addr *b) {
-    return a->len == b->len && memcmp(&a->u, &b->u, a->len) == 0;
-}
+typedef enum ldc_door { LDC_DOOR_CLIENTS, LDC_DOOR_ADMIN, LDC_DOOR_DIAL } ldc_door;
 
-static ldc_listener *ldc_reload_listener(ldcorn *l, const ldc_addr *a, bool admin) {
+static ldc_listener *ldc_reload_listener(ldcorn *l, const ldc_addr *a, ldc_door door) {
     for (ldc_listener *s = l->listeners; s; s = s->next) {
-        if (!s->watch.dead && s->admin == admin && ldc_reload_same_addr(&s->addr, a)) return s;
+        if (!s->watch.dead && s->admin == (door == LDC_DOOR_ADMIN) &&
+            s->dial == (door == LDC_DOOR_DIAL) && ldc_conf_same_addr(&s->addr, a))
+            return s;
     }
     return NULL;
 }
 
-static int ldc_reload_bind(ldcorn *l, const ldc_addr *a, bool admin, int backlog) {
+static int ldc_reload_bind(ldcorn *l, const ldc_addr *a, ldc_door door, int backlog) {
     ldc_listener *s;
     struct stat st;
     int fd, e;
-    if (ldc_reload_listener(l, a, admin)) return 0;
+    if (ldc_reload_listener(l, a, door)) return 0;
     fd = ldc_net_listen(a, backlog);
     if (fd < 0) return errno;
     s = (ldc_listener *)ldc_mem_zero(&l->mem, sizeof *s);
@@ -9029,7 +9291,8 @@ static int ldc_reload_bind(ldcorn *l, const ldc_addr *a, bool admin, int backlog
     }
     s->addr = *a;
     s->addr.text = NULL;
-    s->admin = admin;
+    s->admin = door == LDC_DOOR_ADMIN;
+    s->dial = door == LDC_DOOR_DIAL;
     s->fresh = true;
     s->next = l->listeners;
     l->listeners = s;
@@ -9052,24 +9315,34 @@ static void ldc_reload_unlisten(ldcorn *l, ldc_listener *s) {
 /* Every address of `conf`; on failure *bad is the one, and an errno. */
 static int ldc_reload_listen(ldcorn *l, const ldc_conf *conf, const ldc_addr **bad) {
     for (int i = 0; i < conf->listens; i++) {
-        int e = ldc_reload_bind(l, &conf->listen[i], false, (int)conf->s.backlog);
+        int e = ldc_reload_bind(l, &conf->listen[i], LDC_DOOR_CLIENTS, (int)conf->s.backlog);
         *bad = &conf->listen[i];
         if (e) return e;
     }
+    for (int i = 0; i < conf->groups; i++) {
+        int e = 0;
+        *bad = &conf->group[i].dial;
+        if (conf->group[i].source == LDC_FROM_DIAL)
+            e = ldc_reload_bind(l, *bad, LDC_DOOR_DIAL, (int)conf->s.backlog);
+        if (e) return e;
+    }
     *bad = &conf->admin;
-    return conf->admin_on ? ldc_reload_bind(l, &conf->admin, true, 128) : 0;
+    return conf->admin_on ? ldc_reload_bind(l, &conf->admin, LDC_DOOR_ADMIN, 128) : 0;
 }
 
 static void ldc_reload_settle_listeners(ldcorn *l, bool switched) {
     for (ldc_listener *s = l->listeners; s; s = s->next) {
         s->keep = !switched ? !s->fresh : false;
-        for (int i = 0; switched && !s->admin && i < l->conf->listens; i++)
-            s->keep = s->keep || ldc_reload_same_addr(&s->addr, &l->conf->listen[i]);
+        for (int i = 0; switched && s->dial && i < l->conf->groups; i++)
+            s->keep = s->keep || (l->conf->group[i].source == LDC_FROM_DIAL &&
+                                  ldc_conf_same_addr(&s->addr, &l->conf->group[i].dial));
+        for (int i = 0; switched && !s->admin && !s->dial && i < l->conf->listens; i++)
+            s->keep = s->keep || ldc_conf_same_addr(&s->addr, &l->conf->listen[i]);
         if (switched && s->admin)
-            s->keep = l->conf->admin_on && ldc_reload_same_addr(&s->addr, &l->conf->admin);
+            s->keep = l->conf->admin_on && ldc_conf_same_addr(&s->addr, &l->conf->admin);
         s->fresh = false;
         if (!s->keep && !s->watch.dead) {
-            if (switched)
+            if (switched && !s->dial)
                 ldc_client_accept(l, s); /* who is already in its backlog is still served */
             ldc_reload_unlisten(l, s);
         }
@@ -9082,7 +9355,9 @@ static void ldc_reload_limits(ldcorn *l) {
     int64_t workers = 0;
     if (getrlimit(RLIMIT_NOFILE, &now) < 0) now.rlim_cur = 1024;
     for (int i = 0; i < l->conf->groups; i++)
-        workers += 8 * ldc_proc_wanted(NULL, &l->conf->group[i]);
+        workers += l->conf->group[i].source == LDC_FROM_DIAL
+                       ? l->conf->group[i].s.workers
+                       : 8 * ldc_proc_wanted(NULL, &l->conf->group[i]);
     if (most <= 0)
         most =
             now.rlim_cur == RLIM_INFINITY ? 65536 : ((int64_t)now.rlim_cur - workers - 32) * 2 / 3;
@@ -9140,6 +9415,7 @@ static ldc_group *ldc_reload_group(ldcorn *l, ldc_conf *conf, const ldc_gconf *a
 
 static void ldc_reload_free_group(ldcorn *l, ldc_group *g) {
     ldc_mem_free(&l->mem, g->name, strlen(g->name) + 1);
+    ldc_mem_free(&l->mem, g->quit, (size_t)g->quits * sizeof *g->quit);
     ldc_group_shares_free(l, &g->shares);
     ldc_conf_free(g->owner);
     ldc_mem_free(&l->mem, g, sizeof *g);
@@ -9149,16 +9425,19 @@ static bool ldc_reload_same_text(const char *a, const char *b) {
     return a == b || (a && b && strcmp(a, b) == 0);
 }
 
+static bool ldc_reload_same_words(const char *const *x, const char *const *y) {
+    while (x && y && *x && *y && strcmp(*x, *y) == 0) x++, y++;
+    return !(x && *x) && !(y && *y);
+}
+
 /* Does the edit change what runs? */
 static bool ldc_reload_changed(const ldc_gconf *a, const ldc_gconf *b) {
-    const char *const *x = a->s.env, *const *y = b->s.env;
-    if ((a->addrs > 0) != (b->addrs > 0) || !ldc_reload_same_text(a->s.cmd, b->s.cmd) ||
+    if (a->source != b->source || !ldc_reload_same_text(a->s.cmd, b->s.cmd) ||
         !ldc_reload_same_text(a->s.app, b->s.app) ||
         !ldc_reload_same_text(a->s.function, b->s.function) ||
         !ldc_reload_same_text(a->s.dir, b->s.dir))
         return true;
-    while (x && y && *x && *y && strcmp(*x, *y) == 0) x++, y++;
-    return (x && *x) || (y && *y);
+    return !ldc_reload_same_words(a->s.env, b->s.env);
 }
 
 /* Candidates for one group; false without memory. */
@@ -9170,18 +9449,19 @@ static bool ldc_reload_candidates(ldcorn *l, ldc_conf *conf, const ldc_gconf *as
     if (g == NULL) g = ldc_reload_group(l, conf, as);
     if (g == NULL) return false;
     wants = fresh || l->reload.only != NULL ||
-            (as->addrs == 0 && (as->reload != LDC_OFF || g->conf->addrs) &&
+            (as->source == LDC_FROM_PROCESSES && as->reload != LDC_OFF &&
              (!l->reload.keep || changed)) ||
-            (as->addrs > 0) != (g->conf->addrs > 0);
+            as->source != g->conf->source;
     if (!wants) {
-        if (changed && as->addrs == 0)
+        if (changed && as->source == LDC_FROM_PROCESSES)
             ldc_log_say(
                 &l->log, LDCORN_LOG_WARN,
                 "%s: `cmd` or what belongs to it changed; with `reload = off` each worker takes it at its next start",
                 g->name);
         return true;
     }
-    if (!fresh && as->addrs == 0 && g->conf->addrs == 0) { /* the rest is rolled after the switch */
+    if (!fresh && as->source == LDC_FROM_PROCESSES &&
+        g->conf->source == LDC_FROM_PROCESSES) { /* the rest is rolled after the switch */
         g->rolls = as->reload == LDC_ROLLING || as->reload == LDC_REPLACE;
         if (as->reload == LDC_ROLLING) n = 1;
         if (as->reload == LDC_REPLACE) n = 0;
@@ -9211,28 +9491,53 @@ static ldc_worker *ldc_reload_at_index(ldc_group *g, int index) {
     return NULL;
 }
 
-/* Addresses stay with their worker; a changed list retires and adds what differs. */
-static void ldc_reload_addresses(ldcorn *l, ldc_group *g) {
+/* A worker that stays gets the present configuration. */
+static void ldc_reload_keep(ldc_group *g, ldc_worker *w) {
+    ldc_conf_free(w->conf);
+    w->conf = g->owner;
+    w->conf->refs++;
+    w->as = g->conf;
+    if (w->dial) w->addr = g->conf->dial;
+}
+
+static bool ldc_reload_quit(const ldc_group *g, const ldc_addr *a) {
+    for (int i = 0; i < g->quits; i++) {
+        if (ldc_conf_same_addr(&g->quit[i], a)) return true;
+    }
+    return false;
+}
+
+/* Addresses stay with their worker; a changed list retires and adds what differs. `edited`: what
+   admin joined and took out is forgotten. */
+static void ldc_reload_addresses(ldcorn *l, ldc_group *g, bool edited) {
     const ldc_gconf *as = g->conf;
+    if (edited) {
+        ldc_mem_free(&l->mem, g->quit, (size_t)g->quits * sizeof *g->quit);
+        g->quit = NULL;
+        g->quits = 0;
+    }
     for (ldc_worker *w = g->workers; w; w = w->next) {
-        bool stays = false;
+        bool stays = w->joined && !edited;
+        if (w->replaced) continue;
         for (int i = 0; i < as->addrs && !stays; i++) {
-            if (!ldc_reload_same_addr(&as->addr[i], &w->addr)) continue;
+            if (!ldc_conf_same_addr(&as->addr[i], &w->addr) || ldc_reload_quit(g, &w->addr))
+                continue;
             stays = true;
-            ldc_conf_free(w->conf);
-            w->conf = g->owner;
-            w->conf->refs++;
-            w->as = as;
+            ldc_reload_keep(g, w);
+            w->joined = false;
             w->addr.text = as->addr[i].text;
             w->index = i;
             w->identity = ldc_proc_identity(w);
         }
-        if (!stays && !w->replaced) ldc_reload_retire(l, w, "scale");
+        if (!stays)
+            ldc_reload_retire(l, w, "scale");
+        else if (w->joined)
+            ldc_reload_keep(g, w);
     }
     for (int i = 0; i < as->addrs; i++) {
-        bool there = false;
+        bool there = ldc_reload_quit(g, &as->addr[i]);
         for (ldc_worker *w = g->workers; w; w = w->next)
-            there = there || (!w->replaced && ldc_reload_same_addr(&as->addr[i], &w->addr));
+            there = there || (!w->replaced && ldc_conf_same_addr(&as->addr[i], &w->addr));
         if (!there) ldc_proc_new(l, g, g->owner, as, i);
     }
 }
@@ -9261,7 +9566,7 @@ static void ldc_reload_fill(ldcorn *l, ldc_group *g) {
 /* The switch for one group. Candidates take over: each of its own index in a group that rolls, all
    of them together in the others. */
 static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_gconf *as) {
-    bool swapped = false;
+    bool swapped = false, edited = !ldc_reload_same_words(g->conf->s.upstream, as->s.upstream);
     if (g->conf->s.workers != as->s.workers) g->scaled = 0;
     ldc_reload_own(g, conf, as);
     g->hidden = g->removed = false;
@@ -9281,9 +9586,12 @@ static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_
         if (w->state == LDC_PROC_DRAINING && w->generation + 2 < l->generation)
             w->drain_by = w->tunnel_by = l->now;
     }
-    if (!swapped && as->addrs)
-        ldc_reload_addresses(l, g);
-    else if (!swapped)
+    for (ldc_worker *w = g->workers; w && as->source == LDC_FROM_DIAL; w = w->next) {
+        if (w->dial && !w->replaced) ldc_reload_keep(g, w);
+    }
+    if (!swapped && as->source == LDC_FROM_LIST)
+        ldc_reload_addresses(l, g, edited);
+    else if (!swapped && as->source == LDC_FROM_PROCESSES)
         ldc_reload_fill(l, g);
     ldc_group_next(l, g);
 }
@@ -9325,10 +9633,13 @@ static void ldc_reload_note(ldc_text *t, const char *why, size_t n) {
     }
 }
 
+static void ldc_reload_unresolve(ldcorn *l);
+
 static void ldc_reload_undo(ldcorn *l, const char *why, size_t n) {
     ldc_reload *r = &l->reload;
     ldc_text_free(&r->error);
     ldc_reload_note(&r->error, why, n);
+    ldc_reload_unresolve(l);
     ldc_reload_set(l, LDC_RELOAD_UNDONE);
     for (ldc_group *g = l->groups; g; g = g->next) {
         g->rolls = false;
@@ -9439,6 +9750,188 @@ static void ldc_reload_candidate(ldcorn *l, ldc_worker *w, const char *what) {
     ldc_text_free(&t);
 }
 
+/* --- names: getaddrinfo may take its time, so a child asks and the loop goes on --- */
+
+typedef struct ldc_named { /* one address, or why there is none; the last one has group = -1 */
+    int group, at;
+    socklen_t len;
+    char why[64];
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } u;
+} ldc_named;
+
+enum { LDC_NAMES_SECONDS = 5 };
+
+static int ldc_reload_names(const ldc_conf *c) {
+    int n = 0;
+    for (int i = 0; i < c->groups; i++) n += c->group[i].names;
+    return n;
+}
+
+static void ldc_reload_ask(const ldc_addr *a, ldc_named *n) {
+    struct addrinfo hint, *found = NULL;
+    const char *colon = strrchr(a->text, ':');
+    char host[256];
+    int e;
+    snprintf(host, sizeof host, "%.*s", (int)(colon - a->text), a->text);
+    memset(&hint, 0, sizeof hint);
+    hint.ai_family = AF_UNSPEC;
+    hint.ai_socktype = SOCK_STREAM;
+    e = getaddrinfo(host, colon + 1, &hint, &found);
+    if (e) {
+        snprintf(n->why, sizeof n->why, "%s", gai_strerror(e));
+        if (write(3, n, sizeof *n) != (ssize_t)sizeof *n) _exit(1);
+    }
+    for (struct addrinfo *f = found; f; f = f->ai_next) {
+        if (f->ai_addrlen > sizeof n->u) continue;
+        n->len = f->ai_addrlen;
+        memcpy(&n->u, f->ai_addr, f->ai_addrlen);
+        if (write(3, n, sizeof *n) != (ssize_t)sizeof *n) _exit(1);
+    }
+    if (found) freeaddrinfo(found);
+}
+
+/* The child: records of a size that a pipe never tears. */
+static void ldc_reload_ask_all(const ldc_conf *c) {
+    ldc_named n;
+    alarm(LDC_NAMES_SECONDS); /* ends it, and the end of its pipe is our deadline */
+    for (int i = 0; i < c->groups; i++) {
+        for (int k = 0; k < c->group[i].addrs; k++) {
+            if (c->group[i].addr[k].u.any.sa_family != AF_UNSPEC) continue;
+            memset(&n, 0, sizeof n);
+            n.group = i;
+            n.at = k;
+            ldc_reload_ask(&c->group[i].addr[k], &n);
+        }
+    }
+    memset(&n, 0, sizeof n);
+    n.group = -1;
+    if (write(3, &n, sizeof n) != (ssize_t)sizeof n) _exit(1);
+    _exit(0);
+}
+
+static bool ldc_reload_numeric(ldc_conf *c, const ldc_named *n, ldc_addr *a) {
+    char ip[INET6_ADDRSTRLEN], text[INET6_ADDRSTRLEN + 16];
+    bool six = n->u.any.sa_family == AF_INET6;
+    memset(&a->u, 0, sizeof a->u);
+    memcpy(&a->u, &n->u, n->len);
+    a->len = n->len;
+    if (!inet_ntop(n->u.any.sa_family,
+                   six ? (const void *)&n->u.v6.sin6_addr : (const void *)&n->u.v4.sin_addr, ip,
+                   sizeof ip))
+        return false;
+    snprintf(text, sizeof text, six ? "[%s]:%u" : "%s:%u", ip,
+             (unsigned)ntohs(six ? n->u.v6.sin6_port : n->u.v4.sin_port));
+    a->text = ldc_arena_copy(&c->arena, text, strlen(text));
+    return a->text != NULL;
+}
+
+/* One group's list anew: every name is replaced by all its addresses, each of them once. */
+static bool ldc_reload_replace_names(ldc_conf *c, int group, const ldc_named *said, size_t count) {
+    ldc_gconf *g = &c->group[group];
+    ldc_addr *list =
+        (ldc_addr *)ldc_arena_take(&c->arena, (count + (size_t)g->addrs) * sizeof *list);
+    int n = 0;
+    if (list == NULL) return false;
+    for (int k = 0; k < g->addrs; k++) {
+        if (g->addr[k].u.any.sa_family != AF_UNSPEC) {
+            list[n++] = g->addr[k];
+            continue;
+        }
+        for (size_t i = 0; i < count; i++) {
+            bool again = false;
+            if (said[i].group != group || said[i].at != k) continue;
+            list[n].at = g->addr[k].at;
+            list[n].mode = 0;
+            if (!ldc_reload_numeric(c, &said[i], &list[n])) return false;
+            for (int j = 0; j < n; j++) again = again || ldc_conf_same_addr(&list[j], &list[n]);
+            if (!again) n++;
+        }
+    }
+    g->addr = list;
+    g->addrs = n;
+    g->names = 0;
+    return true;
+}
+
+/* Puts what the child said into the configuration that waits for it. False and *error. */
+static bool ldc_reload_named(ldc_conf *c, const ldc_text *t, ldc_text *error) {
+    size_t count = t->n / sizeof(ldc_named);
+    const ldc_named *said = (const ldc_named *)(const void *)t->p;
+    for (size_t i = 0; i < count; i++) {
+        if (said[i].group >= 0 && said[i].len == 0) {
+            const ldc_addr *a = &c->group[said[i].group].addr[said[i].at];
+            char text[400];
+            snprintf(text, sizeof text, "cannot resolve `%.200s`: %.63s", a->text, said[i].why);
+            ldc_conf_note(error, &a->at, text, "check the name, or write its address");
+        }
+    }
+    if (error->n) return false;
+    if (count == 0 || said[count - 1].group != -1) {
+        ldc_text_fmt(error, "the names of `upstream` were not resolved within %ds\n",
+                     LDC_NAMES_SECONDS);
+        return false;
+    }
+    for (int i = 0; i < c->groups; i++) {
+        if (c->group[i].names && !ldc_reload_replace_names(c, i, said, count - 1)) {
+            ldc_text_add(error, "out of memory\n");
+            return false;
+        }
+    }
+    return true;
+}
+
+/* 1 more may come, 0 it has ended. */
+static int ldc_reload_hear(ldc_text *t, int fd) {
+    ldc_named block[8];
+    for (;;) {
+        ssize_t n = read(fd, block, sizeof block);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 1;
+        if (n <= 0) return 0;
+        ldc_text_put(t, (const char *)block, (size_t)n);
+    }
+}
+
+/* At the start nothing is served yet, so we wait. */
+static bool ldc_reload_resolve(ldcorn *l, ldc_conf *c, ldc_text *error) {
+    ldc_text said;
+    struct pollfd p;
+    pid_t pid;
+    bool ok;
+    if (ldc_reload_names(c) == 0) return true;
+    memset(&p, 0, sizeof p);
+    pid = ldc_proc_helper(l, &p.fd);
+    if (pid == 0) ldc_reload_ask_all(c);
+    if (pid < 0) {
+        ldc_text_fmt(error, "cannot start a child that resolves names: %s\n", strerror(errno));
+        return false;
+    }
+    ldc_text_init(&said, &l->mem);
+    p.events = POLLIN;
+    while (ldc_reload_hear(&said, p.fd)) {
+        int r = poll(&p, 1, LDC_NAMES_SECONDS * 1000 + 1000);
+        if (r == 0 || (r < 0 && errno != EINTR)) break;
+    }
+    close(p.fd);
+    kill(pid, SIGKILL);
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) continue;
+    ok = ldc_reload_named(c, &said, error);
+    ldc_text_free(&said);
+    return ok;
+}
+
+static void ldc_reload_unresolve(ldcorn *l) { /* nobody waits for the child any more */
+    if (!l->reload.asking) return;
+    l->reload.asking = false;
+    ldc_loop_close(l, &l->reload.names);
+    ldc_text_free(&l->reload.said);
+    if (l->reload.resolver > 0) kill(l->reload.resolver, SIGKILL);
+}
+
 static bool ldc_reload_room(ldcorn *l, const ldc_conf *conf) {
     size_t n = (size_t)conf->s.max_header;
     char *p;
@@ -9450,14 +9943,64 @@ static bool ldc_reload_room(ldcorn *l, const ldc_conf *conf) {
     return true;
 }
 
-static void ldc_reload_begin(ldcorn *l, bool keep) {
+/* The file is read and its names are known: addresses are bound, candidates start. */
+static void ldc_reload_load(ldcorn *l) {
     ldc_reload *r = &l->reload;
-    ldcorn_error error;
     const ldc_addr *bad = NULL;
     char text[PATH_MAX + 128];
     int e, count = 0;
     bool ok = true;
-    if (ldc_reload_busy(l)) {
+    e = ldc_reload_listen(l, r->conf, &bad);
+    if (e) {
+        int n = snprintf(text, sizeof text, "cannot listen on %s: %s", bad->text, strerror(e));
+        ldc_reload_undo(l, text, n > 0 ? (size_t)n : 0);
+        return;
+    }
+    for (int i = 0; i < r->conf->groups && ok; i++)
+        ok = ldc_reload_candidates(l, r->conf, &r->conf->group[i], &count);
+    if (!ok || !ldc_reload_room(l, r->conf)) {
+        ldc_reload_undo(l, "out of memory", 13);
+        return;
+    }
+    ldc_reload_set(l, LDC_RELOAD_STARTING);
+    l->upset = true;
+}
+
+static void ldc_reload_look_up(ldcorn *l) {
+    ldc_reload *r = &l->reload;
+    int fd = -1;
+    ldc_text_init(&r->said, &l->mem);
+    r->resolver = ldc_proc_helper(l, &fd);
+    if (r->resolver == 0) ldc_reload_ask_all(r->conf);
+    r->asking = r->resolver > 0 && ldc_loop_open(l, &r->names, fd, LDC_KIND_NAMES, POLLIN);
+    if (!r->asking) {
+        if (fd >= 0) close(fd);
+        ldc_reload_undo(l, "cannot start a child that resolves names", 40);
+    }
+}
+
+static void ldc_reload_heard(ldcorn *l) {
+    ldc_reload *r = &l->reload;
+    ldc_text error;
+    bool ok;
+    ldc_loop_progress(&r->names);
+    if (ldc_reload_hear(&r->said, r->names.fd)) return;
+    ldc_text_init(&error, &l->mem);
+    ok = ldc_reload_named(r->conf, &r->said, &error);
+    ldc_reload_unresolve(l);
+    if (ok)
+        ldc_reload_load(l);
+    else
+        ldc_reload_undo(l, error.p ? error.p : "out of memory", error.p ? error.n : 13);
+    ldc_text_free(&error);
+}
+
+static void ldc_reload_begin(ldcorn *l, bool keep) {
+    ldc_reload *r = &l->reload;
+    ldcorn_error error;
+    if (ldc_reload_busy(l) ||
+        r->names.dirty) { /* dirty: the last one's pipe is still to be closed */
+        l->upset = true;
         r->again_keep = r->again ? r->again_keep && keep : keep;
         r->again = true;
         return;
@@ -9480,22 +10023,12 @@ static void ldc_reload_begin(ldcorn *l, bool keep) {
         ldc_text_free(&note);
         return;
     }
-    e = ldc_reload_listen(l, r->conf, &bad);
-    if (e) {
-        int n = snprintf(text, sizeof text, "cannot listen on %s: %s", bad->text, strerror(e));
-        ldc_reload_undo(l, text, n > 0 ? (size_t)n : 0);
+    if (ldc_reload_names(r->conf)) {
+        ldc_reload_look_up(l);
         return;
     }
-    for (int i = 0; i < r->conf->groups && ok; i++)
-        ok = ldc_reload_candidates(l, r->conf, &r->conf->group[i], &count);
-    if (!ok || !ldc_reload_room(l, r->conf)) {
-        ldc_reload_undo(l, "out of memory", 13);
-        return;
-    }
-    ldc_reload_set(l, LDC_RELOAD_STARTING);
-    l->upset = true;
+    ldc_reload_load(l);
 }
-
 /* New workers for one group, in its own way, with the configuration in force. False: not now. */
 static bool ldc_reload_restart(ldcorn *l, ldc_group *g) {
     ldc_reload *r = &l->reload;
@@ -9532,7 +10065,7 @@ static void ldc_reload_advance(ldcorn *l) {
     }
     if (l->reload.state == LDC_RELOAD_SWITCHED) {
         ldc_reload_rolled(l);
-    } else if (l->reload.again && !ldc_reload_busy(l)) {
+    } else if (l->reload.again && !ldc_reload_busy(l) && !l->reload.names.dirty) {
         l->reload.again = false;
         ldc_reload_begin(l, l->reload.again_keep);
     }
@@ -10169,7 +10702,7 @@ static int ldc_admin_scale(ldcorn *l, ldc_text *t, ldc_group *g, ldc_str query) 
     if (!ldc_admin_word(query, "workers", word, sizeof word) ||
         !ldc_util_number(ldc_util_z(word), 4096, &n) || n == 0)
         return ldc_admin_say(t, 400, "write /groups/%s/scale?workers=N, 1 to 4096", g->name);
-    if (g->conf->addrs)
+    if (g->conf->source != LDC_FROM_PROCESSES)
         return ldc_admin_say(t, 409, "%s has no processes of its own; join or quit addresses",
                              g->name);
     if (ldc_reload_busy(l)) return ldc_admin_say(t, 409, "a reload is under way; ask again");
@@ -10225,7 +10758,8 @@ static int ldc_admin_group_do(ldcorn *l, ldc_exchange *e, ldc_text *t, ldc_group
     if (ldc_util_is(what, "resume")) return ldc_admin_pause(l, t, g, false);
     if (!ldc_util_is(what, "restart"))
         return ldc_admin_say(t, 404, "a group takes scale, restart, pause and resume");
-    if (g->conf->addrs) return ldc_admin_say(t, 409, "%s has no processes of its own", g->name);
+    if (g->conf->source != LDC_FROM_PROCESSES)
+        return ldc_admin_say(t, 409, "%s has no processes of its own", g->name);
     ldc_admin_wait(l, e);
     e->interim = 1;
     if (ldc_reload_restart(l, g)) return 0;
@@ -10245,6 +10779,73 @@ static int ldc_admin_worker_do(ldcorn *l, ldc_text *t, ldc_group *g, ldc_str res
     return ldc_admin_say(t, 404, "a worker takes restart, drain and resume");
 }
 
+/* --- join and quit --- */
+
+static bool ldc_admin_remember_quit(ldcorn *l, ldc_group *g, const ldc_addr *a) {
+    size_t n = (size_t)g->quits * sizeof *g->quit;
+    ldc_addr *more = (ldc_addr *)ldc_mem_resize(&l->mem, g->quit, n, n + sizeof *more);
+    if (more == NULL) return false;
+    g->quit = more;
+    g->quit[g->quits] = *a;
+    g->quit[g->quits++].text = NULL;
+    return true;
+}
+
+static void ldc_admin_forget_quit(ldcorn *l, ldc_group *g, const ldc_addr *a) {
+    size_t n = (size_t)g->quits * sizeof *g->quit;
+    for (int i = 0; i < g->quits; i++) {
+        if (!ldc_conf_same_addr(&g->quit[i], a)) continue;
+        g->quit[i] = g->quit[g->quits - 1];
+        g->quit = (ldc_addr *)ldc_mem_resize(&l->mem, g->quit, n, n - sizeof *g->quit);
+        g->quits--;
+        return;
+    }
+}
+
+static bool ldc_admin_join(ldcorn *l, ldc_group *g, ldc_addr *a, const char *text) {
+    int index = 0;
+    ldc_worker *w;
+    size_t n = strlen(text) + 1;
+    char *copy = (char *)ldc_mem_resize(&l->mem, NULL, 0, n);
+    if (copy == NULL) return false;
+    memcpy(copy, text, n);
+    a->text = copy;
+    while (ldc_reload_at_index(g, index)) index++;
+    w = ldc_proc_new_at(l, g, g->owner, g->conf, index, a);
+    if (w == NULL) {
+        ldc_mem_free(&l->mem, copy, n);
+        return false;
+    }
+    w->joined = true;
+    w->text = copy;
+    ldc_admin_forget_quit(l, g, a);
+    return true;
+}
+
+/* POST and DELETE /groups/G/workers?address=A. What they changed holds until `upstream` is edited. */
+static int ldc_admin_members(ldcorn *l, ldc_text *t, ldc_group *g, bool join, ldc_str query) {
+    char text[160];
+    ldc_addr a;
+    const char *hint = "write ?address=host:port or unix:path";
+    ldc_worker *w;
+    memset(&a, 0, sizeof a);
+    if (!ldc_admin_word(query, "address", text, sizeof text) ||
+        (hint = ldc_conf_address(&a, text)) != NULL)
+        return ldc_admin_say(t, 400, "not an address: %s", hint);
+    if (g->conf->source != LDC_FROM_LIST)
+        return ldc_admin_say(t, 409, "%s is no `upstream` group", g->name);
+    for (w = g->workers; w && (w->replaced || !ldc_conf_same_addr(&w->addr, &a));) w = w->next;
+    if (join && w) return ldc_admin_say(t, 409, "%s is in %s already", text, g->name);
+    if (!join && w == NULL) return ldc_admin_say(t, 404, "%s is not in %s", text, g->name);
+    if (join ? !ldc_admin_join(l, g, &a, text)
+             : !w->joined && !ldc_admin_remember_quit(l, g, &w->addr))
+        return ldc_admin_say(t, 503, "out of memory");
+    if (!join) ldc_reload_retire(l, w, "scale");
+    l->upset = true;
+    ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: %s %s", g->name, text, join ? "joined" : "quit");
+    return ldc_admin_say(t, 200, "%s: %s %s", g->name, text, join ? "joined" : "quits");
+}
+
 static void ldc_admin_groups(ldcorn *l, ldc_exchange *e, const ldc_head *h, ldc_str path,
                              ldc_str query) {
     ldc_why why = ldc_admin_allowed(l, e, h, true, false);
@@ -10252,22 +10853,25 @@ static void ldc_admin_groups(ldcorn *l, ldc_exchange *e, const ldc_head *h, ldc_
     ldc_text t;
     ldc_str name;
     int status;
+    bool quit = ldc_util_is(h->method, "DELETE");
     if (why) {
         ldc_client_refuse(l, e, why);
         return;
     }
-    if (!ldc_util_is(h->method, "POST")) {
+    path = ldc_util_cut(path, 8); /* "/groups/" */
+    if (!ldc_route_piece(&path, '/', &name)) name = ldc_util_str("", 0);
+    if (!ldc_util_is(h->method, "POST") && !(quit && ldc_util_is(path, "workers"))) {
         ldc_client_reply(l, e, 405, "text/plain", "Allow: POST\r\n", LDC_S("method not allowed\n"));
         return;
     }
     ldc_text_init(&t, &l->mem);
-    path = ldc_util_cut(path, 8); /* "/groups/" */
-    if (!ldc_route_piece(&path, '/', &name)) name = ldc_util_str("", 0);
     for (g = l->groups; g && (g->hidden || g->removed || !ldc_util_is(name, g->name));) g = g->next;
     if (g == NULL)
         status = ldc_admin_say(&t, 404, "there is no group `%.*s`", LDC_STR_ARG(name));
     else if (l->life != LDC_LIFE_RUN)
         status = ldc_admin_say(&t, 409, "ldcorn is stopping");
+    else if (ldc_util_is(path, "workers"))
+        status = ldc_admin_members(l, &t, g, !quit, query);
     else if (ldc_util_starts(path, "workers/"))
         status = ldc_admin_worker_do(l, &t, g, ldc_util_cut(path, 8));
     else
@@ -10398,10 +11002,16 @@ static void ldc_turn_dispatch(ldcorn *l, ldc_watch *w, short revents) {
     }
     switch (w->kind) {
     case LDC_KIND_SIGNAL: ldc_turn_signals(l); break;
-    case LDC_KIND_LISTENER: ldc_client_accept(l, (ldc_listener *)(void *)w); break;
+    case LDC_KIND_LISTENER:
+        if (((ldc_listener *)(void *)w)->dial)
+            ldc_up_dialled(l, (ldc_listener *)(void *)w);
+        else
+            ldc_client_accept(l, (ldc_listener *)(void *)w);
+        break;
     case LDC_KIND_CLIENT: ldc_client_event(l, (ldc_client *)(void *)w, revents); break;
     case LDC_KIND_UP: ldc_up_event(l, (ldc_up *)(void *)w, revents); break;
     case LDC_KIND_PIPE: ldc_proc_pipe_read(l, (ldc_pipe *)(void *)w, false); break;
+    case LDC_KIND_NAMES: ldc_reload_heard(l); break;
     default: ldc_proc_exec_event(l, (ldc_exec *)(void *)w); break;
     }
 }
@@ -10493,6 +11103,7 @@ static void ldc_turn_drain(ldcorn *l) {
         ldc_reload_undo(l, "stopped meanwhile", 17);
     for (ldc_listener *s = l->listeners; s; s = s->next) {
         if (s->watch.dead || s->admin) continue;
+        if (s->dial) continue;   /* what waits may still be served by whoever dials */
         ldc_client_accept(l, s); /* who is in the backlog has been promised an answer */
         ldc_reload_unlisten(l, s);
     }
@@ -10593,9 +11204,15 @@ static void ldc_turn_say_ready(ldcorn *l) {
     if (l->ready_said) return;
     for (ldc_group *g = l->groups; g; g = g->next) {
         int wanted = ldc_proc_wanted(g, g->conf), ready = ldc_group_ready(g), starting = 0;
+        bool open = g->conf->source == LDC_FROM_DIAL || (wanted == 0 && g->conf->dynamic);
         for (const ldc_worker *w = g->workers; w; w = w->next)
             starting += w->state == LDC_PROC_STARTING;
-        if (!g->said_ready && (ready >= wanted || (g->conf->addrs && starting == 0))) {
+        if (!g->said_ready && open) {
+            g->said_ready = true;
+            ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: waits for workers to %s%s", g->name,
+                        g->conf->dynamic ? "join" : "dial in at ",
+                        g->conf->dynamic ? "" : g->conf->dial.text);
+        } else if (!g->said_ready && (ready >= wanted || (g->conf->addrs && starting == 0))) {
             g->said_ready = true;
             ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: %d of %d ready, %.1fs", g->name, ready,
                         wanted, ldc_proc_seconds(l->now - l->began));
@@ -11226,15 +11843,22 @@ static void ldc_public_start_text(ldcorn *l) {
         ldc_text_init(&routes, &l->mem);
         for (const char *const *r = g->s.routes; r && *r; r++)
             ldc_text_fmt(&routes, "%s%s", routes.n ? " " : "", *r);
-        ldc_text_fmt(&t, "  %-7s %-29s %d worker%s, ", g->name, routes.p ? routes.p : "(no routes)",
-                     wanted, wanted == 1 ? "" : "s");
-        if (g->limited)
+        ldc_text_fmt(&t, "  %-7s %-29s ", g->name, routes.p ? routes.p : "(no routes)");
+        if (g->source == LDC_FROM_DIAL)
+            ldc_text_fmt(&t, "up to %lld workers dial in at %s, queue %lld, wait %s",
+                         (long long)g->s.workers, g->dial.text, (long long)g->s.queue,
+                         g->s.queue_timeout < 0
+                             ? "none"
+                             : ldc_util_span((uint64_t)g->s.queue_timeout, span));
+        else
+            ldc_text_fmt(&t, "%d worker%s, ", wanted, wanted == 1 ? "" : "s");
+        if (g->limited && g->source != LDC_FROM_DIAL)
             ldc_text_fmt(
                 &t, "%lld request%s each, queue %lld, wait %s", (long long)g->s.max_req_per_worker,
                 g->s.max_req_per_worker == 1 ? "" : "s", (long long)g->s.queue,
                 g->s.queue_timeout < 0 ? "none"
                                        : ldc_util_span((uint64_t)g->s.queue_timeout, span));
-        else
+        else if (!g->limited)
             ldc_text_add(&t, "no limit");
         if (g->s.run_timeout > 0)
             ldc_text_fmt(&t, ", run %s", ldc_util_span((uint64_t)g->s.run_timeout, span));
@@ -11272,6 +11896,16 @@ static bool ldc_public_groups(ldcorn *l) {
     return true;
 }
 
+static bool ldc_public_names(ldcorn *l, ldcorn_error *error) {
+    ldc_text t;
+    bool ok;
+    ldc_text_init(&t, &l->mem);
+    ok = ldc_reload_resolve(l, l->conf, &t);
+    if (!ok) ldc_public_fail(error, 1, NULL, "%.*s", (int)(t.n ? t.n - 1 : 0), t.p ? t.p : "");
+    ldc_text_free(&t);
+    return ok;
+}
+
 static bool ldc_public_start(ldcorn *l, ldcorn_error *error) {
     int fd[2];
     if (!ldc_public_runtime_dir(l, error)) return false;
@@ -11291,7 +11925,7 @@ static bool ldc_public_start(ldcorn *l, ldcorn_error *error) {
         return false;
     }
     l->signal_out = fd[1];
-    if (!ldc_public_bind(l, error)) return false;
+    if (!ldc_public_names(l, error) || !ldc_public_bind(l, error)) return false;
     if (!ldc_public_groups(l)) {
         ldc_public_fail(error, 1, NULL, "out of memory");
         return false;
@@ -11505,6 +12139,7 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
     l->life = LDC_LIFE_OVER;
     while (l->clients) ldc_client_end(l, l->clients, LDC_WHY_STOPPING);
     ldc_public_close_workers(l);
+    ldc_reload_unresolve(l);
     for (ldc_listener *s = l->listeners; s; s = s->next) {
         if (!s->watch.dead) ldc_reload_unlisten(l, s);
     }
