@@ -13,12 +13,14 @@ typedef struct result {
 static result decode(const uint8_t *p, size_t n, size_t cut, bool every) {
     result r;
     size_t at = 0;
+    bool first = true; /* its piece may be empty */
     memset(&r, 0, sizeof r);
     r.out = fuzz_copy(p, n);
     do {
-        size_t m = every || at == 0 ? cut : n - at, got = 0;
+        size_t m = every || first ? cut : n - at, got = 0;
         char *piece;
         ptrdiff_t used;
+        first = false;
         if (m > n - at) m = n - at;
         piece = fuzz_copy(p + at, m);
         used = ldc_chunk_decode(&r.k, piece, m, &got);
