@@ -181,6 +181,7 @@ typedef struct ldcorn_group_desc {
     const char *dir;               /* working directory, default: inherited */
     const char *const *env;        /* K=V words, added to the inherited environment */
     const char *const *worker_log; /* stderr (default) stdout inherit off or a path, and raw */
+    const char *const *watch;      /* files and directories: a change restarts the group */
     const char *const *routes;     /* /a prefix, /a* string prefix, =/a exact, * fallback */
     const char *const *hosts;      /* a.com or *.a.com; default any */
     const char *const *match;   /* header:N[=V] cookie:N[=V] query:N[=V] method:M; all must hold */
@@ -1268,29 +1269,30 @@ typedef enum ldc_frame {
 } ldc_frame;
 
 /* Fields that ldcorn itself looks at or writes. */
-#define LDC_FIELD_NAMES(X)                                                        \
-    X(HOST, "host")                                                               \
-    X(CONNECTION, "connection")                                                   \
-    X(CONTENT_LENGTH, "content-length")                                           \
-    X(TRANSFER_ENCODING, "transfer-encoding")                                     \
-    X(EXPECT, "expect")                                                           \
-    X(UPGRADE, "upgrade")                                                         \
-    X(TE, "te")                                                                   \
-    X(TRAILER, "trailer")                                                         \
-    X(KEEP_ALIVE, "keep-alive")                                                   \
-    X(HTTP2_SETTINGS, "http2-settings")                                           \
-    X(MAX_FORWARDS, "max-forwards")                                               \
-    X(PROXY, "proxy")                                                             \
-    X(FORWARDED, "forwarded")                                                     \
-    X(XFF, "x-forwarded-for")                                                     \
-    X(XFP, "x-forwarded-proto")                                                   \
-    X(XFH, "x-forwarded-host")                                                    \
-    X(XFX, "x-forwarded-prefix")                                                  \
-    X(REAL_IP, "x-real-ip")                                                       \
-    X(REQUEST_ID, "x-request-id")                                                 \
-    X(REQUEST_START, "x-request-start") X(ORIGINAL_URL, "x-original-url")         \
-        X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") X(USER_AGENT, "user-agent") \
-            X(REFERER, "referer") X(ORIGIN, "origin") X(AUTHORIZATION, "authorization")
+#define LDC_FIELD_NAMES(X)                                                          \
+    X(HOST, "host")                                                                 \
+    X(CONNECTION, "connection")                                                     \
+    X(CONTENT_LENGTH, "content-length")                                             \
+    X(TRANSFER_ENCODING, "transfer-encoding")                                       \
+    X(EXPECT, "expect")                                                             \
+    X(UPGRADE, "upgrade")                                                           \
+    X(TE, "te")                                                                     \
+    X(TRAILER, "trailer")                                                           \
+    X(KEEP_ALIVE, "keep-alive")                                                     \
+    X(HTTP2_SETTINGS, "http2-settings")                                             \
+    X(MAX_FORWARDS, "max-forwards")                                                 \
+    X(PROXY, "proxy")                                                               \
+    X(FORWARDED, "forwarded")                                                       \
+    X(XFF, "x-forwarded-for")                                                       \
+    X(XFP, "x-forwarded-proto")                                                     \
+    X(XFH, "x-forwarded-host")                                                      \
+    X(XFX, "x-forwarded-prefix")                                                    \
+    X(REAL_IP, "x-real-ip")                                                         \
+    X(REQUEST_ID, "x-request-id")                                                   \
+    X(REQUEST_START, "x-request-start")                                             \
+    X(ORIGINAL_URL, "x-original-url") X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") \
+        X(USER_AGENT, "user-agent") X(REFERER, "referer") X(ORIGIN, "origin")       \
+            X(AUTHORIZATION, "authorization")
 
 #define LDC_FIELD_ENUM(name, text) LDC_FIELD_##name,
 typedef enum ldc_field_id {
@@ -1993,6 +1995,7 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     X(GROUP, dir, TEXT, "", "chdir cwd", "working directory")                                      \
     X(GROUP, env, WORDS, "", "environment", "K=V words")                                           \
     X(GROUP, worker_log, WORDS, "stderr", "", "where worker output goes")                          \
+    X(GROUP, watch, WORDS, "", "reload_dirs", "files whose change restarts the group")             \
     X(GROUP, routes, WORDS, "", "route paths prefix", "paths of this group")                       \
     X(GROUP, hosts, WORDS, "", "server_name domains", "hosts of this group")                       \
     X(GROUP, match, WORDS, "", "", "header:N[=V] cookie:N[=V] query:N[=V] method:M")               \
@@ -3599,6 +3602,9 @@ static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ld
     ldc_conf_words_of(r, s, g);
     ldc_conf_derive(g);
     own = g->source == LDC_FROM_PROCESSES;
+    if (g->s.watch && !own)
+        ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_watch), "remove it",
+                      "`watch` restarts processes of our own, and [%s] has none", g->name);
     g->balance =
         balances[ldc_conf_choose(r, s, LDC_KEY_balance, g->s.balance, "least, lifo, round, hash")];
     if (g->balance == LDC_HASH && g->source == LDC_FROM_DIAL)
@@ -4279,7 +4285,8 @@ typedef enum ldc_kind {
     LDC_KIND_UP,
     LDC_KIND_PIPE,
     LDC_KIND_EXEC,
-    LDC_KIND_NAMES
+    LDC_KIND_NAMES,
+    LDC_KIND_WATCHER
 } ldc_kind;
 
 /* One descriptor in the poll set; stands first in its owner. */
@@ -4543,6 +4550,7 @@ struct ldc_group {
     bool removed, hidden;  /* hidden: of a reload under way */
     bool starting;         /* ldc_group_next is at work */
     bool paused;           /* by admin: requests wait */
+    bool changed;          /* a watched file: restart when that can be */
     bool rolls, rolling;   /* its old workers are (to be) replaced one after the other */
     ldc_worker *newcomer;  /* of that: the one whose start is awaited */
     int scaled;            /* workers by admin, 0: as configured */
@@ -4636,6 +4644,10 @@ struct ldcorn {
     bool tunnel_freed; /* somebody may wait for it */
     bool freed;        /* buffer memory was given back: look at who waits for it */
     bool recycle;      /* some worker is due */
+    ldc_watch watcher; /* of the child that looks after `watch` */
+    pid_t watcher_pid;
+    bool watching, watch_due;       /* due: the paths may be others now */
+    uint64_t alive_every, alive_at; /* systemd's watchdog */
 };
 
 /* Back-calls: an event travels down to where it belongs, its consequence upward again. */
@@ -8213,7 +8225,7 @@ static pid_t ldc_proc_helper(ldcorn *l, int *ours) {
         if (dup2(fd[1], 3) < 0) _exit(127);
         ldc_proc_child_close(4);
 #if defined(__linux__) && defined(PR_SET_PDEATHSIG)
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (l->running) prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent) _exit(127);
 #endif
         (void)parent;
@@ -9112,6 +9124,7 @@ static void ldc_proc_reap(ldcorn *l) {
     }
     if (l->reload.resolver > 0 && waitpid(l->reload.resolver, NULL, WNOHANG) != 0)
         l->reload.resolver = 0;
+    if (l->watcher_pid > 0 && waitpid(l->watcher_pid, NULL, WNOHANG) != 0) l->watcher_pid = 0;
     if (l->reap_all) { /* process 1 gets everybody's orphans */
         while (waitpid(-1, NULL, WNOHANG) > 0) {}
     }
@@ -9251,6 +9264,7 @@ static void ldc_proc_free(ldcorn *l, ldc_worker *w) {
    listeners and groups. */
 
 static void ldc_admin_reloaded(ldcorn *l);
+static void ldc_turn_notify_reload(ldcorn *l, bool begins);
 
 static void ldc_reload_set(ldcorn *l, ldc_reload_state to) {
     LDCORN_ASSERT(ldc_reload_rows[l->reload.state].next & (1u << to));
@@ -9620,6 +9634,7 @@ static void ldc_reload_end(ldcorn *l, const char *result) {
             "%s failed after %.1fs, nothing changed: generation %d goes on with the old code and file\n    %s",
             what, ldc_proc_seconds(l->now - r->began), l->generation, r->error.p ? r->error.p : "");
     }
+    if (r->only == NULL) ldc_turn_notify_reload(l, false);
     r->only = NULL;
     ldc_admin_reloaded(l);
     l->upset = true;
@@ -9681,6 +9696,7 @@ static void ldc_reload_switch(ldcorn *l) {
         ldc_reload_settle_listeners(l, true);
     }
     ldc_conf_free(old);
+    if (only == NULL) l->watch_due = true;
     l->upset = true; /* ldc_reload_roll goes on */
 }
 
@@ -10009,6 +10025,7 @@ static void ldc_reload_begin(ldcorn *l, bool keep) {
     ldc_reload_set(l, LDC_RELOAD_LOADING);
     r->began = l->now;
     r->keep = keep;
+    ldc_turn_notify_reload(l, true);
     r->conf = ldc_conf_read(&l->mem, &l->desc, &error, NULL);
     if (r->conf == NULL) {
         ldc_reload_undo(l, error.text, strlen(error.text));
@@ -10052,6 +10069,148 @@ static bool ldc_reload_restart(ldcorn *l, ldc_group *g) {
     return true;
 }
 
+/* --- watch: a child looks at the files, so that a slow disk never holds up the loop --- */
+
+enum { LDC_WATCH_MS = 300, LDC_WATCH_DEPTH = 32 };
+
+typedef struct ldc_changed {
+    int group;
+    char path[240];
+} ldc_changed;
+
+typedef struct ldc_scan { /* what a look at all files of a group came to */
+    uint64_t sum, newest;
+    char path[240];
+} ldc_scan;
+
+/* What editors and interpreters leave beside the files that count. */
+static bool ldc_reload_unwatched(const char *name) {
+    static const char *const ends[] = {"~", ".pyc", ".swp", ".tmp"};
+    size_t n = strlen(name);
+    if (name[0] == '.' || strcmp(name, "__pycache__") == 0 || strcmp(name, "node_modules") == 0)
+        return true;
+    for (size_t i = 0; i < LDC_LEN(ends); i++) {
+        size_t k = strlen(ends[i]);
+        if (n > k && strcmp(name + n - k, ends[i]) == 0) return true;
+    }
+    return false;
+}
+
+static void ldc_reload_scan(ldc_scan *scan, const char *path, int depth) {
+    struct stat st;
+    struct dirent *entry;
+    DIR *d;
+    uint64_t what[4], at;
+    if (stat(path, &st) < 0) return;
+    at = (uint64_t)st.st_mtime * 1000000000U;
+#ifdef st_mtime /* POSIX 2008 has it in nanoseconds */
+    at += (uint64_t)st.st_mtim.tv_nsec;
+#endif
+    if (S_ISDIR(st.st_mode)) {
+        d = depth < LDC_WATCH_DEPTH ? opendir(path) : NULL;
+        while (d && (entry = readdir(d)) != NULL) {
+            char below[PATH_MAX];
+            if (ldc_reload_unwatched(entry->d_name)) continue;
+            if (snprintf(below, sizeof below, "%s/%s", path, entry->d_name) < (int)sizeof below)
+                ldc_reload_scan(scan, below, depth + 1);
+        }
+        if (d) closedir(d);
+        return;
+    }
+    what[0] = at;
+    what[1] = (uint64_t)st.st_size;
+    what[2] = (uint64_t)st.st_ino;
+    what[3] = ldc_util_fnv(path, strlen(path), 14695981039346656037ULL);
+    scan->sum += ldc_util_fnv(what, sizeof what, 14695981039346656037ULL); /* in any order */
+    if (at < scan->newest) return;
+    scan->newest = at;
+    snprintf(scan->path, sizeof scan->path, "%s", path);
+}
+
+static ldc_scan ldc_reload_look(const ldc_gconf *g) {
+    ldc_scan scan;
+    memset(&scan, 0, sizeof scan);
+    for (const char *const *path = g->s.watch; path && *path; path++)
+        ldc_reload_scan(&scan, *path, 0);
+    return scan;
+}
+
+/* The child: tells of a change when two looks at it agree, so that it is complete. */
+static void ldc_reload_watch_all(const ldc_conf *c, pid_t parent) {
+    uint64_t *known = (uint64_t *)calloc((size_t)c->groups * 2, sizeof *known), *last;
+    struct timespec pause;
+    if (known == NULL) _exit(1);
+    last = known + c->groups;
+    for (int i = 0; i < c->groups; i++) known[i] = last[i] = ldc_reload_look(&c->group[i]).sum;
+    for (;;) {
+        memset(&pause, 0, sizeof pause);
+        pause.tv_nsec = LDC_WATCH_MS * 1000000L;
+        nanosleep(&pause, NULL);
+        if (getppid() != parent) _exit(0);
+        for (int i = 0; i < c->groups; i++) {
+            ldc_scan scan;
+            ldc_changed change;
+            if (c->group[i].s.watch == NULL) continue;
+            scan = ldc_reload_look(&c->group[i]);
+            if (scan.sum != known[i] && scan.sum == last[i]) {
+                memset(&change, 0, sizeof change);
+                change.group = i;
+                snprintf(change.path, sizeof change.path, "%s", scan.path);
+                known[i] = scan.sum;
+                if (write(3, &change, sizeof change) != (ssize_t)sizeof change) _exit(0);
+            }
+            last[i] = scan.sum;
+        }
+    }
+}
+
+static void ldc_reload_unwatch(ldcorn *l) {
+    if (!l->watching) return;
+    l->watching = false;
+    ldc_loop_close(l, &l->watcher);
+    if (l->watcher_pid > 0) kill(l->watcher_pid, SIGKILL);
+}
+
+/* Anew after each switch. Its old pipe is closed by the end of the turn. */
+static void ldc_reload_watch(ldcorn *l) {
+    bool any = false;
+    int fd = -1;
+    pid_t parent = getpid();
+    ldc_reload_unwatch(l);
+    if (l->watcher.dirty) return;
+    l->watch_due = false;
+    for (int i = 0; i < l->conf->groups; i++) any = any || l->conf->group[i].s.watch;
+    if (!any || l->life != LDC_LIFE_RUN) return;
+    l->watcher_pid = ldc_proc_helper(l, &fd);
+    if (l->watcher_pid == 0) ldc_reload_watch_all(l->conf, parent);
+    l->watching = l->watcher_pid > 0 && ldc_loop_open(l, &l->watcher, fd, LDC_KIND_WATCHER, POLLIN);
+    if (l->watching) return;
+    if (fd >= 0) close(fd);
+    ldc_log_say(&l->log, LDCORN_LOG_ERROR, "cannot start the child that watches files: %s",
+                strerror(errno));
+}
+
+static void ldc_reload_changes(ldcorn *l) {
+    ldc_changed change;
+    ssize_t n;
+    for (;;) {
+        n = read(l->watcher.fd, &change, sizeof change);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+        if (n != (ssize_t)sizeof change) break;
+        ldc_loop_progress(&l->watcher);
+        for (ldc_group *g = l->groups; g; g = g->next) {
+            if (g->hidden || g->conf != &l->conf->group[change.group]) continue;
+            g->changed = l->upset = true;
+            ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: %.*s changed", g->name,
+                        (int)sizeof change.path, change.path);
+        }
+    }
+    ldc_log_say(&l->log, LDCORN_LOG_WARN,
+                "the child that watches files has ended; a reload starts it again");
+    ldc_reload_unwatch(l);
+}
+
 /* Called when some worker changed its state. */
 static void ldc_reload_advance(ldcorn *l) {
     if (l->reload.state == LDC_RELOAD_STARTING) {
@@ -10068,6 +10227,11 @@ static void ldc_reload_advance(ldcorn *l) {
     } else if (l->reload.again && !ldc_reload_busy(l) && !l->reload.names.dirty) {
         l->reload.again = false;
         ldc_reload_begin(l, l->reload.again_keep);
+    }
+    for (ldc_group *g = l->groups; g && !ldc_reload_busy(l); g = g->next) {
+        if (!g->changed) continue;
+        g->changed = false;
+        if (!g->removed) ldc_reload_restart(l, g);
     }
 }
 
@@ -11012,6 +11176,7 @@ static void ldc_turn_dispatch(ldcorn *l, ldc_watch *w, short revents) {
     case LDC_KIND_UP: ldc_up_event(l, (ldc_up *)(void *)w, revents); break;
     case LDC_KIND_PIPE: ldc_proc_pipe_read(l, (ldc_pipe *)(void *)w, false); break;
     case LDC_KIND_NAMES: ldc_reload_heard(l); break;
+    case LDC_KIND_WATCHER: ldc_reload_changes(l); break;
     default: ldc_proc_exec_event(l, (ldc_exec *)(void *)w); break;
     }
 }
@@ -11078,6 +11243,53 @@ static void ldc_turn_runnable(ldcorn *l) {
     }
 }
 
+/* --- systemd: state as datagrams (sd_notify(3)), and its watchdog --- */
+
+static void ldc_turn_notify(ldcorn *l, const char *state) {
+    const char *where = l->running ? getenv("NOTIFY_SOCKET") : NULL;
+    struct sockaddr_un to;
+    size_t n = where ? strlen(where) : 0;
+    int fd;
+    if (n < 2 || n >= sizeof to.sun_path || (where[0] != '/' && where[0] != '@')) return;
+    memset(&to, 0, sizeof to);
+    to.sun_family = AF_UNIX;
+    memcpy(to.sun_path, where, n);
+    if (where[0] == '@') to.sun_path[0] = 0; /* Linux's abstract names */
+    fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+    if (fd < 0) return;
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    if (sendto(fd, state, strlen(state), MSG_DONTWAIT, (struct sockaddr *)&to,
+               (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n)) < 0)
+        ldc_log_say(&l->log, LDCORN_LOG_DEBUG, "NOTIFY_SOCKET: %s", strerror(errno));
+    close(fd);
+}
+
+static void ldc_turn_notify_ready(ldcorn *l) {
+    char text[96];
+    snprintf(text, sizeof text, "READY=1\nSTATUS=generation %d, %d groups", l->generation,
+             l->conf->groups);
+    ldc_turn_notify(l, text);
+}
+
+/* The manager reads the clock itself to tell this reload from an older one. */
+static void ldc_turn_notify_reload(ldcorn *l, bool begins) {
+    char text[96];
+    if (!l->ready_said) return; /* still to come */
+    if (!begins) {
+        ldc_turn_notify_ready(l);
+        return;
+    }
+    snprintf(text, sizeof text, "RELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=reloading",
+             (unsigned long long)ldc_util_now());
+    ldc_turn_notify(l, text);
+}
+
+static void ldc_turn_alive(ldcorn *l) {
+    if (l->alive_every == 0 || l->now < l->alive_at) return;
+    l->alive_at = l->now + l->alive_every;
+    ldc_turn_notify(l, "WATCHDOG=1");
+}
+
 /* --- the graceful stop --- */
 
 static void ldc_turn_kill_all(ldcorn *l) {
@@ -11097,6 +11309,8 @@ static void ldc_turn_drain(ldcorn *l) {
     l->life = LDC_LIFE_DRAIN;
     l->stop_by = all < 0 ? 0 : l->now + (uint64_t)all * 1000;
     ldc_log_say(&l->log, LDCORN_LOG_INFO, "stopping");
+    ldc_turn_notify(l, "STOPPING=1\nSTATUS=stopping");
+    ldc_reload_unwatch(l);
     if (l->reload.state == LDC_RELOAD_SWITCHED)
         ldc_reload_rolled(l);
     else if (ldc_reload_busy(l))
@@ -11221,6 +11435,7 @@ static void ldc_turn_say_ready(ldcorn *l) {
     }
     if (!all) return;
     l->ready_said = true;
+    ldc_turn_notify_ready(l);
     if (l->running)
         ldc_log_say(&l->log, LDCORN_LOG_INFO,
                     "ready after %.1fs. Reload: kill -HUP %ld. Stop: Ctrl-C",
@@ -11390,11 +11605,16 @@ static void ldc_turn_clock(ldcorn *l) {
 
 static int ldc_turn_patience(ldcorn *l, int most) {
     int ms = ldc_loop_timeout(l, most);
-    if (l->runnable || l->child_noted || l->upset || l->recycle || l->freed || l->tunnel_freed)
+    if (l->runnable || l->child_noted || l->upset || l->recycle || l->watch_due || l->freed ||
+        l->tunnel_freed)
         return 0;
     if ((l->lean || !l->running) && (ms < 0 || ms > 50))
         ms = 50; /* no signals: children are asked */
     if (l->refused && (ms < 0 || ms > 1000)) ms = 1000;
+    if (l->alive_every) {
+        int64_t left = l->alive_at > l->now ? (int64_t)(l->alive_at - l->now) / 1000 : 0;
+        if (ms < 0 || left < ms) ms = left > 60000 ? 60000 : (int)left;
+    }
     if ((l->log.own.used || l->log.access.used || l->err.used || l->out.used) &&
         (ms < 0 || ms > 20))
         ms = 20;
@@ -11426,8 +11646,10 @@ static int ldc_turn_serve(ldcorn *l) {
     } else {
         ldc_turn_bury(l);
     }
+    if (l->watch_due) ldc_reload_watch(l);
     ldc_turn_life(l);
     ldc_turn_reports(l);
+    ldc_turn_alive(l);
 #ifdef LDCORN_AUDIT
     ldc_turn_bury(l);
     ldc_turn_audit(l);
@@ -11934,7 +12156,7 @@ static bool ldc_public_start(ldcorn *l, ldcorn_error *error) {
     ldc_public_start_text(l);
     while (l->warned.n && l->warned.p[l->warned.n - 1] == '\n') l->warned.n--;
     if (l->warned.n) ldc_log_line(&l->log, LDCORN_LOG_WARN, ldc_util_str(l->warned.p, l->warned.n));
-    l->upset = true; /* the first turn looks at everything */
+    l->upset = l->watch_due = true; /* the first turn looks at everything */
     return true;
 }
 
@@ -12047,6 +12269,8 @@ static void ldc_public_handler(int sig) {
 
 static const int ldc_public_signals[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGCHLD};
 
+static uint64_t ldc_public_watchdog(void);
+
 LDCORN_DEF int ldcorn_run(ldcorn *l) {
     struct sigaction ours, ignore;
     sigset_t mine;
@@ -12068,6 +12292,7 @@ LDCORN_DEF int ldcorn_run(ldcorn *l) {
         sigprocmask(SIG_UNBLOCK, &mine, NULL);
         l->running = true;
         l->reap_all = getpid() == 1;
+        l->alive_every = ldc_public_watchdog();
     }
     l->handlers = true;
     do r = ldc_turn(l, -1);
@@ -12078,6 +12303,15 @@ LDCORN_DEF int ldcorn_run(ldcorn *l) {
     else
         ldc_log_say(&l->log, LDCORN_LOG_INFO, "stopped");
     return r < 0 ? 1 : 0;
+}
+
+/* Half of what systemd waits for a sign of life, microseconds. */
+static uint64_t ldc_public_watchdog(void) {
+    const char *us = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
+    uint64_t n = 0;
+    if (us == NULL || !ldc_util_number(ldc_util_z(us), (uint64_t)1 << 50, &n)) return 0;
+    if (pid && strtol(pid, NULL, 10) != (long)getpid()) return 0;
+    return n / 2;
 }
 
 static void ldc_public_unhandle(ldcorn *l) {
@@ -12140,6 +12374,8 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
     while (l->clients) ldc_client_end(l, l->clients, LDC_WHY_STOPPING);
     ldc_public_close_workers(l);
     ldc_reload_unresolve(l);
+    ldc_reload_unwatch(l);
+    while (l->watcher_pid > 0 && waitpid(l->watcher_pid, NULL, 0) < 0 && errno == EINTR) continue;
     for (ldc_listener *s = l->listeners; s; s = s->next) {
         if (!s->watch.dead) ldc_reload_unlisten(l, s);
     }
