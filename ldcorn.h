@@ -445,6 +445,8 @@ enum {
     LDC_SCRATCH = 65536,    /* one read; bodies move in pieces of this */
     LDC_AHEAD = 65536,      /* bytes kept for a peer that is slower than the other side */
     LDC_PIPELINE = 16384,   /* bytes kept of a client that sends ahead */
+    LDC_ADMINS = 128,       /* connections to admin at a time */
+    LDC_COLLECT = 65536,    /* a body up to this is small: a quarter of the memory is for those */
     LDC_FIELDS = 100,       /* fields in one head */
     LDC_INTERIM = 16,       /* 1xx answers before the final one (RFC 9110 15.2) */
     LDC_ACCEPTS = 64,       /* accepts per listener and turn */
@@ -835,11 +837,12 @@ static void ldc_mem_done(ldc_mem *m) {
 static size_t ldc_buf_size(const ldc_buf *b) { return b->len - b->off; }
 static char *ldc_buf_at(const ldc_buf *b) { return b->p + b->off; }
 
-/* Doubles a buffer that no free list has room for, in place where the allocator can. */
+/* Grows a buffer that no free list has room for by half, in place where the allocator can: what it
+   takes beyond its bytes is memory that nobody has counted. */
 static bool ldc_buf_grow(ldc_mem *m, ldc_buf *b, size_t n) {
-    size_t cap = (size_t)b->cap * 2;
+    size_t cap = (size_t)b->cap + b->cap / 2;
     char *p;
-    while (cap - b->len < n) cap *= 2;
+    if (cap - b->len < n) cap = b->len + n;
     if (cap > UINT32_MAX / 2 || (p = (char *)ldc_mem_resize(m, b->p, b->cap, cap)) == NULL)
         return false;
     m->in_buffers += cap - b->cap;
@@ -1269,30 +1272,32 @@ typedef enum ldc_frame {
 } ldc_frame;
 
 /* Fields that ldcorn itself looks at or writes. */
-#define LDC_FIELD_NAMES(X)                                                          \
-    X(HOST, "host")                                                                 \
-    X(CONNECTION, "connection")                                                     \
-    X(CONTENT_LENGTH, "content-length")                                             \
-    X(TRANSFER_ENCODING, "transfer-encoding")                                       \
-    X(EXPECT, "expect")                                                             \
-    X(UPGRADE, "upgrade")                                                           \
-    X(TE, "te")                                                                     \
-    X(TRAILER, "trailer")                                                           \
-    X(KEEP_ALIVE, "keep-alive")                                                     \
-    X(HTTP2_SETTINGS, "http2-settings")                                             \
-    X(MAX_FORWARDS, "max-forwards")                                                 \
-    X(PROXY, "proxy")                                                               \
-    X(FORWARDED, "forwarded")                                                       \
-    X(XFF, "x-forwarded-for")                                                       \
-    X(XFP, "x-forwarded-proto")                                                     \
-    X(XFH, "x-forwarded-host")                                                      \
-    X(XFX, "x-forwarded-prefix")                                                    \
-    X(REAL_IP, "x-real-ip")                                                         \
-    X(REQUEST_ID, "x-request-id")                                                   \
-    X(REQUEST_START, "x-request-start")                                             \
-    X(ORIGINAL_URL, "x-original-url") X(REWRITE_URL, "x-rewrite-url") X(VIA, "via") \
-        X(USER_AGENT, "user-agent") X(REFERER, "referer") X(ORIGIN, "origin")       \
-            X(AUTHORIZATION, "authorization")
+#define LDC_FIELD_NAMES(X)                                                \
+    X(HOST, "host")                                                       \
+    X(CONNECTION, "connection")                                           \
+    X(CONTENT_LENGTH, "content-length")                                   \
+    X(TRANSFER_ENCODING, "transfer-encoding")                             \
+    X(EXPECT, "expect")                                                   \
+    X(UPGRADE, "upgrade")                                                 \
+    X(TE, "te")                                                           \
+    X(TRAILER, "trailer")                                                 \
+    X(KEEP_ALIVE, "keep-alive")                                           \
+    X(HTTP2_SETTINGS, "http2-settings")                                   \
+    X(MAX_FORWARDS, "max-forwards")                                       \
+    X(PROXY, "proxy")                                                     \
+    X(FORWARDED, "forwarded")                                             \
+    X(XFF, "x-forwarded-for")                                             \
+    X(XFP, "x-forwarded-proto")                                           \
+    X(XFH, "x-forwarded-host")                                            \
+    X(XFX, "x-forwarded-prefix")                                          \
+    X(REAL_IP, "x-real-ip")                                               \
+    X(REQUEST_ID, "x-request-id")                                         \
+    X(REQUEST_START, "x-request-start")                                   \
+    X(ORIGINAL_URL, "x-original-url")                                     \
+    X(REWRITE_URL, "x-rewrite-url")                                       \
+    X(VIA, "via")                                                         \
+    X(USER_AGENT, "user-agent") X(REFERER, "referer") X(ORIGIN, "origin") \
+        X(AUTHORIZATION, "authorization")
 
 #define LDC_FIELD_ENUM(name, text) LDC_FIELD_##name,
 typedef enum ldc_field_id {
@@ -1547,6 +1552,18 @@ static ldc_why ldc_http_target(ldc_head *h, ldc_str *authority) {
     return LDC_WHY_NONE;
 }
 
+/* Methods are case-sensitive (RFC 9110 9.1), but some servers take `head` for HEAD: they would send
+   no body where one is waited for. */
+static bool ldc_http_disguised(ldc_str method) {
+    static const char *const known[] = {"GET", "HEAD",  "POST",   "CONNECT", "TRACE",
+                                        "PUT", "PATCH", "DELETE", "OPTIONS"};
+    for (size_t i = 0; i < LDC_LEN(known); i++) {
+        if (ldc_util_is(method, known[i])) return false;
+        if (ldc_util_isnocase(method, known[i])) return true;
+    }
+    return false;
+}
+
 static ldc_why ldc_http_request_line(ldc_head *h, ldc_str line, ldc_str *authority) {
     const char *a = (const char *)memchr(line.p, ' ', line.n), *b;
     ldc_why why;
@@ -1559,6 +1576,7 @@ static ldc_why ldc_http_request_line(ldc_head *h, ldc_str line, ldc_str *authori
     why = ldc_http_version(ldc_util_cut(line, h->target.n + 1), &h->minor);
     if (why) return why;
     if (ldc_util_is(h->method, "CONNECT") || ldc_util_is(h->method, "TRACE")) return LDC_WHY_METHOD;
+    if (ldc_http_disguised(h->method)) return LDC_WHY_REQUEST;
     return ldc_http_target(h, authority);
 }
 
@@ -1570,6 +1588,7 @@ static ldc_why ldc_http_request(ldc_head *h, const char *p, size_t n) {
     int r;
     h->size = n;
     h->close = h->keep_alive = h->upgrade = false;
+    h->prefix = ldc_util_str("", 0);
     h->status = 0;
     why = ldc_http_request_line(h, ldc_util_str(p, (size_t)(lf - p) - 1), &authority);
     if (why) return why;
@@ -2083,7 +2102,7 @@ typedef struct ldc_setting { /* what was said of one key in one section */
     const char *raw;   /* as said, for ldcorn_dump */
     const char **word; /* lists: NULL-terminated, and where each stood */
     ldc_origin *word_at;
-    int words;
+    int words, room;
 } ldc_setting;
 
 typedef struct ldc_section {
@@ -2342,7 +2361,7 @@ static void ldc_conf_suggest(ldc_str name, char *out, size_t room) {
             rest = ldc_util_cut(rest, blank ? n + 1 : n);
         }
     }
-    if (best <= 2 || best <= (int)(name.n / 3))
+    if (found >= 0 && (best <= 2 || best <= (int)(name.n / 3)))
         snprintf(out, room, "did you mean `%s`?", ldc_conf_keys[found].name);
     else
         snprintf(out, room, "there is no such key");
@@ -2536,19 +2555,24 @@ static void ldc_conf_words(ldc_reader *r, ldc_setting *s, const ldc_value *v) {
         }
         if (i == from) break;
         if (quote) ldc_conf_fail(r, &v->at[from], "close it", "the quote %c is not closed", quote);
-        word = (const char **)ldc_conf_take(r, (size_t)(s->words + 2) * sizeof *word);
-        at = (ldc_origin *)ldc_conf_take(r, (size_t)(s->words + 2) * sizeof *at);
-        if (r->memory) return;
-        if (s->words) {
-            memcpy(word, s->word, (size_t)s->words * sizeof *word);
-            memcpy(at, s->word_at, (size_t)s->words * sizeof *at);
+        word = s->word;
+        at = s->word_at;
+        if (s->words == s->room) {
+            s->room = s->room ? s->room * 2 : 4;
+            word = (const char **)ldc_conf_take(r, ((size_t)s->room + 1) * sizeof *word);
+            at = (ldc_origin *)ldc_conf_take(r, ((size_t)s->room + 1) * sizeof *at);
+            if (r->memory) return;
+            if (s->words) {
+                memcpy(word, s->word, (size_t)s->words * sizeof *word);
+                memcpy(at, s->word_at, (size_t)s->words * sizeof *at);
+            }
         }
         at[s->words] = v->at[from];
         at[s->words].length = (int)(i - from);
         word[s->words] = ldc_conf_expand(r, ldc_conf_unquote(v->p + from, i - from), &at[s->words]);
         s->word = word;
         s->word_at = at;
-        s->words++;
+        s->word[++s->words] = NULL;
     }
 }
 
@@ -2675,19 +2699,34 @@ static void ldc_conf_pair(ldc_reader *r, ldc_section *section, ldc_str name, con
     ldc_conf_assign(r, section, id, v);
 }
 
+/* A regular file of a sane size: a reload must not wait for a fifo or read a device for ever. */
+static FILE *ldc_conf_open(const char *path) {
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    FILE *in;
+    if (fd < 0) return NULL;
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > (16 << 20)) {
+        errno = S_ISDIR(st.st_mode) ? EISDIR : S_ISREG(st.st_mode) ? EFBIG : EINVAL;
+        close(fd);
+        return NULL;
+    }
+    in = fdopen(fd, "rb");
+    if (in == NULL) close(fd);
+    return in;
+}
+
 static const ldc_file *ldc_conf_load(ldc_reader *r, const char *path, const ldc_origin *at) {
     ldc_file *f = (ldc_file *)ldc_conf_take(r, sizeof *f);
     char block[4096];
     ldc_text t;
     size_t n;
-    FILE *in = fopen(path, "rb");
+    FILE *in = ldc_conf_open(path);
     if (in == NULL || r->memory) {
         ldc_conf_fail(r, at, at->file ? "check the name" : "", "cannot read %s: %s", path,
                       strerror(errno));
         if (in) fclose(in);
         return NULL;
     }
-    fcntl(fileno(in), F_SETFD, FD_CLOEXEC);
     ldc_text_init(&t, r->arena->mem);
     while ((n = fread(block, 1, sizeof block, in)) > 0) ldc_text_put(&t, block, n);
     if (ferror(in)) ldc_conf_fail(r, at, "", "cannot read %s: %s", path, strerror(errno));
@@ -3292,7 +3331,9 @@ static void ldc_conf_globals(ldc_reader *r) {
     ldc_conf_range(r, s, LDC_KEY_max_conns, 1, 1 << 24);
     ldc_conf_range(r, s, LDC_KEY_buffer_memory, 1 << 20, INT64_MAX);
     ldc_conf_range(r, s, LDC_KEY_min_rate, -1, 1 << 30);
-    if (s->global->ready_path && s->global->ready_path[0] != '/')
+    if (s->global->ready_path &&
+        (s->global->ready_path[0] != '/' || strchr(s->global->ready_path, '?') ||
+         !ldc_http_all(ldc_util_z(s->global->ready_path), LDC_CHAR_TARGET)))
         ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_ready_path), "write /path",
                       "`ready_path` does not take `%s`", s->global->ready_path);
     ldc_conf_choose(r, s, LDC_KEY_log_format, d->log_format, "text, json");
@@ -3443,7 +3484,7 @@ static void ldc_conf_rate(ldc_reader *r, const ldc_setting *said, ldc_rate *rate
             ok = ldc_http_token(ldc_util_z(word + 11));
         } else if (slash &&
                    ldc_util_number(ldc_util_str(word, (size_t)(slash - word)), 1000000, &n)) {
-            ok = n > 0 && (strcmp(slash, "/s") == 0 || strcmp(slash, "/m") == 0);
+            ok = n > 0 && rate->each == 0 && (strcmp(slash, "/s") == 0 || strcmp(slash, "/m") == 0);
             if (ok) rate->each = (slash[1] == 's' ? 1000000 : 60000000) / n;
         } else {
             ok = strcmp(word, "key=addr") == 0 || strcmp(word, "none") == 0;
@@ -3516,9 +3557,10 @@ static void ldc_conf_words_of(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
     const ldc_setting *health = &s->said[LDC_KEY_health_path], *log = &s->said[LDC_KEY_worker_log],
                       *env = &s->said[LDC_KEY_env];
     for (int i = 0; i < health->words; i++) {
-        if (health->word[i][0] == '/')
+        ldc_str word = ldc_util_z(health->word[i]);
+        if (word.p[0] == '/' && word.n <= 512 && ldc_http_all(word, LDC_CHAR_TARGET))
             g->health_path = health->word[i];
-        else if (strncmp(health->word[i], "host=", 5) == 0)
+        else if (ldc_util_starts(word, "host=") && ldc_http_host(ldc_util_cut(word, 5)))
             g->health_host = health->word[i] + 5;
         else if (strcmp(health->word[i], "none") != 0)
             ldc_conf_fail(r, &health->word_at[i], "write /path [host=NAME]",
@@ -4415,12 +4457,13 @@ struct ldc_exchange {             /* one request, from its head to its log line 
     ldc_conf *conf; /* under which its head was parsed */
     ldc_flow req, res;
     uint64_t received, arrived, queued, started, connected, sent,
-        first;         /* microseconds, 0: not yet */
-    uint64_t answered; /* the worker's part was over */
-    uint64_t wall;     /* ms since 1970, at arrival */
-    uint64_t queue_by; /* deadline of the wait */
-    uint64_t collect;  /* bytes of body to collect before the line, 0: none */
-    uint64_t held;     /* of buffer_memory */
+        first;             /* microseconds, 0: not yet */
+    uint64_t answered;     /* the worker's part was over */
+    uint64_t wall;         /* ms since 1970, at arrival */
+    uint64_t queue_by;     /* deadline of the wait */
+    uint64_t collect;      /* bytes of body to collect before the line, 0: none; */
+    uint64_t collect_most; /* of a chunked one that turns out not to be small */
+    uint64_t held;         /* of buffer_memory */
     ldc_pace in, out;
     ldc_share *share; /* of max_req_per_client: counted in it */
     int retry_after;  /* seconds, of a 429 */
@@ -4448,11 +4491,14 @@ struct ldc_up {
     uint8_t state;
     bool slot; /* counted in worker->in_flight */
     bool tunnel_slot;
-    bool upgrade; /* counted in worker->upgrades */
-    bool reused;  /* carried an exchange before */
-    bool probe;   /* a readiness check, no exchange */
-    bool half;    /* we ended our direction: the slot waits for the worker's end */
-    bool deaf;    /* its answer broke the protocol: bytes are only thrown away */
+    bool upgrade;    /* counted in worker->upgrades */
+    bool reused;     /* carried an exchange before */
+    bool probe;      /* a readiness check, no exchange */
+    uint8_t interim; /* of that: 1xx answers */
+    bool passed;     /* of that: the head was right, the rest is read and thrown away */
+    uint64_t rest;   /* so much of it, UINT64_MAX: up to its end */
+    bool half;       /* we ended our direction: the slot waits for the worker's end */
+    bool deaf;       /* its answer broke the protocol: bytes are only thrown away */
     bool connected;
     bool keep;        /* its answer allows another request behind it */
     bool reading;     /* waiting for bytes: the gap counts */
@@ -4628,7 +4674,8 @@ struct ldcorn {
     ldc_life life;
     uint64_t stop_by;
     ldc_timer timer;
-    int clients_count, conns_max, forks;
+    int clients_count, conns_max, admins, forks;
+    bool admin_full;              /* its listener waits until one of them is gone */
     bool untrusted_said, refused; /* refused: a group has something to report */
     bool paused, ready_said, running, reap_all, child_noted, made_dir, lean;
     uint64_t accepted, bytes_in, bytes_out, id_seed, id_next, refusals_at;
@@ -4656,7 +4703,7 @@ static void ldc_client_answered(ldcorn *l, ldc_exchange *e); /* the worker's par
 static void ldc_client_refuse(ldcorn *l, ldc_exchange *e, ldc_why why); /* our own answer */
 static void ldc_client_update(ldcorn *l, ldc_client *c);   /* a flow changed: new interest */
 static void ldc_client_tunnel(ldcorn *l, ldc_exchange *e); /* 101 */
-static void ldc_client_accept_failed(ldcorn *l);
+static void ldc_client_accept_failed(ldcorn *l, ldc_listener *s);
 static ldc_str ldc_client_field(const ldc_exchange *e, const char *name);
 static void ldc_client_dead(ldcorn *l, ldc_client *c);
 static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e); /* an answer of its own */
@@ -5358,9 +5405,9 @@ static void ldc_group_shares_free(ldcorn *l, ldc_shares *t) {
 
 /* A token bucket as one number: the time at which it is full again. A request moves it by its
    price; it may lie `burst` prices ahead. */
-static bool ldc_group_rate(ldcorn *l, ldc_exchange *e, ldc_str key) {
+static bool ldc_group_rate(ldcorn *l, ldc_exchange *e, ldc_str key, bool named) {
     const ldc_rate *rate = &e->group->conf->rate;
-    ldc_share *s = ldc_group_share(l, e->group, ldc_group_key(l, "r", key));
+    ldc_share *s = ldc_group_share(l, e->group, ldc_group_key(l, named ? "h" : "r", key));
     uint64_t at, most = rate->each * rate->burst;
     if (s == NULL) return true;
     at = (s->full_at > l->now ? s->full_at : l->now) + rate->each;
@@ -5384,6 +5431,11 @@ static bool ldc_group_client(ldcorn *l, ldc_exchange *e, ldc_str address) {
     return true;
 }
 
+static void ldc_group_unshare(ldc_exchange *e) {
+    if (e->share) e->share->inside--;
+    e->share = NULL;
+}
+
 /* --- buffer_memory: an eighth is for heads (@client), half is divided among the groups as their
    guarantee, the rest goes to whoever comes first. A client's part is reserved before it is
    read, so no client and no group can use up another's. --- */
@@ -5397,12 +5449,19 @@ static uint64_t ldc_group_shared(const ldcorn *l) {
     return (uint64_t)l->conf->s.buffer_memory / 8 * 3;
 }
 
-/* Sets what `e` holds to n bytes. False: there is not that much, nothing has changed. */
+/* What a group can have at most. */
+static uint64_t ldc_group_memory(const ldcorn *l) {
+    return ldc_group_guarantee(l) + ldc_group_shared(l);
+}
+
+/* Sets what `e` holds to n bytes. False: there is not that much, nothing has changed. A quarter is
+   for small amounts only, so that large ones, promised by a head alone, never shut them out. */
 static bool ldc_group_hold(ldcorn *l, ldc_exchange *e, uint64_t n) {
     uint64_t own = ldc_group_guarantee(l), shared = 0;
     ldc_group *g = e->group;
     if (n > e->held) {
         uint64_t more = g->held - e->held + n;
+        if (n > LDC_COLLECT) more += ldc_group_memory(l) / 4;
         for (const ldc_group *o = l->groups; o; o = o->next)
             if (o != g && o->held > own) shared += o->held - own;
         if (more > own && shared + more - own > ldc_group_shared(l)) return false;
@@ -5440,18 +5499,22 @@ static void ldc_group_unlack(ldc_exchange *e) {
     e->memory = false;
 }
 
-/* The longest waiter whose reservation succeeds now, NULL if there is none. */
+/* The longest waiter of all groups for whom there is memory now, NULL if there is none. */
 static ldc_exchange *ldc_group_fed(ldcorn *l) {
-    ldc_exchange *best = NULL;
-    for (ldc_group *g = l->groups; g; g = g->next) {
-        ldc_exchange *e = g->lack;
-        if (e == NULL || (best && best->queued <= e->queued)) continue;
-        if (!ldc_group_hold(l, e, e->collect)) continue;
-        if (best) ldc_group_hold(l, best, 0);
-        best = e;
+    uint64_t tried = 0;
+    for (;;) {
+        ldc_exchange *e = NULL;
+        for (ldc_group *g = l->groups; g; g = g->next) {
+            if (g->lack && g->lack->queued >= tried && (e == NULL || g->lack->queued < e->queued))
+                e = g->lack;
+        }
+        if (e == NULL) return NULL;
+        if (ldc_group_hold(l, e, e->collect)) {
+            ldc_group_unlack(e);
+            return e;
+        }
+        tried = e->queued + 1;
     }
-    if (best) ldc_group_unlack(best);
-    return best;
 }
 
 static void ldc_group_take(ldc_up *u) {
@@ -5599,10 +5662,13 @@ static ldc_worker *ldc_group_free(const ldc_group *g, ldc_exchange *e) {
    in line. */
 static ldc_why ldc_group_admits(ldcorn *l, ldc_exchange *e) {
     ldc_group *g = e->group;
+    int64_t waiting = g->queued;
     e->queued = l->now;
     e->queue_by = ldc_loop_after(l, g->conf->s.queue_timeout);
     if (!ldc_group_hope(g, e, e->queue_by)) return LDC_WHY_NO_WORKER;
-    if (g->queued >= g->conf->s.queue && !ldc_group_free(g, e))
+    if (g->conf->s.max_tunnels_per_worker >= 0) /* those that wait for a tunnel are no one's way */
+        waiting = e->upgrade ? g->upgrades : g->queued - g->upgrades;
+    if (waiting >= g->conf->s.queue && !ldc_group_free(g, e))
         return LDC_WHY_FULL; /* queue = 0 refuses at once */
     return LDC_WHY_NONE;
 }
@@ -5995,6 +6061,7 @@ static void ldc_up_orphan(ldcorn *l, ldc_up *u, ldc_why why) {
         u->half = true;
         ldc_buf_free(&l->mem, &e->req.buf);
         shutdown(u->watch.fd, SHUT_WR);
+        e->sent = u->gap = l->now; /* nothing more is owed to it: its time runs */
     }
     ldc_up_update(l, u);
 }
@@ -6127,6 +6194,7 @@ static bool ldc_up_upgraded(ldcorn *l, ldc_up *u) {
         ldc_up_protocol(l, u, "101 that was not asked for");
         return false;
     }
+    ldc_group_unshare(e); /* max_req_per_client counts requests */
     if (e->res.discard) { /* nobody is there to talk to it */
         ldc_up_release(l, u);
         ldc_up_close(l, u);
@@ -6451,7 +6519,7 @@ static void ldc_up_dialled(ldcorn *l, ldc_listener *s) {
         if (fd < 0 && errno == EINTR) continue;
         if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
         if (fd < 0) {
-            ldc_client_accept_failed(l);
+            ldc_client_accept_failed(l, s);
             if (l->paused) break;
             continue;
         }
@@ -6531,7 +6599,7 @@ static void ldc_up_timer(ldcorn *l, ldc_up *u) {
     if (u->probe && u->worker->state == LDC_PROC_READY) {
         ldc_proc_check_late(l, u->worker, u);
     } else if (u->probe) {
-        ldc_proc_probed(l, u, false, "no answer in time");
+        ldc_proc_probed(l, u, u->passed, "no answer in time");
     } else if (u->state == LDC_UP_PARKED) {
         ldc_up_close(l, u);
     } else if (u->state == LDC_UP_CONNECT) {
@@ -6631,7 +6699,7 @@ static ldc_exchange *ldc_client_exchange(ldcorn *l, ldc_client *c) {
 }
 
 static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e) {
-    if (e->share) e->share->inside--;
+    ldc_group_unshare(e);
     if (e->held) ldc_group_hold(l, e, 0);
     ldc_relay_free(l, &e->req);
     ldc_relay_free(l, &e->res);
@@ -6780,6 +6848,13 @@ static void ldc_client_log(ldcorn *l, ldc_exchange *e) {
 
 /* --- endings --- */
 
+static void ldc_client_admin_open(ldcorn *l) {
+    l->admin_full = false;
+    for (ldc_listener *s = l->listeners; s; s = s->next) {
+        if (s->admin && !s->watch.dead) ldc_loop_want(l, &s->watch, POLLIN);
+    }
+}
+
 static void ldc_client_bury(ldcorn *l, ldc_client *c) {
     if (c->state == LDC_CLIENT_DEAD) return;
     ldc_client_set(l, c, LDC_CLIENT_DEAD);
@@ -6789,7 +6864,10 @@ static void ldc_client_bury(ldcorn *l, ldc_client *c) {
     if (c->next) c->next->prev = c->prev;
     c->next = l->dead_clients;
     l->dead_clients = c;
-    if (!c->admin) l->clients_count--;
+    if (!c->admin)
+        l->clients_count--;
+    else if (l->admins-- >= LDC_ADMINS && l->admin_full)
+        ldc_client_admin_open(l);
 }
 
 /* Lets go of the exchange; the worker's part may go on as an orphan. */
@@ -7268,7 +7346,7 @@ static ldc_group *ldc_client_group(ldcorn *l, const ldc_conf *conf, int index) {
 /* How much of the body is collected before the line: never more than the group can reserve. */
 static uint64_t ldc_client_collects(const ldcorn *l, const ldc_exchange *e) {
     uint64_t most = (uint64_t)e->group->conf->s.request_buffer;
-    uint64_t all = ldc_group_guarantee(l) + ldc_group_shared(l);
+    uint64_t all = ldc_group_memory(l) / 4 * 3;
     if (e->req.in == LDC_FRAME_LENGTH && e->req.left < most) most = e->req.left;
     return most < all ? most : all;
 }
@@ -7290,7 +7368,7 @@ static ldc_why ldc_client_limits(ldcorn *l, ldc_exchange *e, ldc_head *h) {
             named = ldc_util_isnocase(h->field[i].name, g->rate.header);
             if (named) key = h->field[i].value;
         }
-        if ((named || family != AF_UNIX) && !ldc_group_rate(l, e, key)) return LDC_WHY_RATE;
+        if ((named || family != AF_UNIX) && !ldc_group_rate(l, e, key, named)) return LDC_WHY_RATE;
     }
     if (g->s.max_req_per_client >= 0 && family != AF_UNIX && !ldc_group_client(l, e, who))
         return LDC_WHY_CLIENT_LIMIT;
@@ -7317,7 +7395,11 @@ static ldc_why ldc_client_check(ldcorn *l, ldc_exchange *e, ldc_head *h) {
     most = e->group->conf->s.max_body;
     if (most >= 0 && h->frame == LDC_FRAME_LENGTH && h->length > (uint64_t)most)
         return LDC_WHY_MAX_BODY;
-    if (e->group->conf->limited && !e->req.end) e->collect = ldc_client_collects(l, e);
+    if (e->group->conf->limited && !e->req.end) {
+        e->collect_most = ldc_client_collects(l, e);
+        e->collect = e->collect_most; /* a chunked body may be a small one */
+        if (e->req.in == LDC_FRAME_CHUNKED && e->collect > LDC_COLLECT) e->collect = LDC_COLLECT;
+    }
     return LDC_WHY_NONE;
 }
 
@@ -7365,8 +7447,23 @@ static bool ldc_client_reframe(ldcorn *l, ldc_exchange *e) {
            ldc_buf_add(&l->mem, &e->req.buf, "\r\n", 2);
 }
 
+/* A chunked body that is no small one: all that it may have, as soon as there is so much. False: it
+   waits for it. */
+static bool ldc_client_collect_more(ldcorn *l, ldc_exchange *e) {
+    if (e->req.end || e->collect == e->collect_most || ldc_buf_size(&e->req.buf) < e->collect)
+        return true;
+    e->collect = e->collect_most;
+    if (e->group->lack == NULL && ldc_group_hold(l, e, e->collect)) return true;
+    ldc_group_lack(e);
+    return false;
+}
+
 static void ldc_client_collected(ldcorn *l, ldc_client *c) {
     ldc_exchange *e = c->exchange;
+    if (!ldc_client_collect_more(l, e)) {
+        ldc_client_update(l, c);
+        return;
+    }
     if (!e->req.end && ldc_buf_size(&e->req.buf) < e->collect) {
         ldc_client_update(l, c);
         return;
@@ -7384,7 +7481,7 @@ static void ldc_client_collected(ldcorn *l, ldc_client *c) {
 /* Memory is reserved: the body may come (RFC 9110 10.1.1). */
 static void ldc_client_collect_now(ldcorn *l, ldc_client *c, ldc_exchange *e) {
     static const char go[] = "HTTP/1.1 100 Continue\r\n\r\n";
-    if (e->expects && c->in.p == NULL) {
+    if (e->expects && c->in.p == NULL && e->req.bytes == 0) {
         if (!ldc_buf_add(&l->mem, &e->res.buf, go, sizeof go - 1) ||
             ldc_relay_flush(l, &e->res, c->watch.fd) < 0) {
             ldc_client_dead(l, c);
@@ -7407,7 +7504,7 @@ static void ldc_client_collect(ldcorn *l, ldc_client *c, ldc_exchange *e) {
     }
     e->req.out = LDC_FRAME_LENGTH; /* kept decoded until it is known how it goes on */
     e->collecting = true;
-    if (e->group->lack == NULL && ldc_group_hold(l, e, e->collect)) {
+    if ((e->group->lack == NULL || e->collect <= LDC_COLLECT) && ldc_group_hold(l, e, e->collect)) {
         ldc_client_collect_now(l, c, e);
         return;
     }
@@ -7430,7 +7527,7 @@ static void ldc_client_freed(ldcorn *l) {
 }
 
 /* ready_path: for balancers in front; before routing, never queued. */
-static bool ldc_client_ready_path(ldcorn *l, ldc_exchange *e, const ldc_head *h) {
+static bool ldc_client_ready_path(ldcorn *l, ldc_exchange *e, ldc_head *h) {
     const char *mine = e->conf->s.ready_path,
                *mark = (const char *)memchr(h->target.p, '?', h->target.n);
     ldc_str path = h->target;
@@ -7438,12 +7535,14 @@ static bool ldc_client_ready_path(ldcorn *l, ldc_exchange *e, const ldc_head *h)
     bool ready;
     if (mark) path.n = (size_t)(mark - path.p);
     if (mine == NULL || !ldc_util_is(path, mine)) return false;
-    ldc_client_make_id(l, e->id);
     ldc_text_init(&t, &l->mem);
-    ready = ldc_admin_ready(l, &t);
-    ldc_client_reply(l, e, ready ? 200 : 503, "text/plain; charset=utf-8", "",
-                     ldc_util_str(t.p, t.n));
+    ready = ldc_admin_ready(l, &t); /* whose names are nobody's business out there */
     ldc_text_free(&t);
+    if (!ldc_client_prepare(l, e->client, e, h))
+        ldc_client_end(l, e->client, LDC_WHY_MEMORY);
+    else
+        ldc_client_reply(l, e, ready ? 200 : 503, "text/plain; charset=utf-8", "",
+                         ready ? LDC_S("ready\n") : LDC_S("not ready\n"));
     return true;
 }
 
@@ -7833,13 +7932,24 @@ static bool ldc_client_room(ldcorn *l) {
     return false;
 }
 
-static void ldc_client_accept_failed(ldcorn *l) {
+/* So many at a time on admin; further ones wait in its backlog until one of them is gone. */
+static bool ldc_client_admin_room(ldcorn *l, ldc_listener *s) {
+    if (l->admins < LDC_ADMINS) return true;
+    ldc_loop_want(l, &s->watch, 0);
+    l->admin_full = true;
+    return false;
+}
+
+static void ldc_client_accept_failed(ldcorn *l, ldc_listener *s) {
     if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM)
         return; /* ECONNABORTED, EPROTO: the next one */
-    if (l->idle.old)
+    if (l->idle.old && !s->admin)
         ldc_client_bury(l, l->idle.old); /* its descriptor is free at the end of the turn */
     ldc_loop_lean(l);
-    ldc_client_pause(l, true);
+    if (s->admin)
+        ldc_loop_want(l, &s->watch, 0); /* until the next look at what is starved */
+    else
+        ldc_client_pause(l, true);
 }
 
 static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
@@ -7848,13 +7958,13 @@ static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
         socklen_t n;
         ldc_client *c;
         int fd;
-        if (!s->admin && !ldc_client_room(l)) return;
+        if (s->admin ? !ldc_client_admin_room(l, s) : !ldc_client_room(l)) return;
         fd = ldc_net_accept(s->watch.fd, &from, &n);
         if (fd < 0 && errno == EINTR) continue;
         if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
         if (fd < 0) {
-            ldc_client_accept_failed(l);
-            if (l->paused) return;
+            ldc_client_accept_failed(l, s);
+            if (l->paused || s->watch.want == 0) return;
             continue;
         }
         c = ldc_client_new(l, fd);
@@ -7865,6 +7975,7 @@ static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
         if (n < sizeof(sa_family_t)) from.ss_family = AF_UNIX;
         ldc_client_peer(c, &from);
         c->admin = s->admin;
+        if (c->admin) l->admins++;
         if (!c->admin) {
             l->accepted++;
             if (++l->clients_count > l->conns_max && l->idle.old) ldc_client_bury(l, l->idle.old);
@@ -8677,10 +8788,26 @@ static void ldc_proc_probe(ldcorn *l, ldc_worker *w) {
     }
 }
 
+/* The body of a check's answer: the worker is inside it until its last byte. */
+static void ldc_proc_probe_rest(ldcorn *l, ldc_up *u) {
+    ssize_t n = recv(u->watch.fd, l->scratch, LDC_SCRATCH, 0);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR || errno == EWOULDBLOCK)) return;
+    ldc_loop_progress(&u->watch);
+    if (n > 0 && (uint64_t)n < u->rest) {
+        if (u->rest != UINT64_MAX) u->rest -= (uint64_t)n;
+        return;
+    }
+    ldc_proc_probed(l, u, true, NULL);
+}
+
 static void ldc_proc_probe_readable(ldcorn *l, ldc_up *u) {
     char *to;
     ssize_t n;
     ptrdiff_t size;
+    if (u->passed) {
+        ldc_proc_probe_rest(l, u);
+        return;
+    }
     if (!ldc_buf_room(&l->mem, &u->in, 4096)) return;
     to = u->in.p + u->in.len;
     n = recv(u->watch.fd, to, 4096, 0);
@@ -8688,8 +8815,16 @@ static void ldc_proc_probe_readable(ldcorn *l, ldc_up *u) {
     if (n > 0) u->in.len += (uint32_t)n;
     size = ldc_http_end(ldc_buf_at(&u->in), ldc_buf_size(&u->in), &u->line);
     if (size == LDC_MORE && n > 0 && ldc_buf_size(&u->in) < (size_t)l->conf->s.max_header) return;
-    if (size <= 0 || !ldc_http_response(&l->head, ldc_buf_at(&u->in), (size_t)size, true)) {
+    if (size <= 0 || !ldc_http_response(&l->head, ldc_buf_at(&u->in), (size_t)size,
+                                        u->worker->as->health_path == NULL)) {
         ldc_proc_probed(l, u, false, n <= 0 ? "closed without an answer" : "broken answer");
+        return;
+    }
+    if (l->head.status < 200 && l->head.status != 101) { /* RFC 9110 15.2: the answer is to come */
+        bool more = ldc_buf_size(&u->in) > (size_t)size;
+        ldc_buf_drop(&l->mem, &u->in, (size_t)size);
+        u->line = 0;
+        if (more && ++u->interim <= LDC_INTERIM) ldc_proc_probe_readable(l, u);
         return;
     }
     if (u->worker->as->health_path && (l->head.status < 200 || l->head.status > 399)) {
@@ -8699,7 +8834,17 @@ static void ldc_proc_probe_readable(ldcorn *l, ldc_up *u) {
         return;
     }
     u->connected = u->reused = true; /* asked and answered */
-    ldc_proc_probed(l, u, true, NULL);
+    u->rest = l->head.frame == LDC_FRAME_NONE     ? 0
+              : l->head.frame == LDC_FRAME_LENGTH ? l->head.length
+                                                  : UINT64_MAX;
+    n = (ssize_t)(ldc_buf_size(&u->in) - (size_t)size);
+    if (!u->worker->group->conf->limited || (uint64_t)n >= u->rest) {
+        ldc_proc_probed(l, u, true, NULL);
+        return;
+    }
+    if (u->rest != UINT64_MAX) u->rest -= (uint64_t)n;
+    u->passed = true;
+    ldc_buf_free(&l->mem, &u->in);
 }
 
 /* A probe came to its end; a connection that must also answer is asked first. */
@@ -8790,6 +8935,10 @@ static void ldc_proc_check_after(ldcorn *l, ldc_worker *w, uint64_t from) {
    nobody wants; parked connections go first, because a server of one thread may sit on one. */
 static void ldc_proc_check(ldcorn *l, ldc_worker *w) {
     uint64_t every = (uint64_t)w->as->s.health_interval * 1000;
+    if (w->candidate) { /* it was looked at a moment ago, and its reload decides about it */
+        ldc_proc_check_after(l, w, l->now);
+        return;
+    }
     if (w->answered_at + every > l->now) {
         w->probe_fails = 0;
         ldc_proc_check_after(l, w, w->answered_at);
@@ -8825,8 +8974,20 @@ static void ldc_proc_checked(ldcorn *l, ldc_worker *w) {
     ldc_proc_check_after(l, w, l->now);
 }
 
+/* Replacing what is merely slow again and again would pile up processes: one at a time. */
+static bool ldc_proc_predecessor(const ldc_worker *w) {
+    for (const ldc_worker *o = w->group->workers; o; o = o->next) {
+        if (o != w && o->index == w->index && o->replaced && o->state != LDC_PROC_GONE) return true;
+    }
+    return false;
+}
+
 static void ldc_proc_check_failed(ldcorn *l, ldc_worker *w) {
     if (w->probe_fails < w->as->s.health_fails) {
+        ldc_proc_check_after(l, w, l->now);
+        return;
+    }
+    if (!w->foreign && ldc_proc_predecessor(w)) { /* the one before it is still on its way out */
         ldc_proc_check_after(l, w, l->now);
         return;
     }
@@ -8842,6 +9003,12 @@ static void ldc_proc_check_failed(ldcorn *l, ldc_worker *w) {
 /* A check without an answer in time has failed, but what it asked for may still be going on: its
    slot stays taken and it is waited for, each further time counting once more. */
 static void ldc_proc_check_late(ldcorn *l, ldc_worker *w, ldc_up *u) {
+    if (u->passed) { /* an answer without an end */
+        ldc_up_close(l, u);
+        ldc_group_give(l, u, true);
+        ldc_proc_do(l, w, LDC_EV_PASSED);
+        return;
+    }
     u->by = l->now + (uint64_t)w->as->s.health_timeout * 1000;
     ldc_loop_timer(l, &u->timer, u->by);
     w->probe_fails++;
@@ -9015,8 +9182,11 @@ static void ldc_proc_exit(ldcorn *l, ldc_worker *w) {
         if (u->slot) {
             u->slot = false;
             w->in_flight--;
+            w->upgrades -= u->upgrade;
+            u->upgrade = false;
         }
     }
+    LDCORN_ASSERT(w->upgrades == 0);
     LDCORN_ASSERT(w->in_flight == 0);
     while (w->parked) ldc_up_close(l, w->parked);
     ldc_proc_count_exit(w, asked && w->why_stop ? w->why_stop : asked ? "stop" : "crash");
@@ -9263,7 +9433,7 @@ static void ldc_proc_free(ldcorn *l, ldc_worker *w) {
    nothing until the switch; an abandoned reload kills the candidates and frees the conf. Owns
    listeners and groups. */
 
-static void ldc_admin_reloaded(ldcorn *l);
+static void ldc_admin_reloaded(ldcorn *l, const char *what);
 static void ldc_turn_notify_reload(ldcorn *l, bool begins);
 
 static void ldc_reload_set(ldcorn *l, ldc_reload_state to) {
@@ -9612,31 +9782,32 @@ static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_
 
 static void ldc_reload_end(ldcorn *l, const char *result) {
     ldc_reload *r = &l->reload;
-    const char *what = r->only ? r->only->name : "reload";
+    char what[80] = "reload";
+    double took = ldc_proc_seconds(l->now - r->began);
+    const char *why = r->error.p ? r->error.p : "";
+    if (r->only) snprintf(what, sizeof what, "restart of %s", r->only->name);
     r->took = (l->now - r->began) / 1000;
     r->at = l->wall;
     snprintf(r->result, sizeof r->result, "%s", result);
     if (result[0] == 'o') {
         r->ok++;
-        ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s %s after %.1fs: generation %d", what,
-                    r->only ? "restarted" : "done", ldc_proc_seconds(l->now - r->began),
+        ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s done after %.1fs: generation %d", what, took,
                     l->generation);
     } else if (result[0] == 'p') {
         r->partials++;
         ldc_log_say(&l->log, LDCORN_LOG_ERROR,
-                    "%s partial after %.1fs: generation %d is in force, but\n    %s", what,
-                    ldc_proc_seconds(l->now - r->began), l->generation,
-                    r->error.p ? r->error.p : "");
+                    "%s partial after %.1fs: generation %d is in force, but\n    %s", what, took,
+                    l->generation, why);
     } else {
         r->failed++;
         ldc_log_say(
             &l->log, LDCORN_LOG_ERROR,
-            "%s failed after %.1fs, nothing changed: generation %d goes on with the old code and file\n    %s",
-            what, ldc_proc_seconds(l->now - r->began), l->generation, r->error.p ? r->error.p : "");
+            "%s failed after %.1fs, nothing changed: generation %d goes on with the old %s\n    %s",
+            what, took, l->generation, r->only ? "workers" : "code and file", why);
     }
     if (r->only == NULL) ldc_turn_notify_reload(l, false);
     r->only = NULL;
-    ldc_admin_reloaded(l);
+    ldc_admin_reloaded(l, what);
     l->upset = true;
 }
 
@@ -10332,6 +10503,8 @@ static void ldc_admin_worker(ldcorn *l, ldc_text *t, const ldc_worker *w) {
         ldc_text_json(t, ldc_util_z(w->last_exit));
     else
         ldc_text_add(t, "null");
+    if (w->last_exit_at)
+        ldc_text_fmt(t, ",\"last_exit_ago\":%.3f", ldc_proc_seconds(l->now - w->last_exit_at));
     ldc_text_add(t, ",\"last_lines\":");
     ldc_text_json(t, ldc_util_str(w->tail, w->tail_n));
     if (w->foreign) {
@@ -10347,14 +10520,15 @@ static void ldc_admin_group(ldcorn *l, ldc_text *t, const ldc_group *g) {
     ldc_text_json(t, ldc_util_z(g->name));
     ldc_text_add(t, ",\"routes\":");
     ldc_admin_routes_json(l, t, g);
-    ldc_text_fmt(t, ",\"queue\":{\"len\":%d,\"cap\":%lld,\"oldest_ms\":%llu}", g->queued,
-                 (long long)g->conf->s.queue,
-                 (unsigned long long)(g->head ? (l->now - g->head->queued) / 1000 : 0));
+    ldc_text_fmt(t, ",\"queue\":{\"len\":%d,\"cap\":%lld,\"oldest_ms\":%llu,\"timeout_ms\":%lld}",
+                 g->queued, (long long)g->conf->s.queue,
+                 (unsigned long long)(g->head ? (l->now - g->head->queued) / 1000 : 0),
+                 (long long)g->conf->s.queue_timeout);
     ldc_text_fmt(
         t,
         ",\"in_flight\":%d,\"slots\":%lld,\"orphans\":%d,\"limit\":%lld,\"refused\":{\"full\":%llu,\"timeout\":%llu,\"no_worker\":%llu,\"client_gone\":%llu}",
         ldc_group_inside(g), (long long)ldc_group_slots(g), g->orphans,
-        (long long)(g->conf->limited ? g->conf->s.max_req_per_worker : 0),
+        (long long)(g->conf->s.max_req_per_worker > 0 ? g->conf->s.max_req_per_worker : 0),
         (unsigned long long)g->refused[LDC_WHY_FULL],
         (unsigned long long)g->refused[LDC_WHY_TIMEOUT],
         (unsigned long long)g->refused[LDC_WHY_NO_WORKER],
@@ -10748,7 +10922,7 @@ static void ldc_admin_reload(ldcorn *l, ldc_exchange *e, ldc_str query) {
 }
 
 /* A reload came to its end: whoever asked for it hears the result. */
-static void ldc_admin_reloaded(ldcorn *l) {
+static void ldc_admin_reloaded(ldcorn *l, const char *what) {
     for (ldc_client *c = l->clients, *next; c; c = next) {
         ldc_text t;
         bool ok = strcmp(l->reload.result, "ok") == 0;
@@ -10756,11 +10930,11 @@ static void ldc_admin_reloaded(ldcorn *l) {
         if (c->state != LDC_CLIENT_WAIT || --c->exchange->interim > 0) continue;
         ldc_text_init(&t, &l->mem);
         ldc_text_fmt(&t,
-                     ok ? "reload done: generation %d\n"
+                     ok ? "%s done: generation %d\n"
                      : strcmp(l->reload.result, "partial") == 0
-                         ? "reload partial: generation %d is in force\n"
-                         : "reload failed, nothing changed: generation %d goes on\n",
-                     l->generation);
+                         ? "%s partial: generation %d is in force\n"
+                         : "%s failed, nothing changed: generation %d goes on\n",
+                     what, l->generation);
         if (!ok) ldc_text_put(&t, l->reload.error.p, l->reload.error.n);
         if (!ok) ldc_text_add(&t, "\n");
         ldc_admin_answer(l, c->exchange, ok ? 200 : 409, "text/plain; charset=utf-8", &t);
@@ -10867,8 +11041,8 @@ static int ldc_admin_scale(ldcorn *l, ldc_text *t, ldc_group *g, ldc_str query) 
         !ldc_util_number(ldc_util_z(word), 4096, &n) || n == 0)
         return ldc_admin_say(t, 400, "write /groups/%s/scale?workers=N, 1 to 4096", g->name);
     if (g->conf->source != LDC_FROM_PROCESSES)
-        return ldc_admin_say(t, 409, "%s has no processes of its own; join or quit addresses",
-                             g->name);
+        return ldc_admin_say(t, 409, "%s has no processes of its own%s", g->name,
+                             g->conf->source == LDC_FROM_LIST ? "; join or quit addresses" : "");
     if (ldc_reload_busy(l)) return ldc_admin_say(t, 409, "a reload is under way; ask again");
     g->scaled = (int)n;
     ldc_reload_fill(l, g);
@@ -11309,6 +11483,11 @@ static void ldc_turn_drain(ldcorn *l) {
     l->life = LDC_LIFE_DRAIN;
     l->stop_by = all < 0 ? 0 : l->now + (uint64_t)all * 1000;
     ldc_log_say(&l->log, LDCORN_LOG_INFO, "stopping");
+    for (ldc_client *c = l->clients, *next; c; c = next) { /* who waits for the reload after this */
+        next = c->next;
+        if (c->state == LDC_CLIENT_WAIT) ldc_client_refuse(l, c->exchange, LDC_WHY_STOPPING);
+    }
+    l->reload.again = false;
     ldc_turn_notify(l, "STOPPING=1\nSTATUS=stopping");
     ldc_reload_unwatch(l);
     if (l->reload.state == LDC_RELOAD_SWITCHED)
@@ -11451,6 +11630,7 @@ static void ldc_turn_starved(ldcorn *l) {
     l->lean = false;
     for (ldc_group *g = l->groups; g; g = g->next) ldc_group_next(l, g);
     if (l->paused && l->clients_count < l->conns_max) ldc_client_pause(l, false);
+    if (!l->admin_full) ldc_client_admin_open(l);
 }
 
 static void ldc_turn_reports(ldcorn *l) {
@@ -12058,7 +12238,9 @@ static void ldc_public_start_text(ldcorn *l) {
         const ldc_gconf *g = &c->group[index];
         ldc_text routes;
         bool before = false;
+        char queue[24] = "none";
         int wanted = ldc_proc_wanted(NULL, g);
+        if (g->s.queue != INT32_MAX) snprintf(queue, sizeof queue, "%lld", (long long)g->s.queue);
         for (int j = 0; j < n && j < c->routes; j++) before = before || c->route[j].group == index;
         if (before) continue;
         shown++;
@@ -12067,8 +12249,8 @@ static void ldc_public_start_text(ldcorn *l) {
             ldc_text_fmt(&routes, "%s%s", routes.n ? " " : "", *r);
         ldc_text_fmt(&t, "  %-7s %-29s ", g->name, routes.p ? routes.p : "(no routes)");
         if (g->source == LDC_FROM_DIAL)
-            ldc_text_fmt(&t, "up to %lld workers dial in at %s, queue %lld, wait %s",
-                         (long long)g->s.workers, g->dial.text, (long long)g->s.queue,
+            ldc_text_fmt(&t, "up to %lld workers dial in at %s, queue %s, wait %s",
+                         (long long)g->s.workers, g->dial.text, queue,
                          g->s.queue_timeout < 0
                              ? "none"
                              : ldc_util_span((uint64_t)g->s.queue_timeout, span));
@@ -12076,8 +12258,8 @@ static void ldc_public_start_text(ldcorn *l) {
             ldc_text_fmt(&t, "%d worker%s, ", wanted, wanted == 1 ? "" : "s");
         if (g->limited && g->source != LDC_FROM_DIAL)
             ldc_text_fmt(
-                &t, "%lld request%s each, queue %lld, wait %s", (long long)g->s.max_req_per_worker,
-                g->s.max_req_per_worker == 1 ? "" : "s", (long long)g->s.queue,
+                &t, "%lld request%s each, queue %s, wait %s", (long long)g->s.max_req_per_worker,
+                g->s.max_req_per_worker == 1 ? "" : "s", queue,
                 g->s.queue_timeout < 0 ? "none"
                                        : ldc_util_span((uint64_t)g->s.queue_timeout, span));
         else if (!g->limited)

@@ -259,11 +259,15 @@ def test_without_memory_a_body_waits_in_order_and_is_not_asked_for():
         second.send(post(450000, '/second', [('Expect', '100-continue')]))
         wait_for(lambda: held(proxy) == 2)
         third = stack.enter_context(proxy.connect())
-        third.send(post(1000, '/third', [('Expect', '100-continue')]))
+        third.send(post(70000, '/third', [('Expect', '100-continue')]))
         wait_for(lambda: held(proxy) == 3)
         assert second.silent() and third.silent(0.01), 'no 100 before there is memory; nobody overtakes'
+        small = stack.enter_context(proxy.connect())
+        small.send(post(1000, '/small') + b'y' * 1000)
+        request, conn = worker.one(OK)
+        assert request.target == '/small' and small.read_response().status == 200, 'a quarter is for small bodies'
         first.send(b'x' * 499999)
-        _, conn = worker.one()
+        assert conn.read_request().target == '/'
         conn.send(OK)
         assert first.read_response().status == 200
         for c in (second, third):

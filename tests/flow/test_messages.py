@@ -194,7 +194,7 @@ PASSED = [
     ('plain', G + END, 'GET / HTTP/1.1', b'', {'Host': 'a'}),
     ('two empty lines first', b'\r\n\r\n' + G + END, 'GET / HTTP/1.1', b'', {}),
     ('own method', b'FROB / HTTP/1.1\r\n' + H + END, 'FROB / HTTP/1.1', b'', {}),
-    ('lower case method', b'get / HTTP/1.1\r\n' + H + END, 'get / HTTP/1.1', b'', {}),
+    ('lower case method', b'purge / HTTP/1.1\r\n' + H + END, 'purge / HTTP/1.1', b'', {}),
     ('higher minor version', b'GET / HTTP/1.9\r\n' + H + END, 'GET / HTTP/1.1', b'', {}),
     ('HTTP/1.0', b'GET / HTTP/1.0\r\n' + H + END, 'GET / HTTP/1.1', b'', {'Host': 'a'}),
     ('HTTP/1.0 without Host', b'GET / HTTP/1.0\r\n\r\n', 'GET / HTTP/1.1', b'', {}),

@@ -223,7 +223,7 @@ def test_restart_a_group(way):
             assert 'generation 2' in post(p, '/groups/web/restart')
         assert not load.failed, load.failed[:5]
         assert p.pids('other') == other and not set(p.pids('web')) & set(old) and len(p.pids('web')) == 2
-        p.wait_log(r'info  web restarted after')
+        p.wait_log(r'info  restart of web done after')
 
 
 def test_restart_of_a_group_that_fails_changes_nothing():

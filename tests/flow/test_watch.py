@@ -32,7 +32,7 @@ def test_a_changed_file_restarts_its_group(way):
         source(p)
         wait_gone(old)
         p.wait_log(r'info  web: .*/src/app\.py changed')
-        p.wait_log('info  web restarted after')
+        p.wait_log('info  restart of web done after')
         assert p.pids('other') == other and len(p.pids('web')) == 1 and len(p.starts()) == 3
 
 
@@ -63,7 +63,7 @@ def test_a_broken_change_keeps_the_old_workers_and_the_next_one_is_tried():
         settled(p)
         open(p.dir + '/bad', 'w').close()
         source(p)
-        p.wait_log('error web failed after')
+        p.wait_log('error restart of web failed after')
         assert p.pids('web') == [old] and p.get('/') == str(old)
         os.unlink(p.dir + '/bad')
         source(p)

@@ -65,8 +65,7 @@ KEY = 'HAProxy wants Sec-WebSocket-Key with every Upgrade: websocket; that is fo
 KNOWN = {
     'nginx': {
         '9110 9.1: method of all token bytes': TOKEN,
-        '9110 9.1: lower case is another method': TOKEN,
-        '9110 9.3.6: connect in lower case is another method': TOKEN,
+        '9110 9.1: a method of its own in lower case': TOKEN,
         '9112 3.2.4: star with OPTIONS': STAR,
         '9110 7.6.2: Max-Forwards 1 on OPTIONS *': STAR,
         '9110 7.2: Host with blanks around it': TAB,
