@@ -52,10 +52,13 @@ fuzz-coverage: ## lines of ldcorn.h that the inputs of tests/fuzz/corpus reach
 bench: build/ldcorn ## CPU per request beside nginx and HAProxy (tools/bench --list)
 	LDCORN_BIN=build/ldcorn tools/bench
 
-install: build/ldcorn ## PREFIX/bin/ldcorn and PREFIX/include/ldcorn.h
-	mkdir -p '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/include'
-	cp build/ldcorn '$(DESTDIR)$(PREFIX)/bin/ldcorn'
+install: build/ldcorn ## PREFIX/bin/ldcorn and ldcornctl, include/ldcorn.h, the systemd unit, ldconfig2ini.py
+	mkdir -p '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/include' '$(DESTDIR)$(PREFIX)/share/ldcorn'
+	mkdir -p '$(DESTDIR)$(PREFIX)/lib/systemd/system'
+	cp build/ldcorn tools/ldcornctl '$(DESTDIR)$(PREFIX)/bin/'
 	cp ldcorn.h '$(DESTDIR)$(PREFIX)/include/ldcorn.h'
+	cp tools/ldconfig2ini.py '$(DESTDIR)$(PREFIX)/share/ldcorn/'
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' tools/ldcorn.service >'$(DESTDIR)$(PREFIX)/lib/systemd/system/ldcorn.service'
 
 clean: ## remove build/
 	rm -rf build
