@@ -317,6 +317,20 @@ def test_status():
         assert re.fullmatch(r'[\d.]+m?s', ml['WORK p50']) and re.fullmatch(r'[\d.]+m?s', ml['WAIT p50'])
 
 
+def test_workers_that_dial_in():
+    with Proxy('listen = {listen}\nadmin = {admin}\n[hub]\nroutes = *\ndial_in = unix:{dir}/hub\n') as p:
+        with socket.socket(socket.AF_UNIX) as w, p.connect() as c:
+            w.connect(p.dir + '/hub')
+            p.wait_status(lambda s: s['groups'][0]['slots'] == 1)
+            c.send(head('GET', '/'))
+            p.wait_status(lambda s: s['groups'][0]['in_flight'] == 1)
+            out = good(p, 'status')
+            assert rows(out, 'GROUP')[0]['INSIDE'] == rows(out, 'WORKER')[0]['INSIDE'] == '1/1'
+            assert rows(out, 'WORKER')[0]['PID'] == 'unix:%s/hub' % p.dir
+            w.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n')
+            assert c.read_response().status == 200
+
+
 def test_rates():
     """Requests per second and the share of 5xx are those of the last second."""
     with AutoWorker(lambda r, c: b'HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n' % (500 if 'no' in r.target else 200)) as w:
@@ -604,6 +618,47 @@ def test_drain_and_resume():
         for _ in range(4):
             assert p.get('/') == str(pids[1 - index])
         assert good(p, 'resume', at) == at + ': takes requests again\n' and not p.worker('web', index)['paused']
+
+
+def test_join_and_quit():
+    with AutoWorker() as a, AutoWorker() as b, Own('[web]\nroutes = *\nupstream = %s\n' % a.address) as p:
+        assert good(p, 'join', 'web', b.address) == 'web: %s is ready\n' % b.address
+        assert {w['address'] for w in p.group('web')['workers']} == {a.address, b.address}
+        assert good(p, 'quit', 'web', a.address) == 'web: %s is gone\n' % a.address
+        assert p.get('/') == 'ok' and b.served == 1 and a.served == 0
+        assert bad(p, 'join', 'web', 'no address') and bad(p, 'quit', 'web', a.address)
+        assert [w['address'] for w in p.group('web')['workers']] == [b.address]
+
+
+def test_an_address_in_another_spelling():
+    with AutoWorker() as a, AutoWorker() as b, Own('[web]\nroutes = *\nupstream = %s\n' % a.address) as p, p.connect() as c:
+        there = b.address.replace('127.0.0.1', 'localhost')
+        assert good(p, 'join', 'web', there) == 'web: %s is ready\n' % there
+        assert 'is in web already' in bad(p, 'join', 'web', b.address)
+        b.handler = a.handler = lambda r, conn: time.sleep(1) or b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n'
+        c.send(head('GET', '/'))
+        p.wait_status(lambda s: s['groups'][0]['in_flight'] == 1)
+        at = next(w for w in p.group('web')['workers'] if w['in_flight'])['address'].replace('localhost', '127.0.0.1')
+        good(p, 'quit', 'web', at.replace('127.0.0.1', 'localhost'))
+        assert len(p.group('web')['workers']) == 1 and not p.group('web')['in_flight'], 'it has not waited'
+        assert c.read_response().status == 200
+
+
+def test_join_waits_until_it_is_ready():
+    port = free_port()
+    with AutoWorker() as a, Own('[web]\nroutes = *\nupstream = %s\nbackoff_max = 100ms\n' % a.address) as p:
+        said = bad(p, 'join', 'web', '127.0.0.1:%d' % port, '--timeout', '1s')
+        assert 'not done within 1s' in said and 'web.1 is down' in said, said
+
+
+def test_quit_waits_for_what_is_inside():
+    with AutoWorker(lambda r, c: time.sleep(1) or b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n') as a, AutoWorker() as b:
+        with Own('[web]\nroutes = *\nupstream = %s %s\n' % (a.address, b.address)) as p, p.connect() as c:
+            c.send(head('GET', '/'))
+            p.wait_status(lambda s: s['groups'][0]['in_flight'] == 1)
+            at = next(w['address'] for w in p.group('web')['workers'] if w['in_flight'])
+            good(p, 'quit', 'web', at)
+            assert c.read_response().status == 200
 
 
 UNKNOWN = [('scale', 'wob', '2'), ('restart', 'wob'), ('restart', 'wob.0'), ('pause', 'wob'), ('drain', 'wob.0'),
