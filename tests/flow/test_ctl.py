@@ -304,8 +304,11 @@ def rows(out, first):
 def test_status():
     with Own('[ml]\nroutes = /ml\nmax_req_per_worker = 1\nqueue = 5\nworkers = 2\nrequest_buffer = 0\ncmd = %s\n'
              '[web]\nroutes = *\ncmd = %s\n' % (counter(), counter()), top='min_rate = 0\n') as p:
-        held = [Held(p, '/ml', {'X-Ask': 'echo'}) for _ in range(3)]
-        p.wait_status(lambda s: s['groups'][0]['in_flight'] == 2 and s['groups'][0]['queue']['len'] == 1)
+        held = []
+        for n in (1, 2, 2):
+            held.append(Held(p, '/ml', {'X-Ask': 'echo'}))
+            inside(p, n)
+        queued(p, 1)
         out = good(p, 'status')
         first, second = out.split('\n')[:2]
         assert re.fullmatch(r'ldcorn \d+\.\d+\.\d+  pid %d  up [\d.]+s  generation 1  no reload yet' % p.pid, first)
@@ -564,6 +567,7 @@ def test_restart():
         a, b = p.pids()
         assert good(p, 'restart', 'web') == 'web: new and ready\n'
         assert not {a, b} & set(p.pids()) and len(p.pids()) == 2
+        wait_gone(a, b)
         a, b = (p.worker('web', i)['pid'] for i in (0, 1))
         assert good(p, 'restart', 'web.1') == 'web.1: new and ready\n'
         assert a in p.pids() and b not in p.pids() and len(p.pids()) == 2
@@ -575,8 +579,10 @@ def test_restart_one_after_the_other(way):
         old = p.pids()
         good(p, 'restart', 'web')
         assert len(p.pids()) == 2 and not set(old) & set(p.pids())
+        wait_gone(*old)
         now = [p.worker('web', i)['pid'] for i in (0, 1)]
         good(p, 'restart', 'web.0')
+        wait_gone(now[0])
         assert p.worker('web', 0)['pid'] != now[0] and p.worker('web', 1)['pid'] == now[1] and len(p.pids()) == 2
 
 
