@@ -1272,32 +1272,32 @@ typedef enum ldc_frame {
 } ldc_frame;
 
 /* Fields that ldcorn itself looks at or writes. */
-#define LDC_FIELD_NAMES(X)                                                \
-    X(HOST, "host")                                                       \
-    X(CONNECTION, "connection")                                           \
-    X(CONTENT_LENGTH, "content-length")                                   \
-    X(TRANSFER_ENCODING, "transfer-encoding")                             \
-    X(EXPECT, "expect")                                                   \
-    X(UPGRADE, "upgrade")                                                 \
-    X(TE, "te")                                                           \
-    X(TRAILER, "trailer")                                                 \
-    X(KEEP_ALIVE, "keep-alive")                                           \
-    X(HTTP2_SETTINGS, "http2-settings")                                   \
-    X(MAX_FORWARDS, "max-forwards")                                       \
-    X(PROXY, "proxy")                                                     \
-    X(FORWARDED, "forwarded")                                             \
-    X(XFF, "x-forwarded-for")                                             \
-    X(XFP, "x-forwarded-proto")                                           \
-    X(XFH, "x-forwarded-host")                                            \
-    X(XFX, "x-forwarded-prefix")                                          \
-    X(REAL_IP, "x-real-ip")                                               \
-    X(REQUEST_ID, "x-request-id")                                         \
-    X(REQUEST_START, "x-request-start")                                   \
-    X(ORIGINAL_URL, "x-original-url")                                     \
-    X(REWRITE_URL, "x-rewrite-url")                                       \
-    X(VIA, "via")                                                         \
-    X(USER_AGENT, "user-agent") X(REFERER, "referer") X(ORIGIN, "origin") \
-        X(AUTHORIZATION, "authorization")
+#define LDC_FIELD_NAMES(X)                    \
+    X(HOST, "host")                           \
+    X(CONNECTION, "connection")               \
+    X(CONTENT_LENGTH, "content-length")       \
+    X(TRANSFER_ENCODING, "transfer-encoding") \
+    X(EXPECT, "expect")                       \
+    X(UPGRADE, "upgrade")                     \
+    X(TE, "te")                               \
+    X(TRAILER, "trailer")                     \
+    X(KEEP_ALIVE, "keep-alive")               \
+    X(HTTP2_SETTINGS, "http2-settings")       \
+    X(MAX_FORWARDS, "max-forwards")           \
+    X(PROXY, "proxy")                         \
+    X(FORWARDED, "forwarded")                 \
+    X(XFF, "x-forwarded-for")                 \
+    X(XFP, "x-forwarded-proto")               \
+    X(XFH, "x-forwarded-host")                \
+    X(XFX, "x-forwarded-prefix")              \
+    X(REAL_IP, "x-real-ip")                   \
+    X(REQUEST_ID, "x-request-id")             \
+    X(REQUEST_START, "x-request-start")       \
+    X(ORIGINAL_URL, "x-original-url")         \
+    X(REWRITE_URL, "x-rewrite-url")           \
+    X(VIA, "via")                             \
+    X(USER_AGENT, "user-agent")               \
+    X(REFERER, "referer") X(ORIGIN, "origin") X(AUTHORIZATION, "authorization")
 
 #define LDC_FIELD_ENUM(name, text) LDC_FIELD_##name,
 typedef enum ldc_field_id {
@@ -10528,7 +10528,9 @@ static void ldc_admin_group(ldcorn *l, ldc_text *t, const ldc_group *g) {
         t,
         ",\"in_flight\":%d,\"slots\":%lld,\"orphans\":%d,\"limit\":%lld,\"refused\":{\"full\":%llu,\"timeout\":%llu,\"no_worker\":%llu,\"client_gone\":%llu}",
         ldc_group_inside(g), (long long)ldc_group_slots(g), g->orphans,
-        (long long)(g->conf->s.max_req_per_worker > 0 ? g->conf->s.max_req_per_worker : 0),
+        (long long)(g->conf->source == LDC_FROM_DIAL ? 1
+                    : g->conf->limited               ? g->conf->s.max_req_per_worker
+                                                     : 0),
         (unsigned long long)g->refused[LDC_WHY_FULL],
         (unsigned long long)g->refused[LDC_WHY_TIMEOUT],
         (unsigned long long)g->refused[LDC_WHY_NO_WORKER],

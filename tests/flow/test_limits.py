@@ -77,7 +77,7 @@ def test_rate_with_burst():
 
 
 def test_rate_refills():
-    with pair('rate = 20/s burst=1\n') as (proxy, worker):
+    with pair('rate = 1/s burst=1\n') as (proxy, worker):
         assert passes(proxy, head('GET', '/'))
         assert refused(proxy, head('GET', '/')).status == 429
         wait_for(lambda: passes(proxy, head('GET', '/')), 5)

@@ -244,7 +244,7 @@ def test_clients_that_never_read():
             cut = [r for r in (p.wait_access(lambda r: r['reason'] == 'send_timeout'),) if r]
             assert cut and cut[0]['status'] == 200
             wait_for(lambda: sum(r['reason'] == 'send_timeout' for r in p.access()) == 40)
-            done = crowd.ends(8)
+            done = crowd.ends(30)
             assert len(done) == 40 and all(0 < len(data) < size for data in done.values())
         p.wait_status(lambda s: s['groups'][0]['workers'][0]['in_flight'] == 0)
 
