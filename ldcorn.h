@@ -403,6 +403,7 @@ LDCORN_DEF const char *ldcorn_version(void);
 #if defined(__linux__)
 #include <sys/ioctl.h>
 #include <sched.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
 #endif
 
@@ -4328,7 +4329,8 @@ typedef enum ldc_kind {
     LDC_KIND_PIPE,
     LDC_KIND_EXEC,
     LDC_KIND_NAMES,
-    LDC_KIND_WATCHER
+    LDC_KIND_WATCHER,
+    LDC_KIND_DEEP
 } ldc_kind;
 
 /* One descriptor in the poll set; stands first in its owner. */
@@ -4337,6 +4339,7 @@ typedef struct ldc_watch {
     short want; /* 0: out of the set, its entry is negated */
     uint8_t kind;
     bool hot, listed, dirty, dead;
+    bool deep;     /* cold, and epoll looks at it */
     uint32_t at;   /* index in the poll set */
     uint32_t spin; /* turns ready without progress */
     uint64_t busy; /* when it was last ready */
@@ -4371,6 +4374,8 @@ typedef struct ldc_loop {
     uint32_t due, due_cap, timers;
     uint64_t full_at, full_cost, swept; /* when the whole set was polled, and what it cost */
     bool quiet;
+    ldc_watch deep; /* the epoll descriptor that looks at the cold ones, itself always hot */
+    bool deep_on, deep_tried;
 } ldc_loop;
 
 /* Bytes one way. Invariant: what is in `head` from `sent` on goes out before `buf`. */
@@ -4840,7 +4845,9 @@ static int64_t ldc_net_unsent(int fd) {
 }
 
 /* @loop -------------------------------------------------------------------------------------
-   The poll set in two tiers and the heap of timers. Invariants: nothing moves during dispatch;
+   The poll set in two tiers and the heap of timers. Busy descriptors are polled every turn. Idle
+   ones are cold: polled now and then, or, once there are many and the system has epoll, looked at
+   by one epoll descriptor that stands in the set itself. Invariants: nothing moves during dispatch;
    an entry's watch lives at least to the end of the turn; there is always room for one entry
    and one timer per open watch, so that neither can fail later. */
 
@@ -4875,6 +4882,47 @@ static void ldc_loop_dirty(ldcorn *l, ldc_watch *w) {
     l->loop.dirty[l->loop.dirties++] = w;
 }
 
+/* --- the cold tier behind epoll --- */
+
+#if defined(__linux__) && !defined(LDCORN_PORTABLE) && !defined(LDCORN_POLL_ONLY)
+#define LDC_EPOLL 1
+#endif
+#ifndef LDCORN_COLD
+#define LDCORN_COLD 64 /* so many cold ones make it worth it */
+#endif
+
+/* Hands a cold watch over. False: it has to be polled. */
+static bool ldc_loop_sink(ldc_loop *o, ldc_watch *w) {
+#ifdef LDC_EPOLL
+    struct epoll_event e;
+    if (!o->deep_on) return true;
+    if (w->want == 0 || w->deep) return true;
+    memset(&e, 0, sizeof e);
+    e.events = (uint32_t)(unsigned short)w->want; /* the same bits as poll's */
+    e.data.ptr = w;
+    w->deep = epoll_ctl(o->deep.fd, EPOLL_CTL_ADD, w->fd, &e) == 0;
+    return w->deep;
+#else
+    (void)o;
+    (void)w;
+    return true;
+#endif
+}
+
+/* Takes it back, before its descriptor is closed too: a child that was just forked may hold a copy,
+   and then closing ours does not end the interest. */
+static void ldc_loop_raise(ldc_loop *o, ldc_watch *w) {
+#ifdef LDC_EPOLL
+    struct epoll_event e;
+    if (!w->deep) return;
+    memset(&e, 0, sizeof e);
+    epoll_ctl(o->deep.fd, EPOLL_CTL_DEL, w->fd, &e);
+#else
+    (void)o;
+#endif
+    w->deep = false;
+}
+
 /* Takes the descriptor into the set. False without memory: it stays the caller's. */
 static bool ldc_loop_open(ldcorn *l, ldc_watch *w, int fd, ldc_kind kind, short want) {
     if (!ldc_loop_reserve_watch(l)) return false;
@@ -4905,7 +4953,7 @@ static void ldc_loop_want(ldcorn *l, ldc_watch *w, short want) {
         l->loop.set[w->at].events = want;
         l->loop.set[w->at].fd = want ? w->fd : ~w->fd;
     }
-    if (want && !w->hot) {
+    if ((want || w->deep) && !w->hot) {
         w->hot = true;
         ldc_loop_dirty(l, w);
     }
@@ -4937,6 +4985,7 @@ static void ldc_loop_add(ldc_loop *o, ldc_watch *w) {
 }
 
 static void ldc_loop_heat(ldc_loop *o, ldc_watch *w) {
+    if (w->hot) ldc_loop_raise(o, w);
     if (w->hot && w->at >= o->hot)
         ldc_loop_swap(o, w->at, o->hot++);
     else if (!w->hot && w->at < o->hot)
@@ -4945,6 +4994,7 @@ static void ldc_loop_heat(ldc_loop *o, ldc_watch *w) {
 
 static void ldc_loop_remove(ldcorn *l, ldc_watch *w) {
     ldc_loop *o = &l->loop;
+    ldc_loop_raise(o, w);
     if (w->listed) {
         w->hot = false;
         ldc_loop_heat(o, w);
@@ -4956,6 +5006,32 @@ static void ldc_loop_remove(ldcorn *l, ldc_watch *w) {
         close(w->fd); /* EINTR: the descriptor is gone all the same on every POSIX here */
     w->fd = -1;
     o->watches--;
+}
+
+/* Many are cold: from now on epoll looks at them. */
+static void ldc_loop_deepen(ldcorn *l) {
+#ifdef LDC_EPOLL
+    ldc_loop *o = &l->loop;
+    int fd;
+    o->deep_tried = true;
+    fd = epoll_create1(EPOLL_CLOEXEC);
+    if (fd < 0) return;
+    o->deep_on = ldc_loop_open(l, &o->deep, fd, LDC_KIND_DEEP, POLLIN);
+    if (!o->deep_on) {
+        close(fd);
+        return;
+    }
+    for (uint32_t i = o->hot; i < o->n; i++) { /* who cannot sink is polled again and again */
+        ldc_watch *w = o->who[i];
+        if (!ldc_loop_sink(o, w)) {
+            w->hot = true;
+            w->busy = l->now;
+            ldc_loop_dirty(l, w);
+        }
+    }
+#else
+    l->loop.deep_tried = true;
+#endif
 }
 
 /* The one place where entries are added, moved and removed. */
@@ -4976,10 +5052,16 @@ static void ldc_loop_settle(ldcorn *l) {
     o->swept = l->now;
     for (uint32_t i = o->hot; i-- > 0;) {
         ldc_watch *w = o->who[i];
-        if (l->now - w->busy < 10000) continue;
+        if (l->now - w->busy < 10000 || w == &o->deep) continue;
         w->hot = false;
-        ldc_loop_heat(o, w);
+        if (ldc_loop_sink(o, w)) {
+            ldc_loop_heat(o, w);
+            continue;
+        }
+        w->hot = true;
+        w->busy = l->now;
     }
+    if (!o->deep_tried && o->n - o->hot > LDCORN_COLD) ldc_loop_deepen(l);
 }
 
 /* --- timers: a heap whose entries may be too early, never too late --- */
@@ -5075,12 +5157,21 @@ static void ldc_loop_lean(ldcorn *l) {
     l->retry_at = l->now + 50000;
 }
 
+/* How many entries poll() has to see: where epoll looks at the cold ones, the hot ones alone. */
+static uint32_t ldc_loop_polls(const ldc_loop *o) {
+    return o->deep_on && o->deep.listed ? o->hot : o->n;
+}
+
 /* Waits. The busy prefix is polled every turn; the whole set when its time has come or the
    prefix is quiet: a look at an idle descriptor costs 0.1 to 0.2 us, too much for every turn. */
 static int ldc_loop_wait(ldcorn *l, int timeout) {
     ldc_loop *o = &l->loop;
     uint64_t every = o->full_cost * 10 > 1000 ? o->full_cost * 10 : 1000, before;
     int n = 0;
+    if (o->deep_on && o->deep.listed) { /* the cold ones are told of by one of the hot ones */
+        o->polled = ldc_loop_polls(o);
+        return poll(o->set, (nfds_t)o->hot, timeout);
+    }
     if (o->n - o->hot > 64 && o->hot && !o->quiet && l->now - o->full_at < every) {
         int left = (int)((every - (l->now - o->full_at)) / 1000) + 1;
         o->polled = o->hot;
@@ -11334,6 +11425,8 @@ static void ldc_turn_signals(ldcorn *l) {
     }
 }
 
+static void ldc_turn_deep(ldcorn *l);
+
 static void ldc_turn_dispatch(ldcorn *l, ldc_watch *w, short revents) {
     w->busy = l->now;
     if (!w->hot) {
@@ -11353,8 +11446,25 @@ static void ldc_turn_dispatch(ldcorn *l, ldc_watch *w, short revents) {
     case LDC_KIND_PIPE: ldc_proc_pipe_read(l, (ldc_pipe *)(void *)w, false); break;
     case LDC_KIND_NAMES: ldc_reload_heard(l); break;
     case LDC_KIND_WATCHER: ldc_reload_changes(l); break;
+    case LDC_KIND_DEEP: ldc_turn_deep(l); break;
     default: ldc_proc_exec_event(l, (ldc_exec *)(void *)w); break;
     }
+}
+
+/* What epoll found among the cold ones. They are hot from here on; what does not fit is found in the
+   next turn. */
+static void ldc_turn_deep(ldcorn *l) {
+#ifdef LDC_EPOLL
+    struct epoll_event e[256];
+    int n = epoll_wait(l->loop.deep.fd, e, (int)LDC_LEN(e), 0);
+    ldc_loop_progress(&l->loop.deep);
+    for (int i = 0; i < n; i++) {
+        ldc_watch *w = (ldc_watch *)e[i].data.ptr;
+        if (!w->dead && w->want) ldc_turn_dispatch(l, w, (short)e[i].events);
+    }
+#else
+    (void)l;
+#endif
 }
 
 /* Ready for many turns without a byte or a change of state: our mistake or a peer's trick. It is
@@ -12390,7 +12500,7 @@ LDCORN_DEF int ldcorn_timeout(ldcorn *l) {
 LDCORN_DEF int ldcorn_collect(ldcorn *l, struct pollfd *set, int room) {
     int n;
     ldc_loop_settle(l);
-    n = (int)l->loop.n;
+    n = (int)ldc_loop_polls(&l->loop);
     if (n <= room) memcpy(set, l->loop.set, (size_t)n * sizeof *set);
     return n;
 }
@@ -12398,7 +12508,8 @@ LDCORN_DEF int ldcorn_collect(ldcorn *l, struct pollfd *set, int room) {
 LDCORN_DEF int ldcorn_dispatch(ldcorn *l, const struct pollfd *set, int n) {
     ldc_turn_clock(l);
     l->loop.polled = 0;
-    if (n == (int)l->loop.n) { /* nothing was added or removed since ldcorn_collect */
+    if (n ==
+        (int)ldc_loop_polls(&l->loop)) { /* nothing was added or removed since ldcorn_collect */
         for (int i = 0; i < n; i++)
             l->loop.set[i].revents = set[i].fd == l->loop.set[i].fd ? set[i].revents : 0;
         l->loop.polled = (uint32_t)n;
@@ -12564,6 +12675,7 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
         if (!s->watch.dead) ldc_reload_unlisten(l, s);
     }
     if (l->signal.fd >= 0) ldc_loop_close(l, &l->signal);
+    if (l->loop.deep_on) ldc_loop_close(l, &l->loop.deep);
     l->upset = true;
     ldc_turn_bury(l);
     ldc_turn_bury_workers(l);
