@@ -12308,9 +12308,10 @@ static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
     if (ldc_public_bind(l, error))
         ldc_public_fail(error, 1, NULL, "cannot use runtime_dir %s: it is taken", dir);
     n = strlen(error->text);
-    snprintf(error->text + n, sizeof error->text - n,
-             "  ldcorn pid %ld already runs with this file: `kill -HUP %ld` reloads it\n",
-             (long)lock.l_pid, (long)lock.l_pid);
+    snprintf(
+        error->text + n, sizeof error->text - n,
+        "  ldcorn pid %ld already runs with this file: `ldcornctl reload` or `kill -HUP %ld` reloads it\n",
+        (long)lock.l_pid, (long)lock.l_pid);
     return false;
 }
 
@@ -12339,7 +12340,7 @@ static void ldc_public_start_text(ldcorn *l) {
                      text[0] == ':' ? "0.0.0.0" : "", text);
     }
     if (c->admin_on)
-        ldc_text_fmt(&t, "  admin   %s%s%s        /status /metrics\n",
+        ldc_text_fmt(&t, "  admin   %s%s%s        ldcornctl status\n",
                      c->admin.u.any.sa_family == AF_UNIX ? "" : "http://", c->admin.text,
                      c->admin.u.any.sa_family == AF_UNIX ? "" : "/");
     else

@@ -467,7 +467,7 @@ def test_a_second_instance_names_the_first():
         run = cli('groups.ini', cwd=p.dir)
         assert run.status == 1
         assert run.err == ('ldcorn: cannot listen on 127.0.0.1:%d: address already in use (groups.ini:1)\n'
-                           '  ldcorn pid %d already runs with this file: `kill -HUP %d` reloads it\n'
+                           '  ldcorn pid %d already runs with this file: `ldcornctl reload` or `kill -HUP %d` reloads it\n'
                            % (p.port, p.pid, p.pid))
         assert request(p, 'GET', '/').status == 200, 'the first goes on undisturbed'
 
