@@ -3616,64 +3616,63 @@ static void ldc_conf_derive(ldc_gconf *g) {
     if (d->retries == LDCORN_NONE) d->retries = 0;
 }
 
-static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ldcorn_desc *desc) {
+static void ldc_conf_ranges(ldc_reader *r, ldc_section *s) {
+    static const struct {
+        int id;
+        int64_t low, high;
+    } ranges[] = {{LDC_KEY_workers, 1, 4096},
+                  {LDC_KEY_backoff_max, 1, INT64_MAX},
+                  {LDC_KEY_max_restarts, -1, 1 << 30},
+                  {LDC_KEY_stop_timeout, 0, INT64_MAX},
+                  {LDC_KEY_max_req_per_worker, -1, 1 << 30},
+                  {LDC_KEY_max_req_per_client, -1, 1 << 30},
+                  {LDC_KEY_max_tunnels_per_worker, -1, 1 << 30},
+                  {LDC_KEY_recycle_requests, -1, INT64_MAX},
+                  {LDC_KEY_recycle_after, -1, INT64_MAX},
+                  {LDC_KEY_health_fails, 1, 1000},
+                  {LDC_KEY_health_timeout, 1, INT64_MAX},
+                  {LDC_KEY_queue, -1, 1 << 30},
+                  {LDC_KEY_retries, -1, 100},
+                  {LDC_KEY_request_buffer, 0, 1 << 29},
+                  {LDC_KEY_response_buffer, 0, 1 << 29}};
+    if (s->group->workers == LDCORN_AUTO) s->group->workers = ldc_util_processors();
+    for (size_t i = 0; i < LDC_LEN(ranges); i++)
+        ldc_conf_range(r, s, ranges[i].id, ranges[i].low, ranges[i].high);
+}
+
+/* Words that stand for one of a few ways; some defaults follow from the limit. */
+static void ldc_conf_choices(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
     static const ldc_choice timeouts[] = {LDC_WAIT, LDC_RESTART, LDC_CLOSE};
+    static const ldc_choice aborts[] = {LDC_WAIT, LDC_CLOSE};
     static const ldc_choice reloads[] = {LDC_SWAP, LDC_ROLLING, LDC_REPLACE, LDC_OFF};
     static const ldc_choice balances[] = {LDC_LEAST, LDC_LIFO, LDC_ROUND, LDC_HASH};
-    bool own;
-    ldc_conf_inherit(r, s);
-    ldc_conf_defaults(r, s, LDC_SCOPE_GROUP);
-    if (r->memory) return;
-    if (s->group->workers == LDCORN_AUTO) s->group->workers = ldc_util_processors();
-    ldc_conf_range(r, s, LDC_KEY_workers, 1, 4096);
-    ldc_conf_range(r, s, LDC_KEY_backoff_max, 1, INT64_MAX);
-    ldc_conf_range(r, s, LDC_KEY_max_restarts, -1, 1 << 30);
-    ldc_conf_range(r, s, LDC_KEY_stop_timeout, 0, INT64_MAX);
-    ldc_conf_range(r, s, LDC_KEY_max_req_per_worker, -1, 1 << 30);
-    ldc_conf_range(r, s, LDC_KEY_max_req_per_client, -1, 1 << 30);
-    ldc_conf_range(r, s, LDC_KEY_max_tunnels_per_worker, -1, 1 << 30);
-    ldc_conf_range(r, s, LDC_KEY_health_fails, 1, 1000);
-    ldc_conf_range(r, s, LDC_KEY_health_timeout, 1, INT64_MAX);
-    ldc_conf_range(r, s, LDC_KEY_queue, -1, 1 << 30);
-    ldc_conf_range(r, s, LDC_KEY_retries, -1, 100);
-    ldc_conf_range(r, s, LDC_KEY_request_buffer, 0, 1 << 29);
-    ldc_conf_range(r, s, LDC_KEY_response_buffer, 0, 1 << 29);
-    g->s = *s->group;
-    g->name = s->name;
-    g->at = s->at;
-    ldc_conf_runs(r, s, g, desc);
-    ldc_conf_words_of(r, s, g);
-    ldc_conf_derive(g);
-    own = g->source == LDC_FROM_PROCESSES;
+    const char *usual = g->limited ? "wait" : "close";
+    if (g->s.client_abort == NULL) g->s.client_abort = usual;
+    if (g->s.on_timeout == NULL) g->s.on_timeout = usual;
+    g->balance =
+        balances[ldc_conf_choose(r, s, LDC_KEY_balance, g->s.balance, "least, lifo, round, hash")];
+    g->reload =
+        reloads[ldc_conf_choose(r, s, LDC_KEY_reload, g->s.reload, "swap, rolling, replace, off")];
+    g->client_abort =
+        aborts[ldc_conf_choose(r, s, LDC_KEY_client_abort, g->s.client_abort, "wait, close")];
+    g->on_timeout = timeouts[ldc_conf_choose(r, s, LDC_KEY_on_timeout, g->s.on_timeout,
+                                             "wait, restart, close")];
+    g->stop_signal = ldc_util_signal(ldc_util_z(g->s.stop_signal));
+    if (g->stop_signal == 0)
+        ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_stop_signal),
+                      "TERM INT QUIT HUP KILL USR1 USR2 ABRT", "`stop_signal` does not know `%s`",
+                      g->s.stop_signal);
+}
+
+/* Keys that contradict each other. */
+static void ldc_conf_contradictions(ldc_reader *r, ldc_section *s, const ldc_gconf *g) {
+    bool own = g->source == LDC_FROM_PROCESSES;
     if (g->s.watch && !own)
         ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_watch), "remove it",
                       "`watch` restarts processes of our own, and [%s] has none", g->name);
-    g->balance =
-        balances[ldc_conf_choose(r, s, LDC_KEY_balance, g->s.balance, "least, lifo, round, hash")];
     if (g->balance == LDC_HASH && g->source == LDC_FROM_DIAL)
         ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_balance), "remove it",
                       "`balance = hash` does not go with `dial_in`: its workers have no index");
-    if (s->said[LDC_KEY_hash_key].set && g->balance != LDC_HASH)
-        ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_hash_key), "write balance = hash too",
-                      "`hash_key` of [%s] changes nothing", g->name);
-    g->reload =
-        reloads[ldc_conf_choose(r, s, LDC_KEY_reload, g->s.reload, "swap, rolling, replace, off")];
-    g->client_abort = g->limited ? LDC_WAIT : LDC_CLOSE;
-    if (g->s.client_abort)
-        g->client_abort =
-            ldc_conf_choose(r, s, LDC_KEY_client_abort, g->s.client_abort, "wait, close")
-                ? LDC_CLOSE
-                : LDC_WAIT;
-    g->on_timeout = g->limited ? LDC_WAIT : LDC_CLOSE;
-    if (g->s.client_abort == NULL)
-        g->s.client_abort = g->client_abort == LDC_WAIT ? "wait" : "close";
-    if (g->s.on_timeout)
-        g->on_timeout = timeouts[ldc_conf_choose(r, s, LDC_KEY_on_timeout, g->s.on_timeout,
-                                                 "wait, restart, close")];
-    if (g->s.on_timeout == NULL) g->s.on_timeout = g->on_timeout == LDC_WAIT ? "wait" : "close";
-    g->cmd_at = *ldc_conf_at(s, s->said[LDC_KEY_cmd].set ? LDC_KEY_cmd : LDC_KEY_app);
-    g->dir_at = *ldc_conf_at(s, LDC_KEY_dir);
-    g->log_at = *ldc_conf_at(s, LDC_KEY_worker_log);
     if (g->on_timeout == LDC_RESTART && !own)
         ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_on_timeout), "write wait or close",
                       "`on_timeout = restart` needs processes of our own");
@@ -3681,11 +3680,13 @@ static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ld
         ldc_conf_fail(
             r, ldc_conf_at(s, LDC_KEY_on_timeout), "write wait or restart",
             "`on_timeout = close` would break `max_req_per_worker`: a worker does not stop when its connection closes");
-    g->stop_signal = ldc_util_signal(ldc_util_z(g->s.stop_signal));
-    if (g->stop_signal == 0)
-        ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_stop_signal),
-                      "TERM INT QUIT HUP KILL USR1 USR2 ABRT", "`stop_signal` does not know `%s`",
-                      g->s.stop_signal);
+}
+
+/* Keys that do less than they seem to. */
+static void ldc_conf_doubts(ldc_reader *r, ldc_section *s, const ldc_gconf *g) {
+    if (s->said[LDC_KEY_hash_key].set && g->balance != LDC_HASH)
+        ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_hash_key), "write balance = hash too",
+                      "`hash_key` of [%s] changes nothing", g->name);
     if (s->said[LDC_KEY_queue].set && !g->limited && s->said[LDC_KEY_queue].at.line >= 0 &&
         g->s.queue != 1024)
         ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_queue), "set max_req_per_worker too",
@@ -3698,6 +3699,25 @@ static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ld
             g->name);
     if (s->said[LDC_KEY_routes].words == 0)
         ldc_conf_warn(r, &s->at, "add routes", "[%s] has no routes and gets no requests", g->name);
+}
+
+static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ldcorn_desc *desc) {
+    ldc_conf_inherit(r, s);
+    ldc_conf_defaults(r, s, LDC_SCOPE_GROUP);
+    if (r->memory) return;
+    ldc_conf_ranges(r, s);
+    g->s = *s->group;
+    g->name = s->name;
+    g->at = s->at;
+    g->cmd_at = *ldc_conf_at(s, s->said[LDC_KEY_cmd].set ? LDC_KEY_cmd : LDC_KEY_app);
+    g->dir_at = *ldc_conf_at(s, LDC_KEY_dir);
+    g->log_at = *ldc_conf_at(s, LDC_KEY_worker_log);
+    ldc_conf_runs(r, s, g, desc);
+    ldc_conf_words_of(r, s, g);
+    ldc_conf_derive(g);
+    ldc_conf_choices(r, s, g);
+    ldc_conf_contradictions(r, s, g);
+    ldc_conf_doubts(r, s, g);
 }
 
 /* --- routes --- */
@@ -12315,22 +12335,68 @@ static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
     return false;
 }
 
+/* "  ml      /predict /embed               2 workers, 1 request each, queue 64, wait 2m, run 2m" */
+static void ldc_public_group_line(ldc_text *t, const ldc_gconf *g) {
+    ldc_text routes;
+    char queue[24] = "none", wait[24] = "none", run[24];
+    int wanted = ldc_proc_wanted(NULL, g);
+    if (g->s.queue != INT32_MAX) snprintf(queue, sizeof queue, "%lld", (long long)g->s.queue);
+    if (g->s.queue_timeout >= 0) ldc_util_span((uint64_t)g->s.queue_timeout, wait);
+    ldc_text_init(&routes, t->mem);
+    for (const char *const *r = g->s.routes; r && *r; r++)
+        ldc_text_fmt(&routes, "%s%s", routes.n ? " " : "", *r);
+    ldc_text_fmt(t, "  %-7s %-29s ", g->name, routes.p ? routes.p : "(no routes)");
+    ldc_text_free(&routes);
+    if (g->source == LDC_FROM_DIAL)
+        ldc_text_fmt(t, "up to %lld workers dial in at %s", (long long)g->s.workers, g->dial.text);
+    else
+        ldc_text_fmt(t, "%d worker%s", wanted, wanted == 1 ? "" : "s");
+    if (!g->limited)
+        ldc_text_add(t, ", no limit");
+    else if (g->source != LDC_FROM_DIAL)
+        ldc_text_fmt(t, ", %lld request%s each", (long long)g->s.max_req_per_worker,
+                     g->s.max_req_per_worker == 1 ? "" : "s");
+    if (g->limited) ldc_text_fmt(t, ", queue %s, wait %s", queue, wait);
+    if (g->s.run_timeout > 0)
+        ldc_text_fmt(t, ", run %s", ldc_util_span((uint64_t)g->s.run_timeout, run));
+    if (g->reload == LDC_OFF) ldc_text_add(t, ", kept on reload");
+    ldc_text_add(t, "\n");
+}
+
+/* Groups in the order in which their routes are tried. */
+static void ldc_public_group_lines(ldc_text *t, const ldc_conf *c) {
+    for (int n = 0, shown = 0; n < c->routes + c->groups && shown < c->groups; n++) {
+        int index = n < c->routes ? c->route[n].group : n - c->routes;
+        bool before = false;
+        for (int j = 0; j < n && j < c->routes; j++) before = before || c->route[j].group == index;
+        if (before) continue;
+        shown++;
+        ldc_public_group_line(t, &c->group[index]);
+    }
+}
+
+static void ldc_public_start_line(ldcorn *l) { /* for logs of one line each */
+    const ldc_conf *c = l->conf;
+    ldc_text t;
+    ldc_text_init(&t, &l->mem);
+    for (int i = 0; i < c->listens; i++) ldc_text_fmt(&t, " %s", c->listen[i].text);
+    ldc_log_say(&l->log, LDCORN_LOG_INFO,
+                "ldcorn " LDCORN_VERSION ", pid %ld%s%s, listen%s, admin %s", (long)getpid(),
+                c->file ? ", " : "", c->file ? c->file : "", t.p ? t.p : "",
+                c->admin_on ? c->admin.text : "off");
+    ldc_text_free(&t);
+}
+
 static void ldc_public_start_text(ldcorn *l) {
     const ldc_conf *c = l->conf;
     ldc_text t;
     const char *where = c->group[0].log_path;
-    char span[24];
     if (l->log.level < LDCORN_LOG_INFO) return;
-    ldc_text_init(&t, &l->mem);
-    if (l->log.json || l->log.hook.line) { /* one line */
-        for (int i = 0; i < c->listens; i++) ldc_text_fmt(&t, " %s", c->listen[i].text);
-        ldc_log_say(&l->log, LDCORN_LOG_INFO,
-                    "ldcorn " LDCORN_VERSION ", pid %ld%s%s, listen%s, admin %s", (long)getpid(),
-                    c->file ? ", " : "", c->file ? c->file : "", t.p ? t.p : "",
-                    c->admin_on ? c->admin.text : "off");
-        ldc_text_free(&t);
+    if (l->log.json || l->log.hook.line) {
+        ldc_public_start_line(l);
         return;
     }
+    ldc_text_init(&t, &l->mem);
     ldc_text_fmt(&t, "ldcorn " LDCORN_VERSION ", pid %ld%s%s\n", (long)getpid(),
                  c->file ? ", " : "", c->file ? c->file : "");
     for (int i = 0; i < c->listens; i++) {
@@ -12345,44 +12411,7 @@ static void ldc_public_start_text(ldcorn *l) {
                      c->admin.u.any.sa_family == AF_UNIX ? "" : "/");
     else
         ldc_text_add(&t, "  admin   off\n");
-    for (int n = 0, shown = 0; n < c->routes + c->groups && shown < c->groups;
-         n++) { /* in the order in which routes are tried */
-        int index = n < c->routes ? c->route[n].group : n - c->routes;
-        const ldc_gconf *g = &c->group[index];
-        ldc_text routes;
-        bool before = false;
-        char queue[24] = "none";
-        int wanted = ldc_proc_wanted(NULL, g);
-        if (g->s.queue != INT32_MAX) snprintf(queue, sizeof queue, "%lld", (long long)g->s.queue);
-        for (int j = 0; j < n && j < c->routes; j++) before = before || c->route[j].group == index;
-        if (before) continue;
-        shown++;
-        ldc_text_init(&routes, &l->mem);
-        for (const char *const *r = g->s.routes; r && *r; r++)
-            ldc_text_fmt(&routes, "%s%s", routes.n ? " " : "", *r);
-        ldc_text_fmt(&t, "  %-7s %-29s ", g->name, routes.p ? routes.p : "(no routes)");
-        if (g->source == LDC_FROM_DIAL)
-            ldc_text_fmt(&t, "up to %lld workers dial in at %s, queue %s, wait %s",
-                         (long long)g->s.workers, g->dial.text, queue,
-                         g->s.queue_timeout < 0
-                             ? "none"
-                             : ldc_util_span((uint64_t)g->s.queue_timeout, span));
-        else
-            ldc_text_fmt(&t, "%d worker%s, ", wanted, wanted == 1 ? "" : "s");
-        if (g->limited && g->source != LDC_FROM_DIAL)
-            ldc_text_fmt(
-                &t, "%lld request%s each, queue %s, wait %s", (long long)g->s.max_req_per_worker,
-                g->s.max_req_per_worker == 1 ? "" : "s", queue,
-                g->s.queue_timeout < 0 ? "none"
-                                       : ldc_util_span((uint64_t)g->s.queue_timeout, span));
-        else if (!g->limited)
-            ldc_text_add(&t, "no limit");
-        if (g->s.run_timeout > 0)
-            ldc_text_fmt(&t, ", run %s", ldc_util_span((uint64_t)g->s.run_timeout, span));
-        if (g->reload == LDC_OFF) ldc_text_add(&t, ", kept on reload");
-        ldc_text_add(&t, "\n");
-        ldc_text_free(&routes);
-    }
+    ldc_public_group_lines(&t, c);
     for (int i = 1; i < c->groups; i++) {
         if (strcmp(c->group[i].log_path, where) != 0) where = "several targets";
     }
