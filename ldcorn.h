@@ -3759,22 +3759,35 @@ static int ldc_conf_route_order(const void *x, const void *y) {
     return a->order < b->order ? -1 : a->order > b->order;
 }
 
-static void ldc_conf_twice(ldc_reader *r, const ldc_route *t) {
+typedef struct ldc_seen { /* routes by the hash of their text: numbers from 1, 0 is free */
+    int *slot;
+    uint64_t mask;
+} ldc_seen;
+
+static void ldc_conf_twice(ldc_reader *r, const ldc_seen *seen, const ldc_route *t) {
     const ldc_conf *c = r->conf;
-    for (int j = 0; j < c->routes; j++) {
-        const ldc_route *o = &c->route[j];
+    uint64_t at = ldc_util_mix(ldc_util_fnv(t->text.p, t->text.n, (uint64_t)t->kind));
+    for (; seen->slot[at & seen->mask]; at++) {
+        const ldc_route *o = &c->route[seen->slot[at & seen->mask] - 1];
         bool same = ldc_conf_conditions(o) == 0 && ldc_conf_conditions(t) == 0;
-        if (o->kind == t->kind && ldc_util_same(o->text, t->text) && (same || o->group == t->group))
-            ldc_conf_warn(r, &t->at, "the first one wins",
-                          "route `%s` stands twice, first in line %d", t->said, o->at.line);
+        if (o->kind != t->kind || !ldc_util_same(o->text, t->text) ||
+            !(same || o->group == t->group))
+            continue;
+        ldc_conf_warn(r, &t->at, "the first one wins", "route `%s` stands twice, first in line %d",
+                      t->said, o->at.line);
+        return;
     }
+    seen->slot[at & seen->mask] = c->routes + 1;
 }
 
 static void ldc_conf_routes(ldc_reader *r) {
     ldc_conf *c = r->conf;
+    ldc_seen seen;
     int n = 0, group = 0;
     for (ldc_section *s = c->sections; s; s = s->next) n += s->said[LDC_KEY_routes].words;
     c->route = (ldc_route *)ldc_conf_take(r, (size_t)(n + 1) * sizeof *c->route);
+    for (seen.mask = 1; seen.mask < (uint64_t)n * 2; seen.mask = seen.mask * 2 + 1) continue;
+    seen.slot = (int *)ldc_conf_take(r, (size_t)(seen.mask + 1) * sizeof *seen.slot);
     if (r->memory) return;
     for (ldc_section *s = c->sections; s; s = s->next, group++) {
         const ldc_setting *said = &s->said[LDC_KEY_routes];
@@ -3793,7 +3806,7 @@ static void ldc_conf_routes(ldc_reader *r) {
             if (s->group->strip_prefix && t->kind == LDC_MATCH_STRING)
                 ldc_conf_fail(r, &t->at, "write it without the *",
                               "`strip_prefix` cannot take `%s` off a path", t->said);
-            ldc_conf_twice(r, t);
+            ldc_conf_twice(r, &seen, t);
             c->routes++;
         }
     }
