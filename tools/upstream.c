@@ -51,6 +51,7 @@ typedef struct conn {
     char head[512];              /* what is to be written before the segment */
     size_t head_len, head_off;
     size_t in_len;
+    char protocol[32];           /* that an upgrade asks for */
     struct conn *next, *prev;    /* while it waits for its time */
     char in[IN_MAX];
 } conn;
@@ -207,7 +208,8 @@ static const char *field(const char *head, const char *name) {
 
 static void parse_head(conn *c) {
     const char *v = field(c->in, "content-length");
-    bool upgrade = field(c->in, "upgrade") != NULL;
+    const char *upgrade = field(c->in, "upgrade");
+    if (upgrade) snprintf(c->protocol, sizeof c->protocol, "%.*s", (int)strcspn(upgrade, "\r"), upgrade);
     c->body_left = v ? atoll(v) : 0;
     c->chunked_in = (v = field(c->in, "transfer-encoding")) && strncasecmp(v, "chunked", 7) == 0;
     c->close_after = (v = field(c->in, "connection")) && strncasecmp(v, "close", 5) == 0;
@@ -269,7 +271,7 @@ static bool work(conn *c) {
                 leave(c);
                 c->head_off = 0;
                 c->head_len = (size_t)sprintf(c->head, "HTTP/1.1 101 Switching Protocols\r\n"
-                    "Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+                    "Upgrade: %s\r\nConnection: Upgrade\r\n\r\n", c->protocol);
                 continue;
             }
         }
