@@ -10,7 +10,7 @@ UNIT = tests/unit/test_http.c
 FUZZ_SECONDS = 60
 FUZZ_TARGETS =
 
-.PHONY: build run test strict lint unit flow asan real soak fuzz fuzz-coverage bench install clean help
+.PHONY: build run test strict lint unit instructions flow asan real soak fuzz fuzz-coverage bench install clean help
 
 build: build/ldcorn ## build/ldcorn, the program
 
@@ -29,6 +29,9 @@ lint: ## lengths, blanks, order of sections, keys against the README
 
 unit: ## parser, chunk decoder, routes, numbers: plain and with sanitizers
 	CC='$(CC)' tests/run unit unit-asan
+
+instructions: ## instructions per request under callgrind, against tests/instructions/baseline.txt
+	CC='$(CC)' tests/run instructions
 
 flow: ## tests/flow with build/ldcorn
 	CC='$(CC)' tests/run flow
