@@ -193,7 +193,7 @@ def haproxy_backend(pool):
     return 'backend %s\n  balance leastconn\n  %s\n' % (pool.route or 'rest', '\n  '.join(servers))
 
 
-def haproxy(rig, name, port, pools, needs, defer=False):
+def haproxy(rig, name, port, pools, needs, defer='', splice=''):
     rules = []
     for p in pools:
         if p.route:
@@ -218,18 +218,22 @@ defaults
   timeout http-keep-alive 1h
   timeout tunnel 1h
   option forwardfor
+  %s
   http-reuse always
 frontend f
-  bind 127.0.0.1:%d backlog 1024%s
+  bind 127.0.0.1:%d backlog 1024 %s
   %s
   default_backend rest
-%s''' % (4000 + needs.idle, many, port, ' defer-accept' if defer else '', '\n  '.join(rules),
-         ''.join(haproxy_backend(p) for p in pools)))
+%s''' % (4000 + needs.idle, many, splice, port, defer, '\n  '.join(rules), ''.join(haproxy_backend(p) for p in pools)))
     return ['haproxy', '-db', '-f', conf]
 
 
-def haproxy_defer(rig, name, port, pools, needs):
-    return haproxy(rig, name, port, pools, needs, defer=True)
+def haproxy_defer(*where):
+    return haproxy(*where, defer='defer-accept')
+
+
+def haproxy_splice(*where):
+    return haproxy(*where, splice='option splice-response')
 
 
 def ldcorn_group(pool):
