@@ -443,7 +443,7 @@ extern char *realpath(const char *path, char *real); /* hidden by the host's fea
 #endif
 
 enum {
-    LDC_SCRATCH = 65536,    /* one read; bodies move in pieces of this */
+    LDC_SCRATCH = 131072,   /* one read; more than 64 KiB and a head, a usual size of answers */
     LDC_AHEAD = 65536,      /* bytes kept for a peer that is slower than the other side */
     LDC_PIPELINE = 16384,   /* bytes kept of a client that sends ahead */
     LDC_ADMINS = 128,       /* connections to admin at a time */
@@ -4802,6 +4802,19 @@ static int ldc_net_accept(int listener, struct sockaddr_storage *from, socklen_t
 #endif
 #endif
     return fd;
+}
+
+/* Clients speak first: Linux can hand over a connection together with its request, which spares a
+   poll() and a read that finds nothing. A silent one comes a second later. */
+static void ldc_net_defer(const ldc_addr *a, int fd) {
+#if defined(TCP_DEFER_ACCEPT) && !defined(LDCORN_PORTABLE)
+    int seconds = 1;
+    if (a->u.any.sa_family != AF_UNIX)
+        setsockopt(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &seconds, sizeof seconds);
+#else
+    (void)a;
+    (void)fd;
+#endif
 }
 
 /* A peer that is gone without a word is noticed within a minute or two. */
@@ -9597,6 +9610,7 @@ static int ldc_reload_bind(ldcorn *l, const ldc_addr *a, ldc_door door, int back
         ldc_mem_free(&l->mem, s, sizeof *s);
         return e;
     }
+    if (door == LDC_DOOR_CLIENTS) ldc_net_defer(a, fd);
     s->addr = *a;
     s->addr.text = NULL;
     s->admin = door == LDC_DOOR_ADMIN;
