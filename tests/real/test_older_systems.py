@@ -34,6 +34,26 @@ def let(client):
     assert (r.status, r.body) == (200, b'ok'), r
 
 
+class Busy(Load):
+    """Clients that have had answers before what happens inside the `with`, and have some behind it."""
+
+    def some(self):
+        n = len(self.answers)
+        wait_for(lambda: self.failures or len(self.answers) > n + 2 * len(self.threads), what='answers')
+
+    def __enter__(self):
+        super().__enter__()
+        self.some()
+        return self
+
+    def __exit__(self, kind, *more):
+        try:
+            if kind is None:
+                self.some()
+        finally:
+            super().__exit__(kind, *more)
+
+
 def failed_reload(p):
     p.signal(signal.SIGHUP)
     p.wait_status(lambda s: s['last_reload'] and s['last_reload']['result'] == 'failed')
@@ -164,7 +184,7 @@ def test_python_ldcorn_sighup_starts_new_workers_swaps_and_lets_the_old_ones_fin
         waits = held(p, '/held')
         inside(p, 1)
         p.edit(('--tag=old', '--tag=new'))
-        with Load(p, '/', clients=4) as load:
+        with Busy(p, '/', clients=4) as load:
             hup(p)
             wait_for(lambda: set(p.pids()).isdisjoint(old))
             assert p.get('/tag') == 'new'
@@ -183,7 +203,7 @@ def test_python_ldcorn_sighup_is_rolled_back_when_a_new_worker_fails():
         before = p.pids('good') + p.pids('bad')
         p.touch('bad')
         p.edit(('routes = *', 'routes = * /new'))
-        with Load(p, '/bad', clients=4) as load:
+        with Busy(p, '/bad', clients=4) as load:
             failed_reload(p)
         load.check()
         assert p.pids('good') + p.pids('bad') == before and p.status()['generation'] == 1
@@ -226,12 +246,13 @@ def test_python_ldcorn_reload_on_sighup_false_takes_routes_and_limits_and_1_to_4
 def test_python_ldcorn_crashed_workers_are_revived():
     with Own('[web]\nroutes = *\nworkers = 2\ncmd = %s\n' % counter()) as p:
         first = p.pids()
-        with Load(p, '/', clients=4) as load:
+        with Busy(p, '/', clients=4) as load:
             with p.connect() as c:
                 assert c.ask('POST', '/crash', body=b'').status == 502, 'what was inside is lost, and only that'
             p.wait_status(lambda s: len(p.starts()) == 3 and len(p.pids()) == 2)
         assert len(set(first) & set(p.pids())) == 1 and metric(p, 'ldcorn_worker_exits_total', reason='crash') == 1
-        assert sum(isinstance(f, Exception) for f in load.failures) == 0 and len(load.failures) <= 4, load.failures[:5]
+        lost = [f for f in load.failures if f != 'the connection was not kept']
+        assert len(lost) <= 4 and all(getattr(f, 'status', None) == 502 for f in lost), lost
 
 
 def next_tries(p):
@@ -348,7 +369,7 @@ def test_python_ldcorn_memory_at_a_reload(way, most):
     """swap needs room for twice as many workers, rolling for one more, replace for none more."""
     with Own('[web]\nroutes = *\nworkers = 3\nreload = %s\ncmd = %s\n' % (way, counter())) as p:
         old, peak, result = p.pids(), 0, None
-        with Load(p, '/', clients=4) as load:
+        with Busy(p, '/', clients=4) as load:
             p.signal(signal.SIGHUP)
             while result != 'ok':
                 status = p.status()
