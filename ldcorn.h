@@ -3822,15 +3822,24 @@ static void ldc_conf_free(ldc_conf *c) {
 
 static void ldc_conf_report(ldc_reader *r, ldcorn_error *error) {
     const char *name = r->conf->file ? r->conf->file : "ldcorn";
-    if (r->memory) ldc_text_fmt(&r->errors, "%s: out of memory\n", name);
-    ldc_text_fmt(&r->errors, "%s: %d error%s, nothing started\n", name, r->error_count,
-                 r->error_count == 1 ? "" : "s");
+    char last[512];
+    size_t n = r->errors.n, room;
     memset(error, 0, sizeof *error);
+    snprintf(last, sizeof last, "%.200s%s%.200s: %d error%s, nothing started\n",
+             r->memory ? name : "", r->memory ? ": out of memory\n" : "", name, r->error_count,
+             r->error_count == 1 ? "" : "s");
+    room = sizeof error->text - 64 - strlen(last);
+    if (n > room) { /* whole errors, as many as fit */
+        for (n = room; n && (r->errors.p[n - 1] != '\n' || r->errors.p[n] == ' ');) n--;
+        snprintf(error->text, sizeof error->text, "%.*s... and more, which do not fit here\n%s",
+                 (int)n, r->errors.p, last);
+    } else {
+        snprintf(error->text, sizeof error->text, "%.*s%s", (int)n, n ? r->errors.p : "", last);
+    }
     error->status = 2;
     error->line = r->first.line;
     error->column = r->first.column;
     snprintf(error->file, sizeof error->file, "%s", r->first.file ? r->first.file->name : "");
-    snprintf(error->text, sizeof error->text, "%s", r->errors.p ? r->errors.p : "out of memory\n");
 }
 
 static void ldc_conf_sources(ldc_reader *r, const ldcorn_desc *desc) {
@@ -5859,7 +5868,11 @@ static bool ldc_group_report(ldcorn *l, ldc_group *g) {
     snprintf(text, sizeof text, "queue_timeout = %s, %d waiting, %s",
              ldc_util_span((uint64_t)s->queue_timeout, a), g->queued, busy);
     ldc_group_say(l, g, LDC_WHY_TIMEOUT, summed, text);
-    snprintf(text, sizeof text, "workers = %lld", (long long)s->workers);
+    if (g->conf->source == LDC_FROM_PROCESSES)
+        snprintf(text, sizeof text, "workers = %lld", (long long)s->workers);
+    else
+        snprintf(text, sizeof text, "upstream%s: none can be reached",
+                 g->conf->dynamic ? " = dynamic" : "");
     ldc_group_say(l, g, LDC_WHY_NO_WORKER, summed, text);
     snprintf(text, sizeof text, "buffer_memory = %lldK, this group holds %lluK",
              (long long)l->conf->s.buffer_memory / 1024, (unsigned long long)g->held / 1024);
@@ -10029,11 +10042,15 @@ static void ldc_reload_stuck(ldcorn *l, ldc_group *g, ldc_worker *w) {
 /* The next step of a group that rolls: one newcomer at a time. */
 static void ldc_reload_roll(ldcorn *l, ldc_group *g) {
     ldc_worker *old = NULL, *w = g->newcomer;
+    int running = 0;
     if (w && w->failures > 0) {
         ldc_reload_stuck(l, g, w);
         return;
     }
     if (w) return;
+    for (ldc_worker *o = g->workers; o; o = o->next) running += o->pid > 0;
+    if (running > ldc_proc_wanted(g, g->conf))
+        return; /* an old one still finishes what is inside */
     for (ldc_worker *o = g->workers; o; o = o->next) {
         if (!o->replaced && o->state != LDC_PROC_GONE && o->generation < l->generation &&
             (old == NULL || o->index < old->index))

@@ -62,9 +62,9 @@ class Load:
 
 def hup(proxy, timeout=30):
     """Reload by signal, until it is done."""
-    generation = proxy.status()['generation']
+    before = proxy.status()['last_reload']
     proxy.signal(signal.SIGHUP)
-    status = proxy.wait_status(lambda s: s['generation'] > generation, timeout)
+    status = proxy.wait_status(lambda s: s['last_reload'] != before, timeout)
     assert status['last_reload']['result'] == 'ok', status['last_reload']
 
 
