@@ -1985,76 +1985,105 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
 
 /* scope, key, type, default ("" = none, or said by the code), formerly (blank-separated), help */
 #define LDC_KEYS(X)                                                                                \
-    X(GLOBAL, listen, WORDS, "127.0.0.1:8000", "bind host port", "addresses for clients")          \
-    X(GLOBAL, admin, TEXT, "", "stats control", "address for control and status, or off")          \
+    X(GLOBAL, listen, WORDS, "127.0.0.1:8000", "bind host port uds", "addresses for clients")      \
+    X(GLOBAL, admin, TEXT, "", "stats control stats_socket stub_status",                           \
+      "address for control and status, or off")                                                    \
     X(GLOBAL, admin_token, TEXT, "", "", "bearer token for admin")                                 \
     X(GLOBAL, ready_path, TEXT, "", "monitor_uri healthcheck_path", "our own 200 or 503")          \
-    X(GLOBAL, runtime_dir, TEXT, "", "", "directory for worker and admin sockets")                 \
-    X(GLOBAL, max_conns, INT, "", "maxconn worker_connections", "client connections")              \
-    X(GLOBAL, backlog, INT, "1024", "", "listen backlog")                                          \
-    X(GLOBAL, header_timeout, DURATION, "10s", "client_header_timeout", "whole request head")      \
-    X(GLOBAL, body_timeout, DURATION, "30s", "client_body_timeout", "gap between body bytes")      \
+    X(GLOBAL, runtime_dir, TEXT, "", "runtimedirectory", "directory for worker and admin sockets") \
+    X(GLOBAL, max_conns, INT, "", "maxconn worker_connections fullconn limit_concurrency",         \
+      "client connections")                                                                        \
+    X(GLOBAL, backlog, INT, "1024", "listen_backlog", "listen backlog")                            \
+    X(GLOBAL, header_timeout, DURATION, "10s", "client_header_timeout timeout_http_request",       \
+      "whole request head")                                                                        \
+    X(GLOBAL, body_timeout, DURATION, "30s", "client_body_timeout timeout_client",                 \
+      "gap between body bytes")                                                                    \
     X(GLOBAL, send_timeout, DURATION, "30s", "", "gap in which the client takes nothing")          \
     X(GLOBAL, min_rate, SIZE, "512", "", "bytes per second of a client, over ten seconds")         \
-    X(GLOBAL, keepalive_timeout, DURATION, "75s", "keepalive", "idle client connection")           \
-    X(GLOBAL, max_header, SIZE, "32K", "", "request line and fields")                              \
+    X(GLOBAL, keepalive_timeout, DURATION, "75s",                                                  \
+      "keepalive timeout_keep_alive keep_alive timeout_http_keep_alive", "idle client connection") \
+    X(GLOBAL, max_header, SIZE, "32K",                                                             \
+      "large_client_header_buffers limit_request_line limit_request_fields",                       \
+      "request line and fields")                                                                   \
     X(GLOBAL, buffer_memory, SIZE, "256M", "", "all request and response buffers")                 \
-    X(GLOBAL, trusted_proxies, WORDS, "", "forwarded_allow_ips", "whose X-Forwarded-* counts")     \
-    X(GLOBAL, log, TEXT, "stderr", "errorlog error_log", "ldcorn's own log")                       \
-    X(GLOBAL, access_log, TEXT, "off", "accesslog", "a line per request")                          \
-    X(GLOBAL, log_format, TEXT, "text", "", "text or json")                                        \
+    X(GLOBAL, trusted_proxies, WORDS, "", "forwarded_allow_ips set_real_ip_from proxy_allow_ips",  \
+      "whose X-Forwarded-* counts")                                                                \
+    X(GLOBAL, log, TEXT, "stderr", "errorlog error_log logfile log_file", "ldcorn's own log")      \
+    X(GLOBAL, access_log, TEXT, "off", "accesslog access_logfile", "a line per request")           \
+    X(GLOBAL, log_format, TEXT, "text", "access_log_format", "text or json")                       \
     X(GLOBAL, log_level, TEXT, "info", "loglevel", "error warn info debug")                        \
-    X(GLOBAL, shutdown_timeout, DURATION, "25s", "graceful_timeout", "whole graceful stop")        \
-    X(GROUP, cmd, COMMAND, "", "command", "command line of a worker")                              \
-    X(GROUP, app, TEXT, "", "", "fills {app}; alone: uvicorn")                                     \
+    X(GLOBAL, shutdown_timeout, DURATION, "25s",                                                   \
+      "graceful_timeout timeout_graceful_shutdown hard_stop_after", "whole graceful stop")         \
+    X(GROUP, cmd, COMMAND, "", "command execstart program", "command line of a worker")            \
+    X(GROUP, app, TEXT, "", "application wsgi_app", "fills {app}; alone: uvicorn")                 \
     X(GROUP, function, TEXT, "", "", "registered C function")                                      \
-    X(GROUP, upstream, WORDS, "", "server servers", "addresses of workers run by others")          \
+    X(GROUP, upstream, WORDS, "", "server servers proxy_pass backend use_backend",                 \
+      "addresses of workers run by others")                                                        \
     X(GROUP, dial_in, WORDS, "", "", "address where workers connect")                              \
     X(GROUP, dial_allow, WORDS, "", "", "who may dial in")                                         \
-    X(GROUP, workers, INT, "1", "instances processes", "processes")                                \
-    X(GROUP, dir, TEXT, "", "chdir cwd", "working directory")                                      \
-    X(GROUP, env, WORDS, "", "environment", "K=V words")                                           \
-    X(GROUP, worker_log, WORDS, "stderr", "", "where worker output goes")                          \
-    X(GROUP, watch, WORDS, "", "reload_dirs", "files whose change restarts the group")             \
-    X(GROUP, routes, WORDS, "", "route paths prefix", "paths of this group")                       \
+    X(GROUP, workers, INT, "1", "instances processes numprocs worker_processes web_concurrency",   \
+      "processes")                                                                                 \
+    X(GROUP, dir, TEXT, "", "chdir cwd directory workingdirectory app_dir", "working directory")   \
+    X(GROUP, env, WORDS, "", "environment raw_env", "K=V words")                                   \
+    X(GROUP, worker_log, WORDS, "stderr", "stdout_logfile stderr_logfile capture_output",          \
+      "where worker output goes")                                                                  \
+    X(GROUP, watch, WORDS, "", "reload_dirs reload_dir reload_extra_files",                        \
+      "files whose change restarts the group")                                                     \
+    X(GROUP, routes, WORDS, "", "route paths prefix location path", "paths of this group")         \
     X(GROUP, hosts, WORDS, "", "server_name domains", "hosts of this group")                       \
-    X(GROUP, match, WORDS, "", "", "header:N[=V] cookie:N[=V] query:N[=V] method:M")               \
-    X(GROUP, strip_prefix, BOOL, "off", "", "the worker does not see the prefix")                  \
+    X(GROUP, match, WORDS, "", "acl", "header:N[=V] cookie:N[=V] query:N[=V] method:M")            \
+    X(GROUP, strip_prefix, BOOL, "off", "root_path", "the worker does not see the prefix")         \
     X(GROUP, allow, WORDS, "", "", "who may ask")                                                  \
     X(GROUP, deny, WORDS, "", "", "who may not")                                                   \
-    X(GROUP, max_req_per_worker, INT, "none", "max_conns_per_worker", "requests in a worker")      \
+    X(GROUP, max_req_per_worker, INT, "none", "max_conns_per_worker concurrency max_concurrency",  \
+      "requests in a worker")                                                                      \
     X(GROUP, max_tunnels_per_worker, INT, "none", "", "upgraded connections in a worker")          \
-    X(GROUP, queue, INT, "1024", "maxqueue queue_size", "waiting requests")                        \
-    X(GROUP, queue_timeout, DURATION, "", "timeout_queue", "longest wait")                         \
+    X(GROUP, queue, INT, "1024", "maxqueue queue_size max_queue", "waiting requests")              \
+    X(GROUP, queue_timeout, DURATION, "", "timeout_queue wait_timeout", "longest wait")            \
     X(GROUP, max_req_per_client, INT, "none", "limit_conn", "in flight and waiting per address")   \
-    X(GROUP, rate, WORDS, "", "limit_req", "N/s or N/m [burst=N] [key=...]")                       \
-    X(GROUP, max_body, SIZE, "64M", "client_max_body_size", "request body")                        \
-    X(GROUP, request_buffer, SIZE, "1M", "client_body_buffer_size", "body kept before a slot")     \
-    X(GROUP, response_buffer, SIZE, "1M", "proxy_buffers", "answer taken ahead of the client")     \
-    X(GROUP, balance, TEXT, "least", "lb_policy", "which worker: least lifo round hash")           \
-    X(GROUP, hash_key, WORDS, "addr", "", "what balance = hash goes by")                           \
-    X(GROUP, retries, INT, "2", "", "while no byte can have reached a worker")                     \
-    X(GROUP, client_abort, TEXT, "", "abortonclose", "wait or close")                              \
+    X(GROUP, rate, WORDS, "", "limit_req limit_req_zone rate_limit",                               \
+      "N/s or N/m [burst=N] [key=...]")                                                            \
+    X(GROUP, max_body, SIZE, "64M", "client_max_body_size limit_request_body max_body_size",       \
+      "request body")                                                                              \
+    X(GROUP, request_buffer, SIZE, "1M", "client_body_buffer_size proxy_request_buffering",        \
+      "body kept before a slot")                                                                   \
+    X(GROUP, response_buffer, SIZE, "1M", "proxy_buffers proxy_buffering proxy_buffer_size",       \
+      "answer taken ahead of the client")                                                          \
+    X(GROUP, balance, TEXT, "least", "lb_policy least_conn",                                       \
+      "which worker: least lifo round hash")                                                       \
+    X(GROUP, hash_key, WORDS, "addr", "ip_hash hash sticky stick_table",                           \
+      "what balance = hash goes by")                                                               \
+    X(GROUP, retries, INT, "2", "proxy_next_upstream_tries",                                       \
+      "while no byte can have reached a worker")                                                   \
+    X(GROUP, client_abort, TEXT, "", "abortonclose proxy_ignore_client_abort", "wait or close")    \
     X(GROUP, connect_timeout, DURATION, "", "timeout_connect", "connection to a worker")           \
-    X(GROUP, response_timeout, DURATION, "", "timeout_server", "gap between answer bytes")         \
-    X(GROUP, run_timeout, DURATION, "none", "timeout harakiri", "whole time inside a worker")      \
+    X(GROUP, response_timeout, DURATION, "", "timeout_server proxy_read_timeout read_timeout",     \
+      "gap between answer bytes")                                                                  \
+    X(GROUP, run_timeout, DURATION, "none", "timeout harakiri request_timeout",                    \
+      "whole time inside a worker")                                                                \
     X(GROUP, on_timeout, TEXT, "", "", "wait, restart or close")                                   \
     X(GROUP, tunnel_timeout, DURATION, "1h", "timeout_tunnel", "idle upgraded connection")         \
-    X(GROUP, worker_keepalive, DURATION, "1s", "", "idle worker connection")                       \
-    X(GROUP, health_path, WORDS, "", "health", "readiness check: path [host=NAME]")                \
-    X(GROUP, health_interval, DURATION, "10s", "inter interval",                                   \
+    X(GROUP, worker_keepalive, DURATION, "1s", "pool_purge_delay", "idle worker connection")       \
+    X(GROUP, health_path, WORDS, "", "health httpchk health_check",                                \
+      "readiness check: path [host=NAME]")                                                         \
+    X(GROUP, health_interval, DURATION, "10s", "inter interval fail_timeout",                      \
       "between checks, none = only at start")                                                      \
-    X(GROUP, health_timeout, DURATION, "5s", "", "for the answer to a check")                      \
-    X(GROUP, health_fails, INT, "3", "fall", "failed checks in a row that count")                  \
-    X(GROUP, start_timeout, DURATION, "5m", "", "until a worker is ready")                         \
+    X(GROUP, health_timeout, DURATION, "5s", "timeout_check", "for the answer to a check")         \
+    X(GROUP, health_fails, INT, "3", "fall max_fails", "failed checks in a row that count")        \
+    X(GROUP, start_timeout, DURATION, "5m", "timeoutstartsec startsecs",                           \
+      "until a worker is ready")                                                                   \
     X(GROUP, optional, BOOL, "off", "", "readyz does not wait for this group")                     \
-    X(GROUP, backoff_max, DURATION, "30s", "restart_backoff_on_crash", "longest restart pause")    \
-    X(GROUP, max_restarts, INT, "none", "max_restarts_on_crash", "consecutive failed starts")      \
-    X(GROUP, recycle_requests, INT, "none", "max_requests limit_max_requests",                     \
+    X(GROUP, backoff_max, DURATION, "30s", "restart_backoff_on_crash restartsec",                  \
+      "longest restart pause")                                                                     \
+    X(GROUP, max_restarts, INT, "none", "max_restarts_on_crash startretries startlimitburst",      \
+      "consecutive failed starts")                                                                 \
+    X(GROUP, recycle_requests, INT, "none", "max_requests limit_max_requests max_requests_jitter", \
       "replace the worker after so many")                                                          \
-    X(GROUP, recycle_after, DURATION, "none", "max_worker_lifetime", "replace it after this time") \
-    X(GROUP, stop_signal, TEXT, "TERM", "stopsignal", "asks a worker to end")                      \
-    X(GROUP, stop_timeout, DURATION, "5s", "stopwaitsecs", "then KILL to its process group")       \
+    X(GROUP, recycle_after, DURATION, "none", "max_worker_lifetime runtimemaxsec",                 \
+      "replace it after this time")                                                                \
+    X(GROUP, stop_signal, TEXT, "TERM", "stopsignal killsignal", "asks a worker to end")           \
+    X(GROUP, stop_timeout, DURATION, "5s", "stopwaitsecs timeoutstopsec",                          \
+      "then KILL to its process group")                                                            \
     X(GROUP, reload, TEXT, "swap", "reload_on_sighup", "swap, rolling, replace or off")            \
     X(GROUP, drain_timeout, DURATION, "", "", "requests in old workers")                           \
     X(GROUP, tunnel_drain, DURATION, "5m", "", "tunnels in old workers")
@@ -2345,6 +2374,16 @@ static const ldc_key *ldc_conf_key(ldc_str name, int *id) {
     return NULL;
 }
 
+/* Is `name`, as somebody writes it elsewhere (keep-alive, KillSignal), the older name? */
+static bool ldc_conf_was(ldc_str older, ldc_str name) {
+    if (older.n != name.n) return false;
+    for (size_t i = 0; i < name.n; i++) {
+        char c = name.p[i] == '-' || name.p[i] == ' ' ? '_' : (char)ldc_util_lower(name.p[i]);
+        if (c != older.p[i]) return false;
+    }
+    return true;
+}
+
 /* What to write instead of an unknown key: its present name, or the nearest one. */
 static void ldc_conf_suggest(ldc_str name, char *out, size_t room) {
     int best = 99, found = -1;
@@ -2355,7 +2394,7 @@ static void ldc_conf_suggest(ldc_str name, char *out, size_t room) {
         while (rest.n) {
             const char *blank = (const char *)memchr(rest.p, ' ', rest.n);
             size_t n = blank ? (size_t)(blank - rest.p) : rest.n;
-            if (ldc_util_same(ldc_util_str(rest.p, n), name)) {
+            if (ldc_conf_was(ldc_util_str(rest.p, n), name)) {
                 snprintf(out, room, "here it is called `%s`", ldc_conf_keys[i].name);
                 return;
             }
@@ -11262,7 +11301,7 @@ static int ldc_admin_group_do(ldcorn *l, ldc_exchange *e, ldc_text *t, ldc_group
 }
 
 static int ldc_admin_worker_do(ldcorn *l, ldc_text *t, ldc_group *g, ldc_str rest) {
-    ldc_str index;
+    ldc_str index = ldc_util_str("", 0);
     ldc_worker *w;
     uint64_t n = 0;
     ldc_route_piece(&rest, '/', &index);
