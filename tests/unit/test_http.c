@@ -148,7 +148,7 @@ static void test_request_line(void) {
     expect(ldc_util_is(head.method, "GET") && ldc_util_is(head.target, "/") && head.minor == 1,
            "parts", "/");
     line_is("purge /a?b=c%20d&e HTTP/1.0", LDC_WHY_NONE);
-    expect(ldc_util_is(head.method, "get") && ldc_util_is(head.target, "/a?b=c%20d&e") &&
+    expect(ldc_util_is(head.method, "purge") && ldc_util_is(head.target, "/a?b=c%20d&e") &&
                head.minor == 0,
            "parts", "/a?b=c%20d&e");
     line_is("GET / HTTP/1.9", LDC_WHY_NONE);
