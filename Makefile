@@ -80,6 +80,16 @@ build/ldcorn-asan: $(SOURCES)
 	$(CC) $(SAN) $(AUDIT) examples/main.c -o $@.new
 	@mv $@.new $@
 
+build/dial_worker: ldcorn.h examples/dial_worker.c
+	@mkdir -p build
+	$(CC) $(CFLAGS) examples/dial_worker.c -o $@.new
+	@mv $@.new $@
+
+build/dial_worker-asan: ldcorn.h examples/dial_worker.c
+	@mkdir -p build
+	$(CC) $(SAN) $(AUDIT) examples/dial_worker.c -o $@.new
+	@mv $@.new $@
+
 build/unit: $(UNIT) ldcorn.h
 	@mkdir -p build
 	$(CC) -O2 -Wall -Wextra $(UNIT) -o $@
