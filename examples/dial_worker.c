@@ -42,7 +42,7 @@ static int number, life, lock; /* life: the pipe that ends; lock: who dials next
 static bool last;              /* the answer under way is the last one on its connection */
 static ldc_mem mem;
 static ldc_head head;
-static char piece[PIECE];
+static char piece[PIECE], heads[2][HEAD];
 
 typedef enum ending { NEXT, OVER, FAILED } ending; /* FAILED: wait before dialling again */
 
@@ -146,19 +146,14 @@ static void linger(int fd) {
 
 typedef struct flow {
     int from, to;
-    ldc_buf in;      /* a head that is not complete */
-    ldc_buf out;     /* what `to` has not taken; only while this is empty more is read */
-    size_t line;     /* where ldc_http_end looks on */
-    ldc_frame frame; /* of the body; bytes of it are passed on as they are */
+    char *in;          /* heads that are not complete, in `heads` */
+    size_t have, line; /* bytes there; where ldc_http_end looks on */
+    ldc_buf out;       /* what `to` has not taken; only while this is empty more is read */
+    ldc_frame frame;   /* of the body; bytes of it are passed on as they are */
     uint64_t left;
     ldc_chunk chunk;
     bool begun, done; /* its head is through; its last byte was read */
 } flow;
-
-static void flow_free(flow *f) {
-    ldc_buf_free(&mem, &f->in);
-    ldc_buf_free(&mem, &f->out);
-}
 
 static bool flow_waits(const flow *f) { return ldc_buf_size(&f->out) > 0; }
 
@@ -235,34 +230,45 @@ static bool request_write(ldc_buf *b) {
     return true;
 }
 
-/* A head in `in`, as far as it has come. Its size, LDC_MORE or LDC_BAD. */
-static ptrdiff_t flow_head(flow *f) {
-    size_t have = ldc_buf_size(&f->in);
-    ptrdiff_t n = have ? ldc_http_end(ldc_buf_at(&f->in), have, &f->line) : LDC_MORE;
-    return n == LDC_MORE && have > HEAD ? LDC_BAD : n;
+/* Looks for a head in what has come and these bytes. Its size, LDC_MORE or LDC_BAD. */
+static ptrdiff_t flow_head(flow *f, const char *p, size_t n) {
+    size_t room = (size_t)(heads[f->in < heads[1] ? 0 : 1] + HEAD - f->in);
+    if (n > room - f->have) return LDC_BAD;
+    memcpy(f->in + f->have, p, n);
+    f->have += n;
+    return ldc_http_end(f->in, f->have, &f->line);
+}
+
+static void flow_behind(flow *f, ptrdiff_t head_size) {
+    f->in += head_size;
+    f->have -= (size_t)head_size;
+    f->line = 0;
 }
 
 /* Reads the hub's request up to the end of its head, and what came with it of the body. */
 static bool request_read(flow *req, bool *head_only, bool *upgrade) {
-    ptrdiff_t n;
-    while ((n = flow_head(req)) == LDC_MORE) {
+    ptrdiff_t n = LDC_MORE;
+    while (n == LDC_MORE) {
         ssize_t r = ready(req->from, POLLIN, CONNECT) ? flow_read(req) : -1;
-        if (r < 0 || (r > 0 && !ldc_buf_add(&mem, &req->in, piece, (size_t)r))) return false;
+        if (r < 0) return false;
+        n = flow_head(req, piece, (size_t)r);
     }
-    if (n < 0 || ldc_http_request(&head, ldc_buf_at(&req->in), (size_t)n)) return false;
+    if (n < 0 || ldc_http_request(&head, req->in, (size_t)n)) return false;
     *head_only = ldc_util_is(head.method, "HEAD");
     *upgrade = ldc_http_upgrades(&head);
     flow_begin(req, &head);
-    return request_write(&req->out) &&
-           flow_body(req, ldc_buf_at(&req->in) + n, ldc_buf_size(&req->in) - (size_t)n);
+    if (!request_write(&req->out)) return false;
+    flow_behind(req, n);
+    return flow_body(req, req->in, req->have);
 }
 
 /* Heads of the answer, 1xx before the last one. False: not a proper answer. */
-static bool answer_heads(flow *ans, flow *req, bool head_only, bool upgrade) {
+static bool answer_heads(flow *ans, flow *req, size_t got, bool head_only, bool upgrade) {
     while (!ans->begun) {
-        ptrdiff_t n = flow_head(ans);
+        ptrdiff_t n = flow_head(ans, piece, got);
+        got = 0;
         if (n == LDC_MORE) return true;
-        if (n < 0 || !ldc_http_response(&head, ldc_buf_at(&ans->in), (size_t)n, head_only) ||
+        if (n < 0 || !ldc_http_response(&head, ans->in, (size_t)n, head_only) ||
             (head.status == 101 && !upgrade))
             return false;
         if (head.status >= 200 || head.status == 101) {
@@ -278,10 +284,9 @@ static bool answer_heads(flow *ans, flow *req, bool head_only, bool upgrade) {
         if (!ldc_http_write_response(&mem, &ans->out, &head, head.frame,
                                      last && ans->begun ? "close" : NULL))
             return false;
-        ldc_buf_drop(&mem, &ans->in, (size_t)n);
-        ans->line = 0;
+        flow_behind(ans, n);
     }
-    return !ldc_buf_size(&ans->in) || flow_body(ans, ldc_buf_at(&ans->in), ldc_buf_size(&ans->in));
+    return flow_body(ans, ans->in, ans->have);
 }
 
 /* An answer of our own. The hub sees `Connection: close`, so it sends nothing more down here. */
@@ -307,8 +312,7 @@ static ending answer_read(flow *ans, flow *req, bool head_only, bool upgrade) {
         return flow_end(ans);
     if (n < 0) return FAILED; /* cut: the hub must see that too */
     if (ans->begun) return flow_body(ans, piece, (size_t)n) ? NEXT : FAILED;
-    if (ldc_buf_add(&mem, &ans->in, piece, (size_t)n) && answer_heads(ans, req, head_only, upgrade))
-        return NEXT;
+    if (answer_heads(ans, req, (size_t)n, head_only, upgrade)) return NEXT;
     if (ans->begun) return FAILED;
     say("%s sent what is not HTTP", opt.to);
     return refuse(ans, "502 Bad Gateway", "the worker's server gave no proper answer\n");
@@ -469,9 +473,11 @@ static ending request_run(int hub, ldc_serve_conn *demo_conn) {
     memset(&req, 0, sizeof req);
     memset(&ans, 0, sizeof ans);
     req.from = ans.to = hub;
+    req.in = heads[0];
+    ans.in = heads[1];
     r = relay(&req, &ans);
-    flow_free(&req);
-    flow_free(&ans);
+    ldc_buf_free(&mem, &req.out);
+    ldc_buf_free(&mem, &ans.out);
     return r;
 }
 

@@ -99,13 +99,22 @@ class Runner:
 
 @pytest.mark.parametrize('unix', [False, True])
 def test_one_slot_serves_many_requests_in_order(unix):
-    with AutoWorker(lambda r, c: answer(r.target), unix=unix) as s, Hub() as p, Runner(p, '--to', s.address):
-        clients = []
-        for i in range(30):
+    """Down one and the same connection, and one after the other."""
+    with FakeWorker(unix) as s, Hub() as p, Runner(p, '--to', s.address, wait=1) as w:
+        dialled = w.hub_socket()
+        clients = [p.send('/0')]
+        first, conn = s.one()
+        for i in range(1, 12):
             clients.append(p.send('/%d' % i))
+            p.wait(queued=i)
+        assert first.target == '/0' and s.no_connection()
+        conn.send(answer('/0'))
         for i, c in enumerate(clients):
+            if i:
+                r, conn = s.one(answer('/%d' % i))
+                assert r.target == '/%d' % i
             assert c.read_response().body == b'/%d' % i
-        assert s.max_inside == 1 and s.served == 30
+        assert w.hub_socket() == dialled
 
 
 def test_more_jobs_than_slots_wait():
@@ -275,6 +284,34 @@ def test_an_answer_before_the_end_of_the_request():
                 assert r.status == 413 and r.body == b'no'
 
 
+def test_the_end_of_an_early_answer_is_not_overtaken():
+    """A hub that goes on sending gets it, not a reset."""
+    with FakeWorker() as s, FakeWorker() as hub, Runner(hub.address, '--to', s.address):
+        h = hub.accept_bare()
+        h.send(head('POST', '/', {'Content-Length': str(50 << 20)}))
+        conn = s.accept()
+        conn.read_head()
+        conn.send(answer('no', '413 Content Too Large')).close()
+        for _ in range(4):
+            time.sleep(0.05)
+            h.send(bytes(100000))
+        got = h.read_all()
+        assert got.startswith(b'HTTP/1.1 413') and b'\r\nConnection: close\r\n' in got and got.endswith(b'no') and not h.was_reset
+
+
+def test_a_server_that_stops_reading_can_still_answer():
+    with FakeWorker(unix=True) as s, Hub('request_buffer = 0\nmax_body = none\n') as p, Runner(p, '--to', s.address), p.connect() as c:
+        c.send(head('POST', '/', {'Content-Length': str(1 << 20)}))
+        conn = s.accept()
+        conn.read_head()
+        conn.sock.shutdown(socket.SHUT_RD)
+        c.send(bytes(200000))
+        time.sleep(0.1)
+        conn.send(OK)
+        c.send(bytes((1 << 20) - 200000))
+        assert c.read_response().body == b'ok'
+
+
 def test_a_client_that_leaves():
     """The hub ends the connection (client_abort = close): so ends the one to the server."""
     with FakeWorker() as s, Hub('client_abort = close\n') as p, Runner(p, '--to', s.address):
@@ -355,8 +392,10 @@ def test_term_finishes_the_running_request(sig):
 def test_term_in_the_middle_of_an_answer_under_load():
     """Its head is out, so the hub sends the next one down at once: that is answered too."""
     with FakeWorker() as s, Hub() as p, Runner(p, '--to', s.address, wait=1) as w:
-        first, second = p.send('/1', 'POST', body=b'x'), p.send('/2', 'POST', body=b'x')
+        first = p.send('/1', 'POST', body=b'x')
         conn = s.one(OK[:-1])[1]
+        second = p.send('/2', 'POST', body=b'x')
+        p.wait(queued=1)
         first.peek_until(b'o')
         w.term()
         time.sleep(0.05)
@@ -501,6 +540,7 @@ def test_idle_processors_are_looked_at_anew_before_each_request(tmp_path):
             assert s.no_connection(0.6)
             p.wait(slots=2, queued=3)
             first.send(OK)
+            assert s.no_connection(0.6)              # that the slot is free again does not count
             m.idle = 1
             third = s.one()[1]
             m.idle = 0
