@@ -29,6 +29,15 @@ def wait_for(predicate, timeout=TIMEOUT, what='condition'):
         time.sleep(0.005)
 
 
+def readable(socks, timeout):
+    """Those that have bytes or an end to read, awaited for `timeout`; any number of descriptors."""
+    poll = select.poll()
+    for sock in socks:
+        poll.register(sock, select.POLLIN)
+    found = {fd for fd, _ in poll.poll(max(timeout, 0) * 1000)}
+    return [sock for sock in socks if sock.fileno() in found]
+
+
 _given = set()
 
 
@@ -153,7 +162,7 @@ class Stream:
         if self.ended:
             return False
         wait = self.timeout if timeout is None else timeout
-        if not select.select([self.sock], [], [], max(wait, 0))[0]:
+        if not readable([self.sock], wait):
             raise Timeout('no byte within %.1f s, buffer holds %r' % (wait, self.buf[-300:]))
         try:
             data = self.sock.recv(262144)
@@ -224,7 +233,7 @@ class Stream:
 
     def silent(self, timeout=0.15):
         """True when neither a byte nor an end comes for that long."""
-        return not self.buf and not self.ended and not select.select([self.sock], [], [], timeout)[0]
+        return not self.buf and not self.ended and not readable([self.sock], timeout)
 
     def fin(self):
         self.sock.shutdown(socket.SHUT_WR)
@@ -455,7 +464,7 @@ class FakeWorker(_Listener):
         if self._waiting:
             sock = self._waiting.pop(0)
         else:
-            if not select.select([self.sock], [], [], timeout)[0]:
+            if not readable([self.sock], timeout):
                 raise Timeout('no connection within %.1f s' % timeout)
             sock = self.sock.accept()[0]
         return self._conn(sock)
@@ -468,7 +477,7 @@ class FakeWorker(_Listener):
     def _next(self, timeout):
         end = time.monotonic() + timeout
         while True:
-            ready = select.select([self.sock] + self._waiting, [], [], max(end - time.monotonic(), 0))[0]
+            ready = readable([self.sock] + self._waiting, end - time.monotonic())
             if not ready:
                 return None
             if self.sock in ready:

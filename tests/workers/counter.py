@@ -142,6 +142,13 @@ def get_drip(r):
     r.sock.sendall(b'0\r\n\r\n')
 
 
+def get_gate(r):
+    """Inside until the file of its query is there."""
+    while not os.path.exists(r.query['file']):
+        time.sleep(0.005)
+    r.answer(PID)
+
+
 def get_info(r):
     r.answer(json.dumps({'pid': PID, 'inside': inside, 'max': most, 'argv': sys.argv[1:], 'cwd': os.getcwd(),
                          'env': dict(os.environ), 'started': STARTED, 'fields': r.fields, 'grandchild': grandchild}))
@@ -186,8 +193,8 @@ def get_health(r):
     r.answer(PID, '503 Not yet' if held else '200 OK')
 
 
-PATHS = {'/sleep': get_sleep, '/drip': get_drip, '/info': get_info, '/kill': get_kill, '/last': get_last,
-         '/print': get_print, '/ws': get_ws, '/health': get_health,
+PATHS = {'/sleep': get_sleep, '/drip': get_drip, '/gate': get_gate, '/info': get_info,
+         '/kill': get_kill, '/last': get_last, '/print': get_print, '/ws': get_ws, '/health': get_health,
          '/inside': lambda r: r.answer('%d %d' % (inside, most)),
          '/crash': lambda r: os.abort(),
          '/exit': lambda r: os._exit(r.number('code')),
