@@ -11068,12 +11068,214 @@ static void ldc_admin_answer(ldcorn *l, ldc_exchange *e, int status, const char 
     ldc_text_free(t);
 }
 
+/* --- the page: one text with nothing from elsewhere, which asks for /status each second --- */
+
+/* clang-format off */
+static const char *const ldc_admin_page[] = {
+    "<!doctype html><html lang='en'><meta charset='utf-8'><title>ldcorn</title>",
+    "<meta name='viewport' content='width=device-width, initial-scale=1'><style>",
+    ":root { color-scheme: light dark; --back: #f4f5f7; --card: #fff; --ink: #1d2430; --edge:",
+    "  #dfe3e8; --dim: #586271; --blue: #2460b4; --green: #1b7a43; --amber: #8f5a00; --red:",
+    "  #b3261e; } @media (prefers-color-scheme: dark) { :root { --back: #12161b; --card: #1a2027;",
+    "  --ink: #e2e6eb; --edge: #2e3740; --dim: #9ba6b3; --blue: #78aefc; --green: #63cb8e;",
+    "  --amber: #e2ad52; --red: #ff8b81; } } * { box-sizing: border-box; margin: 0; } body {",
+    "  margin: 0 auto; padding: 1rem; max-width: 75rem; background: var(--back); color:",
+    "  var(--ink); font: 15px/1.45 system-ui, sans-serif; overflow-wrap: anywhere;",
+    "  font-variant-numeric: tabular-nums; } h1, h2, dt + dd { font-size: 1.15rem; } section,",
+    "  .note { background: var(--card); border: 1px solid var(--edge); border-radius: 10px;",
+    "  padding: .9rem 1rem; margin: 1rem 0; } .note { border-left: 5px solid var(--red);",
+    "  white-space: pre-wrap; } .old { opacity: .7; } .head { display: flex; flex-wrap: wrap; gap:",
+    "  .2rem .8rem; align-items: baseline; } code, pre { font: 13px/1.4 ui-monospace, monospace;",
+    "  white-space: pre-wrap; } dd + dd, dt, span, table, footer { font-size: 13px; } dd + dd, dt,",
+    "  span, caption, thead, summary, footer { color: var(--dim); } dl, .plots { display: grid;",
+    "  gap: .7rem; margin: .7rem 0 1rem; grid-template-columns: repeat(auto-fill, minmax(6.2rem,",
+    "  1fr)); } .plots { grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .8rem",
+    "  1.5rem; } figcaption { display: flex; justify-content: space-between; } svg { display:",
+    "  block; width: 100%; height: 56px; border-bottom: 1px solid var(--edge); } path { fill:",
+    "  none; stroke: var(--blue); stroke-width: 1.7; stroke-linecap: round; stroke-linejoin:",
+    "  round; vector-effect: non-scaling-stroke; } path + path { stroke: var(--amber);",
+    "  stroke-dasharray: 5 4; } .wide { overflow-x: auto; } table { border-collapse: collapse;",
+    "  width: 100%; } th, td { text-align: right; padding: .25rem 0 .25rem .6rem; font-weight:",
+    "  400; } th, th ~ td { white-space: nowrap; } caption, td[colspan], th:nth-child(-n+3),",
+    "  td:nth-child(-n+3) { text-align: left; } th:first-child, td[colspan] { padding-left: 0; }",
+    "  tbody { border-top: 1px solid var(--edge); } .good { color: var(--green); } .new, a {",
+    "  color: var(--blue); } .warn, dd + .warn { color: var(--amber); font-weight: 600; } .bad, dd",
+    "  + .bad { color: var(--red); font-weight: 600; } @media (max-width: 30rem) { body { padding:",
+    "  .6rem; } section { padding: .7rem; } table { font-size: 12px; } th, td { padding-left:",
+    "  .4rem; } }",
+    "</style>",
+    "<h1>ldcorn</h1><div id='lost' class='note' role='alert' hidden></div> <div id='news'",
+    "  class='note' role='status' hidden></div> <noscript>This page needs JavaScript. GET /status",
+    "  says the same as JSON.</noscript> <main id='all'><dl></dl><div id='groups'></div></main>",
+    "<footer>Asked each second. Rates and times are of the last five seconds, charts of the last",
+    "  five minutes; other numbers count from the start. More in <a href='status'>status</a>, <a",
+    "  href='requests'>requests</a>, <a href='metrics'>metrics</a>.</footer>",
+    "<template id='item'><div><dt></dt><dd></dd><dd></dd></div></template> <template",
+    "  id='chart'><figure><figcaption><span></span><span></span></figcaption> <svg role='img'",
+    "  viewBox='0 0 300 56' preserveAspectRatio='none'><path /><path /></svg></figure></template>",
+    "<template id='group'><section><div class='head'><h2></h2><code></code><b class='warn'></b>",
+    "  <span></span></div><dl></dl><div class='plots'></div><div",
+    "  class='wide'><table><caption>Workers</caption> <thead><tr><th scope='col'>Index<th",
+    "  scope='col'>Process<th scope='col'>State<th scope='col'>For<th scope='col'>Inside<th",
+    "  scope='col'>Served<th scope='col'>Memory</table></div></section></template>",
+    "<template id='worker'><tbody><tr><th scope='row'><td><td><td><td><td><td><tr><td",
+    "  colspan='7'><details> <summary></summary><pre></pre></details></template>",
+    "<script>",
+    "'use strict'; const $ = id => document.getElementById(id), groups = new Map();",
+    "const moods = { ready: 'good', starting: 'new', down: 'bad', backoff: 'bad', failed: 'bad' };",
+    "let last, since, run = 0, head = { box: $('all'), parts: {} };",
+    "// What comes from outside is set as text or attribute, never as markup.",
+    "const put = (e, text) => { if (e.textContent !== String(text)) e.textContent = text; };",
+    "const note = (id, text) => { put($(id), text || ''), $(id).hidden = !text; };",
+    "const num = n => n == null ? '-' : (+n.toFixed(n < 10 ? 1 : 0)).toLocaleString('en');",
+    "const ms = n => n == null ? '-' : n < 999.5 ? num(n) + ' ms' : num(n / 1000) + ' s';",
+    "const age = s => s < 100 ? ~~s + ' s' : s < 6e3 ? ~~(s / 60) + ' min' : ~~(s / 3600) + ' h';",
+    "const clock = t => new Date(t).toLocaleTimeString();",
+    "const join = (by, ...list) => list.filter(x => x).join(by);",
+    "const copy = kind => $(kind).content.firstElementChild.cloneNode(true);",
+    "const part = (v, where, kind, name) => v.parts[name] = v.parts[name]",
+    "  || v.box.querySelector(where).appendChild(copy(kind));",
+    "// A view for each of the list, in its order, behind the first `skip` children of `parent`.",
+    "function sync(views, parent, skip, list, key, kind, update) {",
+    "  const gone = new Set(views.keys());",
+    "  list.forEach((x, i) => {",
+    "    const k = key(x), at = parent.children[skip + i];",
+    "    const v = views.get(k) || { box: copy(kind), parts: {}, rows: new Map(), past: [] };",
+    "    if (at !== v.box) parent.insertBefore(v.box, at || null);",
+    "    views.set(k, v), gone.delete(k), update(v, x);",
+    "  });",
+    "  for (const k of gone) views.get(k).box.remove(), views.delete(k);",
+    "}",
+    "function item(v, name, value, more, mood) {",
+    "  const [dt, dd, dim] = part(v, 'dl', 'item', name).children;",
+    "  put(dt, name), put(dd, value), put(dim, more || '');",
+    "  dd.className = dim.className = mood || '';",
+    "}",
+    "function chart(v, name, show, least, ...keys) {",
+    "  const [caption, svg] = part(v, '.plots', 'chart', name).children, now = v.past.at(-1);",
+    "  const most = Math.max(...v.past.flatMap(p => keys.map(k => p[k] || 0)));",
+    "  const top = Math.max(most, least); // h0: one alone is a dot",
+    "  const at = (t, n) => `${(300 + t - now.t).toFixed(1)} ${(54 - 51 * n / top).toFixed(1)}h0`;",
+    "  keys.forEach((k, i) => svg.children[i].setAttribute('d', v.past.map((p, j) => p[k] == null",
+    "    ? '' : (j && v.past[j - 1][k] != null ? 'L' : 'M') + at(p.t, p[k])).join('')));",
+    "  put(caption.children[0], name), put(caption.children[1], 'max ' + show(most));",
+    "  const is = keys.map(k => show(now[k])).join(' and ');",
+    "  svg.setAttribute('aria-label', `${name} of ${v.name}: now ${is}, at most ${show(most)}`);",
+    "}",
+    "// Mean of what came in between; null where mean_ms, of all and in 1/1000, is too coarse.",
+    "function mean(now, then) {",
+    "  const n = now.count - then.count, error = now.count / n / 1000;",
+    "  const value = Math.max(0, (now.count * now.mean_ms - then.count * then.mean_ms) / n);",
+    "  return n > 0 && (error < .5 || error < value / 5) ? value : null;",
+    "}",
+    "function remember(v, g, up) {",
+    "  const l = g.latency, p = { t: performance.now() / 1000, run, up, queue: g.queue.len, l };",
+    "  const old = v.past.filter(o => o.run === run && o.l.total.count <= l.total.count);",
+    "  const { l: was, up: then } = old.filter(o => up - o.up >= 5).pop() || old[0] || p;",
+    "  p.worker = mean(l.worker, was.worker), p.wait = mean(l.queue, was.queue);",
+    "  if (up > then) p.rate = (l.total.count - was.total.count) / (up - then);",
+    "  v.past = v.past.filter(o => p.t - o.t <= 300).concat(p);",
+    "  return p;",
+    "}",
+    "function showWorker(v, w) {",
+    "  const [row, exit] = v.box.children, [why, said] = exit.querySelectorAll('summary, pre');",
+    "  if (w.pid && v.pid && w.pid !== v.pid) v.dead = v.lines; // /status has the new one's",
+    "  v.pid = w.pid || v.pid, v.lines = w.last_lines;",
+    "  [w.index, w.pid || w.address || '-', w.state + (w.paused ? ', drained' : ''), age(w.since),",
+    "    w.in_flight + (w.tunnels ? ` + ${w.tunnels} open` : ''), num(w.served),",
+    "    w.rss ? num(w.rss / 1048576) + ' MiB' : '-'].forEach((x, i) => put(row.children[i], x));",
+    "  row.children[2].className = w.paused ? 'warn' : moods[w.state] || 'warn';",
+    "  exit.hidden = !w.last_exit;",
+    "  put(why, `Last exit ${age(w.last_exit_ago || 0)} ago: ${w.last_exit}`);",
+    "  put(said, join('', w.pid && v.dead, w.pid && w.last_lines && '--- since then:\\n',",
+    "    w.last_lines) || 'No output is known.');",
+    "}",
+    "function showGroup(v, g) {",
+    "  const q = g.queue, p = remember(v, g, last.uptime), l = g.latency, times = {};",
+    "  const ready = g.workers.filter(w => w.state === 'ready' && !w.paused).length;",
+    "  const refused = Object.entries(g.refused).filter(([, n]) => n), half = q.len * 2 > q.cap;",
+    "  const [name, routes, flag, more] = v.box.firstElementChild.children;",
+    "  put(name, v.name = g.name), put(routes, g.routes.join('  '));",
+    "  put(flag, g.paused ? 'paused' : ''), put(more, 'balance ' + g.balance);",
+    "  item(v, 'Workers', `${ready} of ${g.workers_wanted}`, 'ready',",
+    "    ready < g.workers_wanted && (ready ? 'warn' : 'bad'));",
+    "  item(v, 'Inside', g.limit ? `${g.in_flight} of ${g.slots}` : g.in_flight, join(', ',",
+    "    g.limit ? g.limit + ' a worker' : 'no limit', g.orphans && g.orphans + ' abandoned'));",
+    "  item(v, 'Queue', `${q.len} of ${q.cap}`, join(', ', q.len && 'oldest ' + ms(q.oldest_ms),",
+    "    half && (q.len < q.cap ? 'past half' : 'full')), half && 'warn');",
+    "  item(v, 'Requests', num(p.rate) + ' /s', num(l.total.count) + ' in all');",
+    "  item(v, 'Worker time', ms(p.worker), l.worker.count && 'p99 to ' + ms(l.worker.p99_ms));",
+    "  item(v, 'Queue time', ms(p.wait), l.queue.count && 'p99 to ' + ms(l.queue.p99_ms));",
+    "  item(v, 'Refused', num(refused.reduce((n, [k, m]) => n + (k !== 'client_gone' && m), 0)),",
+    "    refused.map(([k, n]) => k.replace('_', ' ') + ' ' + num(n)).join(', '));",
+    "  item(v, 'Answers 5xx', num(g.requests['5xx']), '4xx ' + num(g.requests['4xx']));",
+    "  item(v, 'Restarts', num(g.restarts));",
+    "  chart(v, 'Queue length', num, 4, 'queue'), chart(v, 'Requests a second', num, 1, 'rate');",
+    "  chart(v, 'Worker time, queue time (dashed)', ms, 1, 'worker', 'wait');",
+    "  sync(v.rows, v.box.querySelector('table'), 2, g.workers, w => // two may have one index",
+    "    w.index + '.' + (times[w.index] = (times[w.index] || 0) + 1), 'worker', showWorker);",
+    "}",
+    "function show(s) {",
+    "  const r = s.last_reload, bad = r && r.result !== 'ok', c = s.clients;",
+    "  const same = last && s.pid === last.pid && s.uptime > last.uptime;",
+    "  const cpu = same ? num(100 * (s.cpu - last.cpu) / (s.uptime - last.uptime)) + ' %' : '-';",
+    "  last = s, run += !same;",
+    "  note('news', join('\\n', s.stopping && 'ldcorn is stopping.', s.reloading && 'It reloads.',",
+    "    bad && `Reload ${r.result} at ${clock(r.at)}:\\n${r.error}`));",
+    "  item(head, 'Up', age(s.uptime), 'generation ' + s.generation);",
+    "  item(head, 'Processor', cpu, 'of one core');",
+    "  item(head, 'Clients', num(c.open), num(c.limit) + ' at most');",
+    "  item(head, 'Accepted', num(s.accepted), 'connections');",
+    "  item(head, 'Last reload', r ? r.result : 'none', r && clock(r.at), bad && 'bad');",
+    "  item(head, 'Version', s.version, 'pid ' + s.pid);",
+    "  sync(groups, $('groups'), 0, s.groups, g => g.name, 'group', showGroup);",
+    "}",
+    "async function turn() {",
+    "  let s = null, why = 'Not reachable', t = performance.now();",
+    "  try {",
+    "    const r = await fetch('status', { cache: 'no-store', signal: AbortSignal.timeout(5e3) });",
+    "    if (r.ok) s = await r.json();",
+    "    else why = r.status === 401 ? '401, a token is wanted' : `GET /status is ${r.status}`;",
+    "  } catch (e) { /* `why` says it */ }",
+    "  setTimeout(turn, Math.max(100, 1000 - (performance.now() - t)));",
+    "  for (const v of groups.values()) if (!s && !since) v.past.push({ t: t / 1000 });",
+    "  since = s ? 0 : since || Date.now();",
+    "  note('lost', !s && `${why} since ${clock(since)}. Tried each second; below is the last.`);",
+    "  $('all').className = s ? '' : 'old', document.title = s ? 'ldcorn' : '(!) ldcorn';",
+    "  if (s) show(s);",
+    "}",
+    "turn();",
+    "</script>"};
+/* clang-format on */
+
+static void ldc_admin_show(ldcorn *l, ldc_exchange *e) {
+    ldc_text t;
+    ldc_text_init(&t, &l->mem);
+    for (size_t i = 0; i < LDC_LEN(ldc_admin_page); i++) {
+        ldc_text_add(&t, ldc_admin_page[i]);
+        ldc_text_add(&t, "\n");
+    }
+    if (t.failed)
+        ldc_client_refuse(l, e, LDC_WHY_MEMORY);
+    else
+        ldc_client_reply(
+            l, e, 200, "text/html; charset=utf-8",
+            "Cache-Control: no-store\r\nContent-Security-Policy: default-src 'none'; "
+            "style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n"
+            "X-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\n"
+            "Referrer-Policy: no-referrer\r\n",
+            ldc_util_str(t.p ? t.p : "", t.n));
+    ldc_text_free(&t);
+}
+
 typedef struct ldc_endpoint {
     const char *method, *path;
     bool changes, open; /* open: answered without a token anywhere */
 } ldc_endpoint;
 
 enum {
+    LDC_ADMIN_PAGE,
     LDC_ADMIN_STATUS,
     LDC_ADMIN_REQUESTS,
     LDC_ADMIN_SERVER,
@@ -11085,11 +11287,11 @@ enum {
     LDC_ADMIN_STOP
 };
 static const ldc_endpoint ldc_admin_endpoints[] = {
-    {"GET", "/status", false, false}, {"GET", "/requests", false, false},
-    {"GET", "/server", false, true},  {"GET", "/metrics", false, true},
-    {"GET", "/healthz", false, true}, {"GET", "/readyz", false, true},
-    {"GET", "/route", false, false},  {"POST", "/reload", true, false},
-    {"POST", "/stop", true, false}};
+    {"GET", "/", false, true},          {"GET", "/status", false, false},
+    {"GET", "/requests", false, false}, {"GET", "/server", false, true},
+    {"GET", "/metrics", false, true},   {"GET", "/healthz", false, true},
+    {"GET", "/readyz", false, true},    {"GET", "/route", false, false},
+    {"POST", "/reload", true, false},   {"POST", "/stop", true, false}};
 
 /* The client waits for the result of a reload. */
 static void ldc_admin_wait(ldcorn *l, ldc_exchange *e) {
@@ -11422,6 +11624,7 @@ static void ldc_admin_do(ldcorn *l, ldc_exchange *e, const ldc_head *h, int what
     int status = 200;
     ldc_text_init(&t, &l->mem);
     switch (what) {
+    case LDC_ADMIN_PAGE: ldc_admin_show(l, e); return;
     case LDC_ADMIN_STATUS: ldc_admin_status(l, &t), type = "application/json"; break;
     case LDC_ADMIN_REQUESTS: ldc_admin_requests(l, &t), type = "application/json"; break;
     case LDC_ADMIN_METRICS:
