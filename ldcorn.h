@@ -445,6 +445,9 @@ extern char *realpath(const char *path, char *real); /* hidden by the host's fea
 enum {
     LDC_SCRATCH = 131072,   /* one read; more than 64 KiB and a head, a usual size of answers */
     LDC_AHEAD = 65536,      /* bytes kept for a peer that is slower than the other side */
+    LDC_LONG = 32768,       /* bytes still to come that make splice() worth it */
+    LDC_GLANCE = 4096,      /* a read where a head with a long body behind it is to be expected */
+    LDC_PIPE = 1048576,     /* for splice(): bytes, of which a piece of a page takes a whole page */
     LDC_PIPELINE = 16384,   /* bytes kept of a client that sends ahead */
     LDC_ADMINS = 128,       /* connections to admin at a time */
     LDC_COLLECT = 65536,    /* a body up to this is small: a quarter of the memory is for those */
@@ -4639,6 +4642,7 @@ struct ldc_worker {
     char *path;  /* of its socket */
     int in_flight, tunnels, conns, parked_count;
     int upgrades; /* inside: each may become a tunnel */
+    bool longs;   /* its last answer was long: the next head is read with little of what follows */
     bool due;     /* to be recycled */
     const char *why_due;
     uint64_t due_served, due_at; /* when it will be; 0: never */
@@ -4750,6 +4754,8 @@ struct ldcorn {
     int generation;
     uint64_t now, turn, began, wall;
     char *scratch;   /* one read; LDC_SCRATCH bytes */
+    int pipe[2];     /* for splice(); empty between its uses */
+    bool unspliced;  /* splice() is not to be had with these sockets */
     char *path_room; /* for @route; max_header bytes */
     size_t path_cap;
     ldc_head head;    /* the one under the parser */
@@ -5287,7 +5293,8 @@ static int ldc_loop_wait(ldcorn *l, int timeout) {
 
 /* @relay ------------------------------------------------------------------------------------
    Moves body bytes one way: decodes the source's framing, encodes the sink's, writes at once,
-   keeps what the sink did not take. Knows a flow and a descriptor, not who is behind them. */
+   keeps what the sink did not take. On Linux long bodies by length go through a pipe and are not
+   looked at. Knows a flow and a descriptor, not who is behind them. */
 
 static size_t ldc_relay_waiting(const ldc_flow *f) {
     return f->head.len - f->sent + ldc_buf_size(&f->buf);
@@ -5358,6 +5365,99 @@ static ssize_t ldc_relay_emit(ldcorn *l, ldc_flow *f, int fd, struct iovec *v, i
     }
     return w;
 }
+
+/* --- long bodies from socket to socket --- */
+
+static void ldc_relay_pipe_close(ldcorn *l) {
+    if (l->pipe[0] >= 0) close(l->pipe[0]);
+    if (l->pipe[1] >= 0) close(l->pipe[1]);
+    l->pipe[0] = l->pipe[1] = -1;
+}
+
+#if defined(SPLICE_F_MOVE) && !defined(LDCORN_PORTABLE)
+
+/* One pipe for all, empty between its uses, made when first needed. Without MSG_NOSIGNAL this
+   takes an ignored SIGPIPE, which ldcorn_run() sees to. */
+static bool ldc_relay_pipe(ldcorn *l) {
+    if (l->unspliced) return false;
+    if (l->pipe[0] >= 0) return true;
+    if (!l->handlers || !ldc_net_pipe(l->pipe)) return false;
+    if (fcntl(l->pipe[1], F_SETPIPE_SZ, LDC_PIPE) < 0) return true; /* the usual size does, too */
+    return true;
+}
+
+static ssize_t ldc_relay_splice(ldcorn *l, int from, int to, size_t n) {
+    ssize_t r;
+    do r = splice(from, NULL, to, NULL, n, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    while (r < 0 && errno == EINTR);
+    if (r < 0 && (errno == EINVAL || errno == ENOSYS)) { /* by reading and writing, then */
+        l->unspliced = true;
+        errno = EAGAIN;
+    }
+    return r;
+}
+
+/* What the sink did not take of n bytes in the pipe comes back to wait as usual, or is dropped: in
+   the pipe it would be sent to whoever is next. */
+static int ldc_relay_unpipe(ldcorn *l, ldc_flow *f, size_t n, bool keep) {
+    bool room = keep && ldc_buf_room(&l->mem, &f->buf, n);
+    while (n) {
+        char *to = room ? f->buf.p + f->buf.len : l->scratch;
+        ssize_t r = read(l->pipe[0], to, room || n < LDC_SCRATCH ? n : LDC_SCRATCH);
+        if (r < 0 && errno == EINTR) continue;
+        if (r <= 0) { /* cannot be; a pipe whose content is not known serves nobody */
+            ldc_relay_pipe_close(l);
+            return LDC_GONE;
+        }
+        if (room) f->buf.len += (uint32_t)r;
+        n -= (size_t)r;
+    }
+    return keep && !room ? LDC_NOMEM : 0;
+}
+
+/* Is so much to come, by length and with nothing waiting, that no byte needs our eyes? */
+static bool ldc_relay_long(ldcorn *l, const ldc_flow *f, int to) {
+    return f->left >= LDC_LONG && f->in == LDC_FRAME_LENGTH && f->out == LDC_FRAME_LENGTH &&
+           to >= 0 && !f->discard && ldc_relay_waiting(f) == 0 && ldc_relay_pipe(l);
+}
+
+/* Moves what is there, up to LDC_SCRATCH bytes. *got as recv() has it: bytes, 0 at the end, -1 and
+   errno. Returns as ldc_relay_push() does. */
+static int ldc_relay_move(ldcorn *l, ldc_flow *f, int from, int to, ssize_t *got) {
+    size_t n = f->left < LDC_SCRATCH ? (size_t)f->left : LDC_SCRATCH;
+    ssize_t w = 0;
+    *got = ldc_relay_splice(l, from, l->pipe[1], n);
+    if (*got <= 0) return 0;
+    n = (size_t)*got;
+    f->left -= n;
+    f->bytes += n;
+    f->end = f->left == 0;
+    while (n && (w = ldc_relay_splice(l, l->pipe[0], to, n)) > 0) n -= (size_t)w;
+    if (n == 0) return 0;
+    if (w == 0 || errno == EAGAIN || errno == EWOULDBLOCK) return ldc_relay_unpipe(l, f, n, true);
+    ldc_relay_unpipe(l, f, n, false);
+    return LDC_GONE;
+}
+
+#else
+
+static bool ldc_relay_pipe(ldcorn *l) {
+    (void)l;
+    return false;
+}
+
+static bool ldc_relay_long(ldcorn *l, const ldc_flow *f, int to) {
+    (void)l, (void)f, (void)to;
+    return false;
+}
+
+static int ldc_relay_move(ldcorn *l, ldc_flow *f, int from, int to, ssize_t *got) {
+    (void)l, (void)f, (void)from, (void)to;
+    *got = 0;
+    return 0;
+}
+
+#endif
 
 /* Takes the source's bytes p[0..n): *used of them belong to this body. Decoding is in place.
    `last`: the source has ended, which completes a body that runs until then. 0, LDC_BAD for
@@ -6416,6 +6516,7 @@ static bool ldc_up_final(ldcorn *l, ldc_up *u) {
     e->res.in = (uint8_t)h->frame;
     e->res.left = h->length;
     e->res.end = h->frame == LDC_FRAME_NONE;
+    u->worker->longs = h->frame == LDC_FRAME_LENGTH && h->length >= LDC_LONG;
     u->line = 0;
     u->keep = h->minor == 1 && !h->close && h->frame != LDC_FRAME_EOF;
     if (e->res.discard) return true;
@@ -6459,6 +6560,29 @@ static ptrdiff_t ldc_up_head(ldcorn *l, ldc_up *u, const char *p, size_t n) {
     return ldc_up_final(l, u) ? size : LDC_GONE;
 }
 
+/* Bytes of the answer went on with the result `r`. True if the connection goes on with it. `exact`:
+   none came behind its end; `quiet`: nothing more waits. */
+static bool ldc_up_passed(ldcorn *l, ldc_up *u, int r, bool exact, bool quiet) {
+    ldc_exchange *e = u->exchange;
+    if (r < 0 && e->client) { /* the client cannot be written to, or no memory for what waits */
+        ldc_client_dead(l, e->client);
+        if (u->exchange != e) return false;
+    }
+    if (u->state == LDC_UP_TUNNEL) {
+        if (e->client) ldc_client_update(l, e->client);
+        return true;
+    }
+    if (!e->res.end) {
+        if (e->client)
+            ldc_client_update(l, e->client);
+        else
+            ldc_up_update(l, u);
+        return true;
+    }
+    ldc_up_finish(l, u, u->keep && exact, quiet); /* surplus bytes: never reused */
+    return false;
+}
+
 /* Bytes from the worker at p[0..n). `quiet`: the read was short, so nothing more waits. True if
    the connection goes on with this exchange; bytes not used are kept in u->in. */
 static bool ldc_up_bytes(ldcorn *l, ldc_up *u, char *p, size_t n, bool quiet, size_t *used) {
@@ -6478,25 +6602,8 @@ static bool ldc_up_bytes(ldcorn *l, ldc_up *u, char *p, size_t n, bool quiet, si
         ldc_up_protocol(l, u, "broken chunk framing");
         return false;
     }
-    if (r < 0 && e->client) { /* the client cannot be written to, or no memory for what waits */
-        ldc_client_dead(l, e->client);
-        if (u->exchange == NULL) return false;
-    }
-    if (u->state == LDC_UP_TUNNEL) {
-        if (e->client) ldc_client_update(l, e->client);
-        return true;
-    }
-    if (!e->res.end) {
-        if (e->client)
-            ldc_client_update(l, e->client);
-        else
-            ldc_up_update(l, u);
-        return true;
-    }
-    ldc_up_finish(l, u, u->keep && *used == n, quiet); /* surplus bytes: never reused */
-    return false;
+    return ldc_up_passed(l, u, r, *used == n, quiet);
 }
-
 /* The worker ended its side, orderly or not. */
 static void ldc_up_ended(ldcorn *l, ldc_up *u, bool reset) {
     ldc_exchange *e = u->exchange;
@@ -6520,11 +6627,40 @@ static void ldc_up_tunnel_end(ldcorn *l, ldc_up *u) {
     if (e->client) ldc_client_update(l, e->client);
 }
 
+/* --- a long body, unseen --- */
+
+static bool ldc_up_glances(ldcorn *l, const ldc_up *u) {
+    return u->worker->longs && u->exchange && u->exchange->status < 200 && ldc_relay_pipe(l);
+}
+
+static bool ldc_up_moves(ldcorn *l, const ldc_up *u) {
+    return u->state == LDC_UP_BUSY && u->exchange && u->in.p == NULL &&
+           ldc_relay_long(l, &u->exchange->res, ldc_up_client_fd(u->exchange));
+}
+
+static void ldc_up_move(ldcorn *l, ldc_up *u) {
+    ldc_exchange *e = u->exchange;
+    ssize_t n;
+    int r = ldc_relay_move(l, &e->res, u->watch.fd, ldc_up_client_fd(e), &n);
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    if (n <= 0) {
+        ldc_up_ended(l, u, n < 0);
+        return;
+    }
+    ldc_loop_progress(&u->watch);
+    u->gap = l->now;
+    ldc_up_passed(l, u, r, true, false);
+}
+
 static void ldc_up_readable(ldcorn *l, ldc_up *u) {
     bool kept = u->in.p != NULL;
-    size_t room = LDC_SCRATCH, used = 0;
+    size_t room = ldc_up_glances(l, u) ? LDC_GLANCE : LDC_SCRATCH, used = 0;
     char *to = l->scratch;
     ssize_t n;
+    if (ldc_up_moves(l, u)) {
+        ldc_up_move(l, u);
+        return;
+    }
     if (kept) { /* part of a head is waiting: read behind it */
         room = 16384;
         if (!ldc_buf_room(&l->mem, &u->in, room)) {
@@ -6557,6 +6693,8 @@ static void ldc_up_readable(ldcorn *l, ldc_up *u) {
     } else if (ldc_up_bytes(l, u, to, (size_t)n, (size_t)n < room, &used) && used < (size_t)n) {
         if (!ldc_buf_add(&l->mem, &u->in, to + used, (size_t)n - used))
             ldc_up_failed(l, u, LDC_WHY_MEMORY);
+    } else if (n == LDC_GLANCE && ldc_up_moves(l, u)) {
+        ldc_up_move(l, u);
     }
 }
 
@@ -7865,25 +8003,31 @@ static void ldc_client_refuse_inside(ldcorn *l, ldc_exchange *e, ldc_why why) {
 
 /* Body bytes p[0..n) into the request's flow, to `fd` at once where it is not negative. Bytes
    used, or LDC_GONE when this exchange is over for the client. */
+/* What became of body bytes on their way. False when this exchange is over for the client. */
+static bool ldc_client_passed(ldcorn *l, ldc_client *c, int r) {
+    ldc_exchange *e = c->exchange;
+    if (r == LDC_NOMEM) {
+        ldc_client_end(l, c, LDC_WHY_MEMORY);
+        return false;
+    }
+    if (r == LDC_GONE) { /* the worker takes no more; its answer, if any, decides */
+        e->req.discard = true;
+        if (e->up) ldc_up_flush(l, e->up);
+    }
+    return c->exchange == e;
+}
+
 static ptrdiff_t ldc_client_body(ldcorn *l, ldc_client *c, char *p, size_t n, int fd) {
     ldc_exchange *e = c->exchange;
     int64_t most = e->group->conf->s.max_body;
     size_t used;
     int r = ldc_relay_push(l, &e->req, p, n, false, fd, &used);
-    if (r == LDC_NOMEM) {
-        ldc_client_end(l, c, LDC_WHY_MEMORY);
-        return LDC_GONE;
-    }
     if (r == LDC_BAD ||
         (most >= 0 && e->req.in == LDC_FRAME_CHUNKED && e->req.bytes > (uint64_t)most)) {
         ldc_client_refuse_inside(l, e, r == LDC_BAD ? LDC_WHY_FRAMING : LDC_WHY_MAX_BODY);
         return LDC_GONE;
     }
-    if (r == LDC_GONE) { /* the worker takes no more; its answer, if any, decides */
-        e->req.discard = true;
-        if (e->up) ldc_up_flush(l, e->up);
-        return c->exchange == e ? (ptrdiff_t)n : LDC_GONE;
-    }
+    if (r < 0) return ldc_client_passed(l, c, r) ? (ptrdiff_t)n : LDC_GONE;
     return (ptrdiff_t)used;
 }
 
@@ -7973,6 +8117,13 @@ static void ldc_client_fin(ldcorn *l, ldc_client *c) {
     ldc_client_dead(l, c);
 }
 
+static void ldc_client_onward(ldcorn *l, ldc_client *c) {
+    if (c->exchange && c->exchange->up && c->exchange->up->state != LDC_UP_CONNECT)
+        ldc_up_flush(l, c->exchange->up);
+    else if (c->exchange)
+        ldc_client_update(l, c);
+}
+
 static void ldc_client_active(ldcorn *l, ldc_client *c, char *p, size_t n) {
     ldc_exchange *e = c->exchange;
     ldc_up *u = e->up;
@@ -7986,29 +8137,44 @@ static void ldc_client_active(ldcorn *l, ldc_client *c, char *p, size_t n) {
         if (used < 0) return;
         if ((size_t)used < n) ldc_client_keep(l, c, p + used, n - (size_t)used);
     }
-    if (c->exchange && c->exchange->up && c->exchange->up->state != LDC_UP_CONNECT)
-        ldc_up_flush(l, c->exchange->up);
-    else if (c->exchange)
-        ldc_client_update(l, c);
+    ldc_client_onward(l, c);
+}
+
+/* A long body, unseen. */
+static bool ldc_client_moves(ldcorn *l, const ldc_client *c) {
+    const ldc_exchange *e = c->exchange;
+    return c->state == LDC_CLIENT_ACTIVE && e->up && e->up->state == LDC_UP_BUSY && !e->up->half &&
+           c->in.p == NULL && ldc_relay_long(l, &e->req, e->up->watch.fd);
+}
+
+static ssize_t ldc_client_move(ldcorn *l, ldc_client *c) {
+    ssize_t n;
+    int r = ldc_relay_move(l, &c->exchange->req, c->watch.fd, c->exchange->up->watch.fd, &n);
+    if (n <= 0) return n;
+    ldc_loop_progress(&c->watch);
+    ldc_client_moved(l, &c->exchange->in, (size_t)n);
+    if (ldc_client_passed(l, c, r)) ldc_client_onward(l, c);
+    return n;
 }
 
 static void ldc_client_readable(ldcorn *l, ldc_client *c) {
     ldc_exchange *e = c->exchange;
     size_t room = LDC_SCRATCH;
     ssize_t n;
+    bool moved;
     if (c->state == LDC_CLIENT_BODY && e->collect - ldc_buf_size(&e->req.buf) < room)
         room = (size_t)(e->collect - ldc_buf_size(&e->req.buf));
-    do n = recv(c->watch.fd, l->scratch, room, 0);
-    while (n < 0 && errno == EINTR);
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
-    if (n < 0) {
+    moved = ldc_client_moves(l, c);
+    if (moved)
+        n = ldc_client_move(l, c);
+    else
+        do n = recv(c->watch.fd, l->scratch, room, 0);
+        while (n < 0 && errno == EINTR);
+    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
         ldc_client_dead(l, c);
-        return;
-    }
-    if (n == 0) {
+    else if (n == 0)
         ldc_client_fin(l, c);
-        return;
-    }
+    if (n <= 0 || moved) return;
     ldc_loop_progress(&c->watch);
     if (c->state == LDC_CLIENT_LINGER) return; /* thrown away */
     if (e) ldc_client_moved(l, &e->in, (size_t)n);
@@ -12783,7 +12949,7 @@ LDCORN_DEF ldcorn *ldcorn_open(const ldcorn_desc *desc, ldcorn_error *error) {
     l->log.level = LDCORN_LOG_INFO;
     l->err.fd = 2;
     l->out.fd = 1;
-    l->signal_out = l->reserve = l->lock = -1;
+    l->signal_out = l->reserve = l->lock = l->pipe[0] = l->pipe[1] = -1;
     l->signal.fd = -1;
     l->generation = 1;
     l->runnable_end = &l->runnable;
@@ -12997,6 +13163,7 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
     if (l->handlers) ldc_public_signal_fd = -1;
     if (l->signal_out >= 0) close(l->signal_out);
     if (l->reserve >= 0) close(l->reserve);
+    ldc_relay_pipe_close(l);
     ldc_conf_free(l->reload.conf);
     ldc_conf_free(l->conf);
     ldc_log_close(&l->log, &l->log.own);

@@ -244,6 +244,48 @@ def test_large_bodies_arrive_unchanged_in_every_framing():
                 assert r.complete and r.body == data and r.get('x-digest') == want, (down, fields)
 
 
+@pytest.mark.parametrize('unix', (False, True))
+def test_long_bodies_stay_apart_when_others_are_cut(unix):
+    """Long bodies may pass through a pipe that all share: what one peer did not take is no other's."""
+    size, turns = 3 << 20, 12
+
+    def body(name):
+        return (name.encode() * (size // len(name) + 1))[:size]
+
+    def handler(req, conn):
+        name = req.target[1:]
+        return answer(body(name) if name.startswith('down') else str(req.body == body(name)).encode())
+
+    def rude(p, n):
+        for i in range(turns):
+            with p.connect() as c:
+                if i % 2:
+                    c.send(head('GET', '/down-rude-%d-%d' % (n, i)))
+                    c.read_exact(1 + i * 50000)
+                else:
+                    c.send(head('POST', '/up-rude', [], body('up-rude'))[:size // 2])
+                c.rst()
+
+    def steady(p, n, wrong):
+        with p.connect() as c:
+            for i in range(turns):
+                name = '%s-steady-%d-%d' % ('up' if i % 2 else 'down', n, i)
+                c.send(head('POST', '/' + name, [], body(name)) if i % 2 else head('GET', '/' + name))
+                r = c.read_response()
+                if not r.complete or r.body != (b'True' if i % 2 else body(name)):
+                    wrong.append(name)
+
+    wrong = []
+    with AutoWorker(handler, unix=unix) as w, Proxy(upstream_config(w.address)) as p:
+        threads = [threading.Thread(target=rude, args=(p, n)) for n in range(2)]
+        threads += [threading.Thread(target=steady, args=(p, n, wrong)) for n in range(3)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert not wrong
+
+
 def test_answer_until_close(pair):
     with pair.connect() as c:
         c.send(head('GET', '/'))
