@@ -4659,7 +4659,7 @@ struct ldc_worker {
     bool slow_said;
     int probe_fails;
     char tail[LDC_TAIL];
-    size_t tail_n;
+    size_t tail_n, tail_old; /* tail_old: of them, from processes before this one */
     char last_exit[96];
     uint64_t last_exit_at;
     const char *why_stop; /* label of ldcorn_worker_exits_total */
@@ -8387,6 +8387,7 @@ static void ldc_proc_remember(ldc_worker *w, const char *p, size_t n) {
         size_t cut = lf ? (size_t)(lf - w->tail) + 1 : w->tail_n;
         memmove(w->tail, w->tail + cut, w->tail_n - cut);
         w->tail_n -= cut;
+        w->tail_old -= cut < w->tail_old ? cut : w->tail_old;
     }
     memcpy(w->tail + w->tail_n, p, n);
     w->tail_n += n;
@@ -8459,7 +8460,7 @@ static void ldc_proc_pipe_read(ldcorn *l, ldc_pipe *p, bool rest) {
 }
 
 static void ldc_proc_tail(ldc_text *t, const ldc_worker *w) {
-    ldc_str rest = ldc_util_str(w->tail, w->tail_n);
+    ldc_str rest = ldc_util_str(w->tail + w->tail_old, w->tail_n - w->tail_old);
     int lines = 0, skip;
     for (size_t i = 0; i < rest.n; i++) lines += rest.p[i] == '\n';
     skip = lines > 10 ? lines - 10 : 0;
@@ -9075,7 +9076,7 @@ static void ldc_proc_start(ldcorn *l, ldc_worker *w) {
     ldc_proc_set(l, w, LDC_PROC_STARTING);
     w->started = l->now;
     w->held = w->was_ready = w->asked = w->killed = w->slow_said = false;
-    w->tail_n = 0;
+    w->tail_old = w->tail_n;
     w->probe_fails = 0;
     w->pause = 10;
     if (w->last_exit[0]) w->group->restarts++;
@@ -10844,10 +10845,11 @@ static double ldc_admin_percentile(const ldc_histogram *h, double p) {
 
 static void ldc_admin_latency(ldc_text *t, const char *name, const ldc_histogram *h,
                               const char *after) {
-    ldc_text_fmt(t, "\"%s\":{\"count\":%llu,\"mean_ms\":%.3f,\"p50_ms\":%g,\"p99_ms\":%g}%s", name,
-                 (unsigned long long)h->count,
-                 h->count ? (double)h->sum / (double)h->count / 1000 : 0.0,
-                 ldc_admin_percentile(h, .5), ldc_admin_percentile(h, .99), after);
+    ldc_text_fmt(
+        t, "\"%s\":{\"count\":%llu,\"sum_ms\":%.3f,\"mean_ms\":%.3f,\"p50_ms\":%g,\"p99_ms\":%g}%s",
+        name, (unsigned long long)h->count, (double)h->sum / 1000,
+        h->count ? (double)h->sum / (double)h->count / 1000 : 0.0, ldc_admin_percentile(h, .5),
+        ldc_admin_percentile(h, .99), after);
 }
 
 static void ldc_admin_worker(ldcorn *l, ldc_text *t, const ldc_worker *w) {
@@ -11327,12 +11329,8 @@ static const char *const ldc_admin_page[] = {
     "  const is = keys.map(k => show(now[k])).join(' and ');",
     "  svg.setAttribute('aria-label', `${name} of ${v.name}: now ${is}, at most ${show(most)}`);",
     "}",
-    "// Mean of what came in between; null where mean_ms, of all and in 1/1000, is too coarse.",
-    "function mean(now, then) {",
-    "  const n = now.count - then.count, error = now.count / n / 1000;",
-    "  const value = Math.max(0, (now.count * now.mean_ms - then.count * then.mean_ms) / n);",
-    "  return n > 0 && (error < .5 || error < value / 5) ? value : null;",
-    "}",
+    "const mean = (now, then) => // of what came in between",
+    "  now.count > then.count ? (now.sum_ms - then.sum_ms) / (now.count - then.count) : null;",
     "function remember(v, g, up) {",
     "  const l = g.latency, p = { t: performance.now() / 1000, run, up, queue: g.queue.len, l };",
     "  const old = v.past.filter(o => o.run === run && o.l.total.count <= l.total.count);",
@@ -11344,16 +11342,13 @@ static const char *const ldc_admin_page[] = {
     "}",
     "function showWorker(v, w) {",
     "  const [row, exit] = v.box.children, [why, said] = exit.querySelectorAll('summary, pre');",
-    "  if (w.pid && v.pid && w.pid !== v.pid) v.dead = v.lines; // /status has the new one's",
-    "  v.pid = w.pid || v.pid, v.lines = w.last_lines;",
     "  [w.index, w.pid || w.address || '-', w.state + (w.paused ? ', drained' : ''), age(w.since),",
     "    w.in_flight + (w.tunnels ? ` + ${w.tunnels} open` : ''), num(w.served),",
     "    w.rss ? num(w.rss / 1048576) + ' MiB' : '-'].forEach((x, i) => put(row.children[i], x));",
     "  row.children[2].className = w.paused ? 'warn' : moods[w.state] || 'warn';",
     "  exit.hidden = !w.last_exit;",
     "  put(why, `Last exit ${age(w.last_exit_ago || 0)} ago: ${w.last_exit}`);",
-    "  put(said, join('', w.pid && v.dead, w.pid && w.last_lines && '--- since then:\\n',",
-    "    w.last_lines) || 'No output is known.');",
+    "  put(said, w.last_lines || 'No output is known.');",
     "}",
     "function showGroup(v, g) {",
     "  const q = g.queue, p = remember(v, g, last.uptime), l = g.latency, times = {};",
