@@ -1346,10 +1346,19 @@ static unsigned ldc_http_class(unsigned char c) {
 }
 
 static unsigned char ldc_http_table[256];
+static uint32_t ldc_http_lengths[32]; /* bit i: the field of ldc_http_known[i] has this length */
+
+#define LDC_FIELD_TEXT(id, text) {text, sizeof(text) - 1},
+static const struct {
+    const char *text;
+    size_t n;
+} ldc_http_known[] = {LDC_FIELD_NAMES(LDC_FIELD_TEXT)};
 
 static void ldc_http_init(void) {
     for (int c = 0; c < 256; c++)
         ldc_http_table[c] = (unsigned char)ldc_http_class((unsigned char)c);
+    for (size_t i = 0; i < LDC_LEN(ldc_http_known); i++)
+        ldc_http_lengths[ldc_http_known[i].n] |= (uint32_t)1 << i;
 }
 
 static bool ldc_http_all(ldc_str s, unsigned what) {
@@ -1357,6 +1366,20 @@ static bool ldc_http_all(ldc_str s, unsigned what) {
         if (!(ldc_http_table[(unsigned char)s.p[i]] & what)) return false;
     }
     return true;
+}
+
+/* No control characters but tabs. Eight bytes at a time: most of a head is values. */
+static bool ldc_http_text(ldc_str s) {
+    const uint64_t ones = (uint64_t)-1 / 255, high = ones << 7;
+    uint64_t w, del;
+    for (; s.n >= 8; s = ldc_util_cut(s, 8)) {
+        memcpy(&w, s.p, 8);
+        del = w ^ ones * 0x7f; /* a byte below n makes (w - ones * n) & ~w & high something */
+        if ((((w - ones * 0x20) & ~w) | ((del - ones) & ~del)) & high &&
+            !ldc_http_all(ldc_util_str(s.p, 8), LDC_CHAR_VALUE))
+            return false;
+    }
+    return ldc_http_all(s, LDC_CHAR_VALUE);
 }
 
 static bool ldc_http_token(ldc_str s) { return s.n > 0 && ldc_http_all(s, LDC_CHAR_TOKEN); }
@@ -1378,14 +1401,9 @@ static ptrdiff_t ldc_http_end(const char *p, size_t n, size_t *line) {
 }
 
 static uint8_t ldc_http_field_id(ldc_str name) {
-#define LDC_FIELD_TEXT(id, text) {text, sizeof(text) - 1, LDC_FIELD_##id},
-    static const struct {
-        const char *text;
-        size_t n;
-        uint8_t id;
-    } known[] = {LDC_FIELD_NAMES(LDC_FIELD_TEXT)};
-    for (size_t i = 0; i < LDC_LEN(known); i++) {
-        if (known[i].n == name.n && ldc_util_isnocase(name, known[i].text)) return known[i].id;
+    uint32_t same = name.n < LDC_LEN(ldc_http_lengths) ? ldc_http_lengths[name.n] : 0;
+    for (unsigned i = 0; same; i++, same >>= 1) {
+        if ((same & 1) && ldc_util_isnocase(name, ldc_http_known[i].text)) return (uint8_t)(i + 1);
     }
     return LDC_FIELD_OTHER;
 }
@@ -1418,7 +1436,7 @@ static int ldc_http_fields(ldc_head *h, const char *p, const char *end) {
         if (colon == p || *colon != ':') return LDC_BAD; /* obs-fold, blank before colon */
         f->name = ldc_util_str(p, (size_t)(colon - p));
         f->value = ldc_util_trim(ldc_util_str(colon + 1, (size_t)(cr - colon - 1)));
-        if (!ldc_http_all(f->value, LDC_CHAR_VALUE)) return LDC_BAD;
+        if (!ldc_http_text(f->value)) return LDC_BAD;
         f->end = cr;
         f->drop = false;
         f->id = ldc_http_field_id(f->name);

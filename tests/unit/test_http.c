@@ -203,6 +203,31 @@ static void test_fields(void) {
     fields_are("Expect: 200-ok\r\n", LDC_WHY_EXPECT);
 }
 
+/* Values are looked at eight bytes at a time: each byte at each place of values of each length. */
+static void test_values(void) {
+    char text[24];
+    bool ok = true;
+    for (size_t n = 1; n < sizeof text; n++) {
+        for (size_t at = 0; at < n; at++) {
+            for (int c = 0; c < 256; c++) {
+                char *copy;
+                memset(text, c % 2 ? 'a' : 0xe4, n); /* beside it something below 0x80, or above */
+                text[at] = (char)c;
+                copy = exactly(text, n);
+                ok = ok && ldc_http_text(ldc_util_str(copy, n)) ==
+                               (c == '\t' || (c >= 0x20 && c != 0x7f));
+                free(copy);
+            }
+        }
+    }
+    expect(ok, "values", "one byte that may not be in them");
+    for (size_t i = 0; i < LDC_LEN(ldc_http_known); i++) {
+        ldc_str name = ldc_util_str(ldc_http_known[i].text, ldc_http_known[i].n);
+        expect(ldc_http_field_id(name) == i + 1, "known field", name.p);
+        expect(ldc_http_field_id(ldc_util_cut(name, 1)) != i + 1, "cut field", name.p);
+    }
+}
+
 static void test_count(void) {
     char text[4096] = "GET / HTTP/1.1\r\nHost: a\r\n";
     for (int i = 1; i < LDC_FIELDS; i++) strcat(text, "a: b\r\n");
@@ -590,6 +615,7 @@ int main(void) {
     test_request_line();
     test_host();
     test_fields();
+    test_values();
     test_count();
     test_framing();
     test_mutations();
