@@ -180,6 +180,8 @@ typedef struct ldcorn_group_desc {
                                        with dial_in the most connections, default 1024 */
     const char *dir;               /* working directory, default: inherited */
     const char *const *env;        /* K=V words, added to the inherited environment */
+    const char *user;              /* name[:group] of its processes, default ours; needs root */
+    const char *umask;             /* octal, default inherited */
     const char *const *worker_log; /* stderr (default) stdout inherit off or a path, and raw */
     const char *const *watch;      /* files and directories: a change restarts the group */
     const char *const *routes;     /* /a prefix, /a* string prefix, =/a exact, * fallback */
@@ -258,9 +260,12 @@ typedef struct ldcorn_desc {
     const ldcorn_function_desc *functions; /* function_count of them; kept by reference */
     int function_count;
 
-    const char *const *listen; /* host:port, [v6]:port, :port, unix:path [mode=0660];
+    const char *const
+        *listen;       /* host:port, [v6]:port, :port, unix:path [mode=0660], fd:N (inherited),
+                                  systemd[:NAME] (its sockets), each then `proxy` (PROXY v1 or v2
+                                  comes first) or `https` (TLS ends before us) if it is so;
                                   default 127.0.0.1:8000 */
-    const char *admin;         /* one such address or off; default admin.sock in runtime_dir */
+    const char *admin; /* one such address or off; default admin.sock in runtime_dir */
     const char *admin_token;   /* bearer token for admin, default none; never printed */
     const char *ready_path;    /* answered 200 or 503 by ldcorn on public listeners, default none */
     const char *runtime_dir;   /* for worker and admin sockets, 0700 */
@@ -279,7 +284,10 @@ typedef struct ldcorn_desc {
     const char *access_log;             /* off (default) stdout stderr or a path */
     const char *log_format;             /* text (default) or json */
     const char *log_level;              /* error warn info (default) debug */
-    int64_t shutdown_timeout;           /* ms for a whole graceful stop, default 25s */
+    const char *run_as;       /* name[:group]: what we become once all is bound; needs root */
+    int64_t lame_duck;        /* ms after TERM in which we are not ready but serve, default none */
+    int64_t shutdown_timeout; /* ms for a whole graceful stop, lame_duck included, default 25s */
+    const char *pid_file;     /* path; written when all listeners are bound, default none */
 
     bool no_signals; /* ldcorn_run installs no handlers */
     void (*after_fork)(void *user, const ldcorn_worker_info *); /* first in a function's child */
@@ -379,6 +387,7 @@ LDCORN_DEF const char *ldcorn_version(void);
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -422,6 +431,10 @@ LDCORN_DEF const char *ldcorn_version(void);
 #if defined(__GLIBC__) && !defined(__USE_MISC) && !defined(__USE_XOPEN_EXTENDED)
 extern char *realpath(const char *path, char *real); /* hidden by the host's feature macro */
 #endif
+#if defined(__GLIBC__) && !defined(__USE_MISC)
+extern int setgroups(size_t n, const gid_t *list);
+extern int getgrouplist(const char *name, gid_t group, gid_t *list, int *n);
+#endif
 
 #if defined(__GNUC__) || defined(__clang__)
 #define LDC_PRINTF(f, a) __attribute__((format(printf, f, a), unused))
@@ -451,6 +464,8 @@ enum {
     LDC_PIPELINE = 16384,   /* bytes kept of a client that sends ahead */
     LDC_ADMINS = 128,       /* connections to admin at a time */
     LDC_COLLECT = 65536,    /* a body up to this is small: a quarter of the memory is for those */
+    LDC_INHERITED = 64,     /* listening sockets from systemd */
+    LDC_USER_GROUPS = 256,  /* of one user */
     LDC_FIELDS = 100,       /* fields in one head */
     LDC_INTERIM = 16,       /* 1xx answers before the final one (RFC 9110 15.2) */
     LDC_ACCEPTS = 64,       /* accepts per listener and turn */
@@ -1052,6 +1067,7 @@ static void ldc_arena_free(ldc_arena *a) {
     X(REQUEST, "request", 400, "malformed request")                               \
     X(HOST, "host", 400, "missing, repeated or invalid Host")                     \
     X(FRAMING, "framing", 400, "message framing in doubt")                        \
+    X(PROXY, "proxy", 400, "this address wants the PROXY protocol first")         \
     X(PATH, "path", 400, "path that two parsers could read differently")          \
     X(METHOD, "method", 405, "method not allowed")                                \
     X(HEADER_TIMEOUT, "header_timeout", 408, "request head took too long")        \
@@ -1383,6 +1399,77 @@ static bool ldc_http_text(ldc_str s) {
 }
 
 static bool ldc_http_token(ldc_str s) { return s.n > 0 && ldc_http_all(s, LDC_CHAR_TOKEN); }
+
+/* --- what a balancer may send first: the PROXY protocol, v1 a line, v2 binary --- */
+
+typedef struct ldc_proxied {
+    int family; /* AF_INET, AF_INET6, AF_UNIX; AF_UNSPEC: it speaks for itself */
+    unsigned char ip[16];
+} ldc_proxied;
+
+enum {
+    LDC_PROXY_LINE = 107,
+    LDC_PROXY_MOST = 4096
+}; /* v1: with CRLF; v2: what may follow its 16 */
+
+/* "PROXY TCP4 source destination port port" without CRLF. */
+static bool ldc_http_proxy_line(ldc_str s, ldc_proxied *who) {
+    ldc_str word[5];
+    char address[INET6_ADDRSTRLEN];
+    unsigned char there[16];
+    uint64_t port;
+    int n = 0;
+    for (s = ldc_util_cut(s, 6);; s = ldc_util_cut(s, word[n++].n + 1)) {
+        const char *blank = (const char *)memchr(s.p, ' ', s.n);
+        if (n == 0 && ldc_util_starts(s, "UNKNOWN")) return s.n == 7 || s.p[7] == ' ';
+        if (n == 4 || blank == NULL) break;
+        word[n] = ldc_util_str(s.p, (size_t)(blank - s.p));
+    }
+    word[4] = s;
+    if (n != 4) return false;
+    who->family = ldc_util_is(word[0], "TCP4")   ? AF_INET
+                  : ldc_util_is(word[0], "TCP6") ? AF_INET6
+                                                 : AF_UNSPEC;
+    for (int i = 1; i < 3; i++) {
+        if (word[i].n >= sizeof address) return false;
+        snprintf(address, sizeof address, "%.*s", LDC_STR_ARG(word[i]));
+        if (who->family == AF_UNSPEC || strlen(address) != word[i].n ||
+            inet_pton(who->family, address, i == 1 ? who->ip : there) != 1)
+            return false;
+    }
+    return ldc_util_number(word[3], 65535, &port) && ldc_util_number(word[4], 65535, &port);
+}
+
+/* Bytes of it, LDC_MORE, or LDC_BAD. */
+static ptrdiff_t ldc_http_proxy(const char *p, size_t n, ldc_proxied *who) {
+    static const char mark[] = "\r\n\r\n\0\r\nQUIT\n"; /* and 0 */
+    const unsigned char *u = (const unsigned char *)p;
+    size_t size, known = n < 12 ? n : 12;
+    memset(who, 0, sizeof *who);
+    who->family = AF_UNSPEC;
+    if (n && *p == 'P') {
+        const char *lf = (const char *)memchr(p, '\n', n < LDC_PROXY_LINE ? n : LDC_PROXY_LINE);
+        if (memcmp(p, "PROXY ", n < 6 ? n : 6) != 0) return LDC_BAD;
+        if (lf == NULL) return n < LDC_PROXY_LINE ? LDC_MORE : LDC_BAD;
+        if (lf - p < 7 || lf[-1] != '\r') return LDC_BAD;
+        size = (size_t)(lf - p) + 1;
+        return ldc_http_proxy_line(ldc_util_str(p, size - 2), who) ? (ptrdiff_t)size : LDC_BAD;
+    }
+    if (memcmp(p, mark, known) != 0) return LDC_BAD;
+    if (n < 16) return LDC_MORE;
+    size = (size_t)u[14] << 8 | u[15];
+    if (u[12] >> 4 != 2 || (u[12] & 15) > 1 || size > LDC_PROXY_MOST) return LDC_BAD;
+    if (n < 16 + size) return LDC_MORE;
+    if ((u[12] & 15) == 0 || u[13] >> 4 == 0) return (ptrdiff_t)(16 + size); /* LOCAL, UNSPEC */
+    who->family = u[13] >> 4 == 1 ? AF_INET : u[13] >> 4 == 2 ? AF_INET6 : AF_UNIX;
+    if (u[13] >> 4 > 3 || (u[13] & 15) != 1) return LDC_BAD; /* not a stream */
+    if (size < (who->family == AF_INET ? 12u : who->family == AF_INET6 ? 36u : 216u))
+        return LDC_BAD;
+    if (who->family != AF_UNIX) memcpy(who->ip, u + 16, who->family == AF_INET ? 4 : 16);
+    return (ptrdiff_t)(16 + size);
+}
+
+/* --- heads --- */
 
 /* Looks for the empty line. `*line` is where the line under way begins: kept between calls, so
    that a slow sender costs no second look. Bytes of the head, LDC_MORE, or LDC_BAD for a LF
@@ -2033,8 +2120,11 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     X(GLOBAL, access_log, TEXT, "off", "accesslog access_logfile", "a line per request")           \
     X(GLOBAL, log_format, TEXT, "text", "access_log_format", "text or json")                       \
     X(GLOBAL, log_level, TEXT, "info", "loglevel", "error warn info debug")                        \
+    X(GLOBAL, run_as, TEXT, "", "setuid setgid uid gid", "name[:group] once all is bound")         \
+    X(GLOBAL, lame_duck, DURATION, "none", "", "not ready after TERM, but serving")                \
     X(GLOBAL, shutdown_timeout, DURATION, "25s",                                                   \
       "graceful_timeout timeout_graceful_shutdown hard_stop_after", "whole graceful stop")         \
+    X(GLOBAL, pid_file, TEXT, "", "pidfile pid", "our process number, once all is bound")          \
     X(GROUP, cmd, COMMAND, "", "command execstart program", "command line of a worker")            \
     X(GROUP, app, TEXT, "", "application wsgi_app", "fills {app}; alone: uvicorn")                 \
     X(GROUP, function, TEXT, "", "", "registered C function")                                      \
@@ -2046,6 +2136,8 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
       "processes")                                                                                 \
     X(GROUP, dir, TEXT, "", "chdir cwd directory workingdirectory app_dir", "working directory")   \
     X(GROUP, env, WORDS, "", "environment raw_env", "K=V words")                                   \
+    X(GROUP, user, TEXT, "", "uid user_group", "name[:group] of a worker")                         \
+    X(GROUP, umask, TEXT, "", "", "octal, of a worker")                                            \
     X(GROUP, worker_log, WORDS, "stderr", "stdout_logfile stderr_logfile capture_output",          \
       "where worker output goes")                                                                  \
     X(GROUP, watch, WORDS, "", "reload_dirs reload_dir reload_extra_files",                        \
@@ -2167,7 +2259,9 @@ typedef struct ldc_section {
 
 typedef struct ldc_addr {
     socklen_t len;
-    int mode; /* of a unix socket, 0: as umask says */
+    int mode;          /* of a unix socket, 0: as umask says */
+    int inherited;     /* a listening descriptor that somebody gave us, 0: none, -1: not there */
+    bool proxy, https; /* what stands before us: PROXY v1 or v2 comes first; TLS ends there */
     union {
         struct sockaddr any;
         struct sockaddr_in v4;
@@ -2237,6 +2331,14 @@ typedef struct ldc_rate {
     const char *header; /* whose value is the key; NULL: the address */
 } ldc_rate;
 
+typedef struct ldc_user { /* whom a process becomes */
+    bool set;
+    uid_t uid;
+    gid_t gid, *groups;
+    int n;
+    const char *name, *home;
+} ldc_user;
+
 typedef struct ldc_gconf { /* one group as configured; all limits final */
     ldcorn_group_desc s;   /* numbers in force: -1 is none, 0 is 0 */
     const char *name;
@@ -2253,6 +2355,8 @@ typedef struct ldc_gconf { /* one group as configured; all limits final */
     ldc_cidrs dial_allow;
     ldc_choice client_abort, on_timeout, reload;
     int stop_signal;
+    int umask; /* -1: inherited */
+    ldc_user user;
     const char *health_path, *health_host;
     const char *log_path; /* stderr, stdout, inherit, off or a path */
     bool log_raw;
@@ -2294,6 +2398,7 @@ typedef struct ldc_conf {
     int listens;
     ldc_addr admin;
     bool admin_on;
+    ldc_user run_as;
     ldc_cidr *trusted;
     int trusteds;
     ldc_section *globals, *defaults, *sections;
@@ -3236,11 +3341,72 @@ static const char *ldc_conf_mode(const char *word, int *mode) {
     return NULL;
 }
 
+/* --- listening sockets that somebody gave us --- */
+
+/* Its address, as far as the descriptor is there: for the defaults that go by it. */
+static void ldc_conf_inherited(ldc_addr *a, const char *text, int fd) {
+    int listens = 0;
+    socklen_t n = sizeof listens;
+    memset(a, 0, sizeof *a);
+    a->text = text;
+    a->inherited = -1;
+    a->len = sizeof a->u;
+    if (fd < 3 || getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &n) < 0 || !listens) return;
+    if (getsockname(fd, &a->u.any, &a->len) == 0) a->inherited = fd;
+}
+
+/* systemd gives descriptors from 3 on: LISTEN_FDS of them to process LISTEN_PID, with names. Those
+   with our name, all without one, go to list[]. How many, at least one. */
+static int ldc_conf_systemd(ldc_addr *list, const char *text) {
+    const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS"),
+               *names = getenv("LISTEN_FDNAMES"), *want = text[7] ? text + 8 : NULL;
+    uint64_t n = 0, who = 0;
+    int found = 0;
+    if (!pid || !fds || !ldc_util_number(ldc_util_z(pid), INT32_MAX, &who) ||
+        who != (uint64_t)getpid() || !ldc_util_number(ldc_util_z(fds), LDC_INHERITED, &n))
+        n = 0;
+    for (int fd = 3; fd < 3 + (int)n; fd++) {
+        ldc_str name = ldc_util_str(names, names ? strcspn(names, ":") : 0);
+        if (names) names = names[name.n] ? names + name.n + 1 : NULL;
+        if (want == NULL || ldc_util_is(name, want)) ldc_conf_inherited(&list[found++], text, fd);
+    }
+    if (found == 0) ldc_conf_inherited(&list[found++], text, -1);
+    return found;
+}
+
+/* What only `listen` takes: words behind an address, and inherited sockets. False: none of them. */
+static bool ldc_conf_listen_word(const char *word, ldc_addr *list, int *count, const char **hint) {
+    uint64_t fd = 0;
+    bool proxy = strcmp(word, "proxy") == 0;
+    if (proxy || strcmp(word, "https") == 0) {
+        if (*count == 0) *hint = "write it behind an address";
+        for (int i = *count; i-- > 0 && list[i].text == list[*count - 1].text;)
+            *(proxy ? &list[i].proxy : &list[i].https) =
+                true; /* all that one `systemd` stood for */
+        return true;
+    }
+    if (strncmp(word, "fd:", 3) == 0) {
+        if (!ldc_util_number(ldc_util_z(word + 3), 65535, &fd) || fd < 3)
+            *hint = "write fd:3, the number of an open listening socket, 3 or more";
+        else
+            ldc_conf_inherited(&list[(*count)++], word, (int)fd);
+        return true;
+    }
+    if (strcmp(word, "systemd") != 0 && strncmp(word, "systemd:", 8) != 0) return false;
+    if (word[7] && word[8] == 0)
+        *hint = "write systemd, or systemd:NAME with FileDescriptorName= of the socket unit";
+    else
+        *count += ldc_conf_systemd(&list[*count], word);
+    return true;
+}
+
 /* Address words, each with an optional mode= behind a unix one; names and the word `dynamic` where
    there is somebody to count them. */
 static ldc_addr *ldc_conf_addresses(ldc_reader *r, const ldc_setting *s, const char *key,
                                     bool modes, int *count, int *names, bool *dynamic) {
-    ldc_addr *list = (ldc_addr *)ldc_conf_take(r, (size_t)(s->words + 1) * sizeof *list);
+    bool listen = strcmp(key, "listen") == 0;
+    size_t room = (size_t)s->words * (listen ? LDC_INHERITED : 1) + 1;
+    ldc_addr *list = (ldc_addr *)ldc_conf_take(r, room * sizeof *list);
     *count = 0;
     if (r->memory) return NULL;
     for (int i = 0; i < s->words; i++) {
@@ -3253,15 +3419,12 @@ static ldc_addr *ldc_conf_addresses(ldc_reader *r, const ldc_setting *s, const c
         if (modes && *count && strncmp(word, "mode=", 5) == 0 &&
             list[*count - 1].u.any.sa_family == AF_UNIX)
             hint = ldc_conf_mode(word, &list[*count - 1].mode);
-        else if (modes && (strcmp(word, "proxy") == 0 || strcmp(word, "https") == 0 ||
-                           strncmp(word, "fd:", 3) == 0 || strncmp(word, "systemd", 7) == 0))
-            hint = "not in this release";
-        else {
+        else if (!listen || !ldc_conf_listen_word(word, list, count, &hint)) {
             hint = ldc_conf_address(a, word);
-            a->at = s->word_at[i];
             if (hint && names && ldc_conf_named(a, word)) hint = NULL, (*names)++;
             if (hint == NULL) (*count)++;
         }
+        for (; a < list + *count; a++) a->at = s->word_at[i];
         if (hint) ldc_conf_fail(r, &s->word_at[i], hint, "`%s` does not take `%s`", key, word);
     }
     return list;
@@ -3310,10 +3473,12 @@ static bool ldc_conf_listed(const ldc_cidr *list, int n, int family, const unsig
 }
 
 static bool ldc_conf_same_addr(const ldc_addr *a, const ldc_addr *b) {
+    if (a->inherited || b->inherited) return a->inherited == b->inherited;
     return a->len == b->len && memcmp(&a->u, &b->u, a->len) == 0;
 }
 
 static bool ldc_conf_loopback(const ldc_addr *a) {
+    if (a->u.any.sa_family == AF_UNSPEC) return false;
     if (a->u.any.sa_family == AF_UNIX) return true;
     if (a->u.any.sa_family == AF_INET) return (ntohl(a->u.v4.sin_addr.s_addr) >> 24) == 127;
     return IN6_IS_ADDR_LOOPBACK(&a->u.v6.sin6_addr);
@@ -3382,6 +3547,49 @@ static void ldc_conf_admin(ldc_reader *r, ldc_section *s) {
     if (hint) ldc_conf_fail(r, &c->admin.at, hint, "`admin` does not take `%s`", value);
 }
 
+/* name[:group] or numbers, with all groups of that name. Only root can become somebody else. */
+static void ldc_conf_user(ldc_reader *r, ldc_user *u, ldc_key_id id, const ldc_origin *at,
+                          const char *text) {
+    ldc_str name = ldc_util_str(text, strcspn(text, ":")),
+            group = ldc_util_cut(ldc_util_z(text), name.n);
+    const struct passwd *who;
+    const struct group *of;
+    uint64_t n = 0;
+    const char *z = ldc_conf_z(r, name);
+    memset(u, 0, sizeof *u);
+    if (group.n) group = ldc_util_cut(group, 1);
+    who = getpwnam(z);
+    if (who == NULL && ldc_util_number(name, UINT32_MAX - 1, &n)) who = getpwuid((uid_t)n);
+    u->set = true;
+    u->uid = who ? who->pw_uid : (uid_t)n;
+    u->gid = who ? who->pw_gid : (gid_t)n;
+    u->name = ldc_conf_z(r, who ? ldc_util_z(who->pw_name) : name);
+    u->home = ldc_conf_z(r, who ? ldc_util_z(who->pw_dir) : LDC_S("/"));
+    if (who == NULL && (n == 0 || group.n == 0)) { /* a number without a name needs a group */
+        ldc_conf_fail(r, at, "write name, name:group or 1000:1000", "`%s`: there is no user `%s`",
+                      ldc_conf_keys[id].name, z);
+        return;
+    }
+    of = group.n ? getgrnam(group.p) : NULL;
+    if (of)
+        u->gid = of->gr_gid;
+    else if (group.n && ldc_util_number(group, UINT32_MAX - 1, &n))
+        u->gid = (gid_t)n;
+    else if (group.n || text[name.n])
+        ldc_conf_fail(r, at, "write name, name:group or 1000:1000", "`%s`: there is no group `%s`",
+                      ldc_conf_keys[id].name, group.p);
+    u->groups = (gid_t *)ldc_conf_take(r, LDC_USER_GROUPS * sizeof *u->groups);
+    u->n = LDC_USER_GROUPS;
+    if (who == NULL || getgrouplist(u->name, u->gid, u->groups, &u->n) < 0) u->n = 1;
+    if (u->n == 1) u->groups[0] = u->gid;
+    if (geteuid() != 0 && (u->uid != geteuid() || u->gid != getegid()))
+        ldc_conf_fail(r, at, "start ldcorn as root, or remove it",
+                      "`%s = %s` needs root, and this is uid %ld", ldc_conf_keys[id].name, text,
+                      (long)geteuid());
+    else if (geteuid() != 0)
+        u->set = false; /* that is who we are */
+}
+
 static void ldc_conf_globals(ldc_reader *r) {
     ldc_section *s = r->conf->globals;
     ldcorn_desc *d = s->global;
@@ -3399,6 +3607,13 @@ static void ldc_conf_globals(ldc_reader *r) {
                       "`ready_path` does not take `%s`", s->global->ready_path);
     ldc_conf_choose(r, s, LDC_KEY_log_format, d->log_format, "text, json");
     ldc_conf_choose(r, s, LDC_KEY_log_level, d->log_level, "error, warn, info, debug");
+    if (d->run_as)
+        ldc_conf_user(r, &r->conf->run_as, LDC_KEY_run_as, ldc_conf_at(s, LDC_KEY_run_as),
+                      d->run_as);
+    if (r->memory) return;
+    if (d->lame_duck > 0 && d->shutdown_timeout >= 0 && d->lame_duck >= d->shutdown_timeout)
+        ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_lame_duck), "make shutdown_timeout longer",
+                      "`lame_duck` leaves nothing of `shutdown_timeout`, which contains it");
     r->conf->listen = ldc_conf_addresses(r, &s->said[LDC_KEY_listen], "listen", true,
                                          &r->conf->listens, NULL, NULL);
     if (r->memory) return;
@@ -3717,6 +3932,20 @@ static void ldc_conf_choices(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
         aborts[ldc_conf_choose(r, s, LDC_KEY_client_abort, g->s.client_abort, "wait, close")];
     g->on_timeout = timeouts[ldc_conf_choose(r, s, LDC_KEY_on_timeout, g->s.on_timeout,
                                              "wait, restart, close")];
+    if (g->s.user)
+        ldc_conf_user(r, &g->user, LDC_KEY_user, ldc_conf_at(s, LDC_KEY_user), g->s.user);
+    if (g->user.set && r->conf->run_as.set)
+        ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_user), "keep one of the two",
+                      "`user` needs root, which `run_as` gives up");
+    g->umask = -1;
+    if (g->s.umask) {
+        char *end;
+        long v = strtol(g->s.umask, &end, 8);
+        g->umask = (int)v;
+        if (*end || end == g->s.umask || v < 0 || v > 0777)
+            ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_umask), "write an octal number, as 027",
+                          "`umask` does not take `%s`", g->s.umask);
+    }
     g->stop_signal = ldc_util_signal(ldc_util_z(g->s.stop_signal));
     if (g->stop_signal == 0)
         ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_stop_signal),
@@ -4515,6 +4744,8 @@ struct ldc_client {
     uint8_t state;
     bool admin, runnable, first; /* `first`: no request yet */
     bool eof;                    /* its FIN was read */
+    bool proxy;                  /* the PROXY protocol is still to come */
+    bool https;                  /* TLS ended before us */
     uint8_t blanks;              /* empty lines before this request */
     uint8_t family;
     unsigned char ip[16];
@@ -4750,7 +4981,13 @@ typedef struct ldc_reload {
     uint64_t ok, failed, partials;
 } ldc_reload;
 
-typedef enum ldc_life { LDC_LIFE_RUN, LDC_LIFE_DRAIN, LDC_LIFE_STOP, LDC_LIFE_OVER } ldc_life;
+typedef enum ldc_life {
+    LDC_LIFE_RUN,
+    LDC_LIFE_LAME,
+    LDC_LIFE_DRAIN,
+    LDC_LIFE_STOP,
+    LDC_LIFE_OVER
+} ldc_life;
 
 struct ldcorn {
     ldc_mem mem;
@@ -4782,12 +5019,12 @@ struct ldcorn {
     volatile sig_atomic_t stop_asked;
     int stops_seen;
     ldc_life life;
-    uint64_t stop_by;
+    uint64_t stop_by, lame_by;
     ldc_timer timer;
     int clients_count, conns_max, admins, forks;
     bool admin_full;              /* its listener waits until one of them is gone */
     bool untrusted_said, refused; /* refused: a group has something to report */
-    bool paused, ready_said, running, reap_all, child_noted, made_dir, lean;
+    bool paused, ready_said, running, reap_all, child_noted, made_dir, pid_made, lean;
     uint64_t accepted, bytes_in, bytes_out, id_seed, id_next, refusals_at;
     bool handlers;           /* of ldcorn_run, until ldcorn_close */
     struct sigaction old[7]; /* what stood there before, SIGPIPE last */
@@ -4950,6 +5187,25 @@ static int ldc_net_listen(const ldc_addr *a, int backlog) {
     close(fd);
     errno = e;
     return -1;
+}
+
+/* For good: whoever could go back has not gone. Only async-signal-safe calls. */
+static bool ldc_net_become(const ldc_user *u) {
+    if (!u->set) return true;
+    if (setgroups((size_t)u->n, u->groups) < 0 || setgid(u->gid) < 0 || setuid(u->uid) < 0)
+        return false;
+    errno = EPERM;
+    return u->uid == 0 || setuid(0) < 0;
+}
+
+/* A listening socket that somebody opened for us. It is ours from here on. -1 and errno. */
+static int ldc_net_inherit(int fd) {
+    int listens = 0;
+    socklen_t n = sizeof listens;
+    errno = ENOTCONN;
+    if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &n) < 0) return -1;
+    if (!listens) errno = EINVAL;
+    return listens && ldc_net_flags(fd) ? fd : -1;
 }
 
 /* Bytes that the kernel keeps because the peer did not take them, -1 where nobody tells. */
@@ -7642,7 +7898,7 @@ static bool ldc_client_prepare(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_he
     memset(&w, 0, sizeof w);
     w.trusted = e->trusted;
     w.client = ldc_util_z(e->address);
-    w.proto = LDC_S("http");
+    w.proto = c->https ? LDC_S("https") : LDC_S("http");
     w.host = LDC_S("localhost");
     if (h->host.n == 0 && c->family != AF_UNIX &&
         getsockname(c->watch.fd, &here.any, &n) == 0) { /* HTTP/1.0 */
@@ -8079,6 +8335,21 @@ static void ldc_client_head_part(ldcorn *l, ldc_client *c) {
         ldc_client_head_late(l, l->heads.old, LDC_WHY_SLOW);
 }
 
+/* What a balancer says before the first request: who its client is. It is believed, because only
+   such balancers may reach an address that wants it. Bytes of it, LDC_MORE, LDC_BAD. */
+static ptrdiff_t ldc_client_proxy(ldc_client *c, const char *p, size_t n) {
+    ldc_proxied who;
+    ptrdiff_t size = ldc_http_proxy(p, n, &who);
+    if (size < 0) return size;
+    c->proxy = false;
+    if (who.family == AF_UNSPEC) return size; /* of the balancer itself, as for its checks */
+    c->family = (uint8_t)who.family;
+    memcpy(c->ip, who.ip, sizeof c->ip);
+    c->peer[0] = 0;
+    if (who.family != AF_UNIX) inet_ntop(who.family, c->ip, c->peer, sizeof c->peer);
+    return size;
+}
+
 /* Bytes in IDLE or HEAD. What stands behind the head is this request's body or the next request:
    it is kept before the head takes effect. */
 static void ldc_client_input(ldcorn *l, ldc_client *c, char *p, size_t n) {
@@ -8086,14 +8357,19 @@ static void ldc_client_input(ldcorn *l, ldc_client *c, char *p, size_t n) {
     ptrdiff_t size = LDC_MORE;
     ldc_why why = LDC_WHY_NONE;
     size_t blank;
+    ptrdiff_t before;
     if (in.p && !ldc_buf_add(&l->mem, &in, p, n)) {
         ldc_client_bury(l, c);
         return;
     }
     memset(&c->in, 0, sizeof c->in);
     if (in.p) p = ldc_buf_at(&in), n = ldc_buf_size(&in);
-    blank = ldc_client_blank(c, p, n);
-    if (n > blank && !(n == blank + 1 && p[blank] == '\r')) {
+    before = c->proxy ? ldc_client_proxy(c, p, n) : 0;
+    blank = before >= 0 ? (size_t)before + ldc_client_blank(c, p + before, n - (size_t)before) : 0;
+    if (before == LDC_BAD) {
+        size = (ptrdiff_t)n;
+        why = LDC_WHY_PROXY;
+    } else if (before >= 0 && n > blank && !(n == blank + 1 && p[blank] == '\r')) {
         if (c->state == LDC_CLIENT_IDLE) {
             ldc_client_set(l, c, LDC_CLIENT_HEAD);
             ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.header_timeout));
@@ -8348,6 +8624,8 @@ static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
         if (n < sizeof(sa_family_t)) from.ss_family = AF_UNIX;
         ldc_client_peer(c, &from);
         c->admin = s->admin;
+        c->proxy = s->addr.proxy;
+        c->https = s->addr.https;
         if (c->admin) l->admins++;
         if (!c->admin) {
             l->accepted++;
@@ -8505,7 +8783,8 @@ typedef struct ldc_spawn { /* everything a child needs, made before the fork */
 typedef struct ldc_exec_error {
     int step, error;
 } ldc_exec_error;
-static const char *const ldc_proc_steps[] = {"", "descriptors", "working directory", "exec"};
+static const char *const ldc_proc_steps[] = {"", "descriptors", "working directory", "exec",
+                                             "user"};
 
 static char *ldc_proc_fill(ldc_arena *a, const ldc_worker *w, const char *word, const char *port) {
     ldc_text t;
@@ -8596,6 +8875,11 @@ static bool ldc_proc_env(ldc_arena *a, const ldc_worker *w, const char *port, ld
     if (w->as->transport != LDC_BY_PORT)
         ldc_proc_env_put(&v, "FORWARDED_ALLOW_IPS=*"); /* only we can reach it */
     ldc_proc_env_put(&v, "PYTHONUNBUFFERED=1"); /* Python holds back what it prints into a pipe */
+    if (w->as->user.set) {
+        ldc_proc_env_fmt(&v, "HOME=%s", w->as->user.home);
+        ldc_proc_env_fmt(&v, "USER=%s", w->as->user.name);
+        ldc_proc_env_fmt(&v, "LOGNAME=%s", w->as->user.name);
+    }
     ldc_proc_env_fmt(&v, "LDCORN_GROUP=%s", w->as->name);
     ldc_proc_env_fmt(&v, "LDCORN_INDEX=%d", w->index);
     ldc_proc_env_fmt(&v, "LDCORN_GENERATION=%d", w->generation);
@@ -8746,6 +9030,7 @@ static void ldc_proc_child(ldcorn *l, ldc_spawn *s, pid_t parent) {
     ldc_proc_child_signals();
     ldc_proc_child_descriptors(s);
     setrlimit(RLIMIT_NOFILE, &l->files);
+    if (!ldc_net_become(&w->as->user)) ldc_proc_child_fail(s, 4); /* forgets the next: before it */
 #if defined(__linux__) && defined(PR_SET_PDEATHSIG)
     if (l->running) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -8753,6 +9038,7 @@ static void ldc_proc_child(ldcorn *l, ldc_spawn *s, pid_t parent) {
     }
 #endif
     (void)parent;
+    if (w->as->umask >= 0) umask((mode_t)w->as->umask);
     if (w->as->s.dir && chdir(w->as->s.dir) < 0) ldc_proc_child_fail(s, 2);
     if (w->as->function == NULL) {
         ldc_proc_child_pid(s->env);
@@ -8789,6 +9075,17 @@ static int ldc_proc_reserve(ldc_worker *w, char port[8]) {
     return fd;
 }
 
+/* In runtime_dir, which then lets others through but not look: the sockets of one user. */
+static bool ldc_proc_directory(ldcorn *l, const char *path, const ldc_user *u) {
+    struct stat st;
+    if (chmod(l->conf->s.runtime_dir, 0711) < 0) return false;
+    if (mkdir(path, 0700) < 0 && errno != EEXIST) return false;
+    if (lstat(path, &st) < 0) return false;
+    errno = ENOTDIR;
+    if (!S_ISDIR(st.st_mode)) return false;
+    return st.st_uid == u->uid || lchown(path, u->uid, u->gid) == 0;
+}
+
 /* Socket, port or listener for a new start. 0 or an errno. */
 static int ldc_proc_transport(ldcorn *l, ldc_worker *w, ldc_spawn *s, char port[8]) {
     char path[PATH_MAX];
@@ -8796,8 +9093,15 @@ static int ldc_proc_transport(ldcorn *l, ldc_worker *w, ldc_spawn *s, char port[
         w->port_fd = ldc_proc_reserve(w, port);
         return w->port_fd < 0 ? errno : 0;
     }
-    snprintf(path, sizeof path, "unix:%s/%.16s.%d.%x", l->conf->s.runtime_dir, w->group->name,
-             w->index, ++l->serial);
+    if (w->as->user.set && w->as->transport == LDC_BY_SOCKET) { /* it makes its socket itself */
+        snprintf(path, sizeof path, "%s/%ld", l->conf->s.runtime_dir, (long)w->as->user.uid);
+        if (!ldc_proc_directory(l, path, &w->as->user)) return errno;
+        snprintf(path, sizeof path, "unix:%s/%ld/%.16s.%d.%x", l->conf->s.runtime_dir,
+                 (long)w->as->user.uid, w->group->name, w->index, ++l->serial);
+    } else {
+        snprintf(path, sizeof path, "unix:%s/%.16s.%d.%x", l->conf->s.runtime_dir, w->group->name,
+                 w->index, ++l->serial);
+    }
     if (ldc_conf_address(&w->addr, path)) return ENAMETOOLONG;
     w->addr.text = w->group->name;
     w->addr.mode = 0;
@@ -9756,7 +10060,7 @@ static int ldc_proc_wanted(const ldc_group *g, const ldc_gconf *as) {
 static bool ldc_proc_renew(ldcorn *l, ldc_worker *w, const char *why, bool useless) {
     ldc_worker *fresh;
     bool after = w->group->conf->reload == LDC_REPLACE;
-    if (w->replaced || w->foreign || l->life != LDC_LIFE_RUN) return false;
+    if (w->replaced || w->foreign || l->life > LDC_LIFE_LAME) return false;
     fresh = ldc_proc_new(l, w->group, w->group->owner, w->group->conf, w->index);
     if (fresh == NULL) return false;
     fresh->restarts = w->restarts + 1;
@@ -9838,7 +10142,7 @@ static int ldc_reload_bind(ldcorn *l, const ldc_addr *a, ldc_door door, int back
     struct stat st;
     int fd, e;
     if (ldc_reload_listener(l, a, door)) return 0;
-    fd = ldc_net_listen(a, backlog);
+    fd = a->inherited ? ldc_net_inherit(a->inherited) : ldc_net_listen(a, backlog);
     if (fd < 0) return errno;
     s = (ldc_listener *)ldc_mem_zero(&l->mem, sizeof *s);
     if (s == NULL || !ldc_loop_open(l, &s->watch, fd, LDC_KIND_LISTENER, POLLIN)) {
@@ -9855,7 +10159,7 @@ static int ldc_reload_bind(ldcorn *l, const ldc_addr *a, ldc_door door, int back
     s->fresh = true;
     s->next = l->listeners;
     l->listeners = s;
-    if (a->u.any.sa_family == AF_UNIX && lstat(a->u.un.sun_path, &st) == 0) {
+    if (a->u.any.sa_family == AF_UNIX && !a->inherited && lstat(a->u.un.sun_path, &st) == 0) {
         s->device = st.st_dev;
         s->inode = st.st_ino;
     }
@@ -9865,7 +10169,7 @@ static int ldc_reload_bind(ldcorn *l, const ldc_addr *a, ldc_door door, int back
 /* The path goes only if it is still ours: a successor may have bound it again. */
 static void ldc_reload_unlisten(ldcorn *l, ldc_listener *s) {
     struct stat st;
-    if (s->addr.u.any.sa_family == AF_UNIX && lstat(s->addr.u.un.sun_path, &st) == 0 &&
+    if (s->addr.u.any.sa_family == AF_UNIX && s->inode && lstat(s->addr.u.un.sun_path, &st) == 0 &&
         st.st_dev == s->device && st.st_ino == s->inode)
         unlink(s->addr.u.un.sun_path);
     ldc_loop_close(l, &s->watch);
@@ -9895,8 +10199,12 @@ static void ldc_reload_settle_listeners(ldcorn *l, bool switched) {
         for (int i = 0; switched && s->dial && i < l->conf->groups; i++)
             s->keep = s->keep || (l->conf->group[i].source == LDC_FROM_DIAL &&
                                   ldc_conf_same_addr(&s->addr, &l->conf->group[i].dial));
-        for (int i = 0; switched && !s->admin && !s->dial && i < l->conf->listens; i++)
-            s->keep = s->keep || ldc_conf_same_addr(&s->addr, &l->conf->listen[i]);
+        for (int i = 0; switched && !s->admin && !s->dial && i < l->conf->listens; i++) {
+            if (!ldc_conf_same_addr(&s->addr, &l->conf->listen[i])) continue;
+            s->keep = true;
+            s->addr.proxy = l->conf->listen[i].proxy;
+            s->addr.https = l->conf->listen[i].https;
+        }
         if (switched && s->admin)
             s->keep = l->conf->admin_on && ldc_conf_same_addr(&s->addr, &l->conf->admin);
         s->fresh = false;
@@ -10561,6 +10869,21 @@ static void ldc_reload_heard(ldcorn *l) {
     ldc_text_free(&error);
 }
 
+/* What a running process cannot change. True: the reload is over. */
+static bool ldc_reload_fixed(ldcorn *l, ldc_key_id id, const char *now, const char *before) {
+    ldc_reload *r = &l->reload;
+    const char *name = ldc_conf_keys[id].name;
+    ldc_text note;
+    char text[80];
+    if (now == before || (now && before && strcmp(now, before) == 0)) return false;
+    ldc_text_init(&note, &l->mem);
+    snprintf(text, sizeof text, "`%s` cannot change at a reload", name);
+    ldc_conf_note(&note, ldc_conf_at(r->conf->globals, id), text, "restart ldcorn");
+    ldc_reload_undo(l, note.p ? note.p : "", note.n);
+    ldc_text_free(&note);
+    return true;
+}
+
 static void ldc_reload_begin(ldcorn *l, bool keep) {
     ldc_reload *r = &l->reload;
     ldcorn_error error;
@@ -10581,15 +10904,10 @@ static void ldc_reload_begin(ldcorn *l, bool keep) {
         ldc_reload_undo(l, error.text, strlen(error.text));
         return;
     }
-    if (strcmp(r->conf->s.runtime_dir, l->conf->s.runtime_dir) != 0) {
-        ldc_text note;
-        ldc_text_init(&note, &l->mem);
-        ldc_conf_note(&note, ldc_conf_at(r->conf->globals, LDC_KEY_runtime_dir),
-                      "`runtime_dir` cannot change at a reload", "restart ldcorn");
-        ldc_reload_undo(l, note.p ? note.p : "", note.n);
-        ldc_text_free(&note);
+    if (ldc_reload_fixed(l, LDC_KEY_runtime_dir, r->conf->s.runtime_dir, l->conf->s.runtime_dir) ||
+        ldc_reload_fixed(l, LDC_KEY_pid_file, r->conf->s.pid_file, l->conf->s.pid_file) ||
+        ldc_reload_fixed(l, LDC_KEY_run_as, r->conf->s.run_as, l->conf->s.run_as))
         return;
-    }
     if (ldc_reload_names(r->conf)) {
         ldc_reload_look_up(l);
         return;
@@ -12071,12 +12389,18 @@ static void ldc_turn_kill_all(ldcorn *l) {
     }
 }
 
-/* No new connections and no idle ones; what was asked is still answered. */
-static void ldc_turn_drain(ldcorn *l) {
-    int64_t all = l->conf->s.shutdown_timeout;
-    l->life = LDC_LIFE_DRAIN;
+/* The stop begins. With lame_duck balancers first hear that we are not ready, and while they still
+   send requests they are answered, each with `Connection: close`. */
+static void ldc_turn_stopping(ldcorn *l) {
+    int64_t all = l->conf->s.shutdown_timeout, lame = l->conf->s.lame_duck;
     l->stop_by = all < 0 ? 0 : l->now + (uint64_t)all * 1000;
-    ldc_log_say(&l->log, LDCORN_LOG_INFO, "stopping");
+    l->lame_by = lame > 0 ? l->now + (uint64_t)lame * 1000 : 0;
+    l->life = LDC_LIFE_LAME;
+    if (lame > 0)
+        ldc_log_say(&l->log, LDCORN_LOG_INFO, "stopping: not ready, serving for %.1fs more",
+                    (double)lame / 1000);
+    else
+        ldc_log_say(&l->log, LDCORN_LOG_INFO, "stopping");
     for (ldc_client *c = l->clients, *next; c; c = next) { /* who waits for the reload after this */
         next = c->next;
         if (c->state == LDC_CLIENT_WAIT) ldc_client_refuse(l, c->exchange, LDC_WHY_STOPPING);
@@ -12088,6 +12412,11 @@ static void ldc_turn_drain(ldcorn *l) {
         ldc_reload_rolled(l);
     else if (ldc_reload_busy(l))
         ldc_reload_undo(l, "stopped meanwhile", 17);
+}
+
+/* No new connections and no idle ones; what was asked is still answered. */
+static void ldc_turn_drain(ldcorn *l) {
+    l->life = LDC_LIFE_DRAIN;
     for (ldc_listener *s = l->listeners; s; s = s->next) {
         if (s->watch.dead || s->admin) continue;
         if (s->dial) continue;   /* what waits may still be served by whoever dials */
@@ -12161,7 +12490,8 @@ static bool ldc_turn_flushing(const ldcorn *l) { /* last words of ended workers,
 
 static void ldc_turn_life(ldcorn *l) {
     int asked = (int)l->stop_asked;
-    if (asked && l->life == LDC_LIFE_RUN) ldc_turn_drain(l);
+    if (asked && l->life == LDC_LIFE_RUN) ldc_turn_stopping(l);
+    if (l->life == LDC_LIFE_LAME && (asked > 1 || l->now >= l->lame_by)) ldc_turn_drain(l);
     if (asked > 1 && l->life < LDC_LIFE_OVER && l->stops_seen <= 1) {
         ldc_log_say(&l->log, LDCORN_LOG_WARN, "stopping at once");
         if (l->life != LDC_LIFE_STOP) ldc_turn_stop_workers(l);
@@ -12178,8 +12508,9 @@ static void ldc_turn_life(ldcorn *l) {
             (!ldc_turn_flushing(l) || (l->stop_by && l->now >= l->stop_by)))
             l->life = LDC_LIFE_OVER;
     }
-    if (l->life != LDC_LIFE_RUN && l->stop_by) {
+    if (l->life == LDC_LIFE_LAME || (l->life != LDC_LIFE_RUN && l->stop_by)) {
         uint64_t at = l->life == LDC_LIFE_DRAIN ? ldc_turn_drain_end(l) : l->stop_by;
+        if (l->life == LDC_LIFE_LAME) at = l->lame_by;
         ldc_loop_timer(l, &l->timer, at > l->now ? at : l->now + 100000);
     }
 }
@@ -12725,7 +13056,12 @@ static bool ldc_public_copy_desc(ldcorn *l, const ldcorn_desc *desc) {
 static bool ldc_public_bind(ldcorn *l, ldcorn_error *error) {
     const ldc_addr *bad = NULL;
     int e = ldc_reload_listen(l, l->conf, &bad);
-    const char *why = e == EADDRINUSE ? "address already in use" : strerror(e);
+    const char *why =
+        e == EADDRINUSE   ? "address already in use"
+        : !bad->inherited ? strerror(e)
+        : bad->text[0] == 'f'
+            ? "no listening socket has this number"
+            : "systemd has passed no such socket (LISTEN_FDS); it needs a .socket unit";
     if (e == 0) {
         for (ldc_listener *s = l->listeners; s; s = s->next) s->fresh = false;
         return true;
@@ -12735,7 +13071,7 @@ static bool ldc_public_bind(ldcorn *l, ldcorn_error *error) {
 }
 
 /* We hold the lock, so the sockets in here belong to nobody that lives. */
-static void ldc_public_sweep(ldcorn *l, const char *dir) {
+static void ldc_public_sweep(ldcorn *l, const char *dir, bool deep) {
     DIR *d = opendir(dir);
     struct dirent *entry;
     struct stat st;
@@ -12743,6 +13079,11 @@ static void ldc_public_sweep(ldcorn *l, const char *dir) {
     if (d == NULL) return;
     while ((entry = readdir(d)) != NULL) {
         snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
+        if (isdigit((unsigned char)entry->d_name[0]) && deep && lstat(path, &st) == 0 &&
+            S_ISDIR(st.st_mode)) { /* of a group's user */
+            ldc_public_sweep(l, path, false);
+            rmdir(path);
+        }
         if (lstat(path, &st) < 0 || !S_ISSOCK(st.st_mode)) continue;
         l->made_dir =
             l->made_dir || getenv("RUNTIME_DIRECTORY") == NULL; /* a predecessor's leftover */
@@ -12781,7 +13122,7 @@ static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
     memset(&lock, 0, sizeof lock);
     lock.l_type = F_WRLCK;
     if (fcntl(l->lock, F_SETLK, &lock) == 0) {
-        ldc_public_sweep(l, dir);
+        ldc_public_sweep(l, dir, true);
         return true;
     }
     lock.l_type = F_WRLCK;
@@ -12864,7 +13205,9 @@ static void ldc_public_start_text(ldcorn *l) {
     for (int i = 0; i < c->listens; i++) {
         const char *text = c->listen[i].text;
         ldc_text_fmt(&t, "  listen  %s%s%s\n",
-                     c->listen[i].u.any.sa_family == AF_UNIX ? "" : "http://",
+                     c->listen[i].u.any.sa_family == AF_UNIX || c->listen[i].inherited ? ""
+                     : c->listen[i].https                                              ? "https://"
+                                                                                       : "http://",
                      text[0] == ':' ? "0.0.0.0" : "", text);
     }
     if (c->admin_on)
@@ -12914,6 +13257,39 @@ static bool ldc_public_names(ldcorn *l, ldcorn_error *error) {
     return ok;
 }
 
+static bool ldc_public_pid_file(ldcorn *l, ldcorn_error *error) {
+    const char *path = l->conf->s.pid_file;
+    char text[24];
+    int n = snprintf(text, sizeof text, "%ld\n", (long)getpid()), fd;
+    struct stat st;
+    if (path == NULL) return true;
+    fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
+    errno = fd >= 0 ? EINVAL : errno;
+    if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && ftruncate(fd, 0) == 0)
+        l->pid_made = write(fd, text, (size_t)n) == n;
+    if (!l->pid_made)
+        ldc_public_fail(error, 1, ldc_conf_at(l->conf->globals, LDC_KEY_pid_file),
+                        "cannot write pid_file %s: %s", path, strerror(errno));
+    if (fd >= 0) close(fd);
+    return l->pid_made;
+}
+
+/* run_as. Everything from here on, the logs first, is opened as who we are then. */
+static bool ldc_public_become(ldcorn *l, ldcorn_error *error) {
+    const ldc_user *u = &l->conf->run_as;
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/lock", l->conf->s.runtime_dir);
+    if (!u->set) return true;
+    if (lchown(l->conf->s.runtime_dir, u->uid, u->gid) == 0 && lchown(path, u->uid, u->gid) == 0 &&
+        (!l->conf->admin_on || l->conf->admin.u.any.sa_family != AF_UNIX ||
+         lchown(l->conf->admin.u.un.sun_path, u->uid, u->gid) == 0) &&
+        ldc_net_become(u))
+        return true;
+    ldc_public_fail(error, 1, ldc_conf_at(l->conf->globals, LDC_KEY_run_as), "cannot become %s: %s",
+                    u->name, strerror(errno));
+    return false;
+}
+
 static bool ldc_public_start(ldcorn *l, ldcorn_error *error) {
     int fd[2];
     if (!ldc_public_runtime_dir(l, error)) return false;
@@ -12933,7 +13309,9 @@ static bool ldc_public_start(ldcorn *l, ldcorn_error *error) {
         return false;
     }
     l->signal_out = fd[1];
-    if (!ldc_public_names(l, error) || !ldc_public_bind(l, error)) return false;
+    if (!ldc_public_names(l, error) || !ldc_public_bind(l, error) ||
+        !ldc_public_pid_file(l, error) || !ldc_public_become(l, error))
+        return false;
     if (!ldc_public_groups(l)) {
         ldc_public_fail(error, 1, NULL, "out of memory");
         return false;
@@ -13149,7 +13527,10 @@ static void ldc_public_unlock(ldcorn *l) {
     char path[PATH_MAX];
     if (l->lock < 0) return;
     snprintf(path, sizeof path, "%s/lock", l->conf->s.runtime_dir);
-    if (l->signal_out >= 0) unlink(path); /* else another instance holds it */
+    if (l->signal_out >= 0) { /* else another instance holds it */
+        ldc_public_sweep(l, l->conf->s.runtime_dir, true);
+        unlink(path);
+    }
     close(l->lock);
     if (l->made_dir) rmdir(l->conf->s.runtime_dir);
 }
@@ -13172,6 +13553,7 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
     ldc_turn_bury(l);
     ldc_turn_bury_workers(l);
     ldc_reload_sweep(l);
+    if (l->pid_made) unlink(l->conf->s.pid_file);
     ldc_public_unlock(l);
     if (l->handlers) ldc_public_signal_fd = -1;
     if (l->signal_out >= 0) close(l->signal_out);
