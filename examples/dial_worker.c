@@ -40,6 +40,7 @@ static struct {
 /* Of one slot, which is one process. */
 static int number, life, lock; /* life: the pipe that ends; lock: who dials next */
 static bool last;              /* the answer under way is the last one on its connection */
+static bool unused;            /* the hub closed the connection before a request came */
 static ldc_mem mem;
 static ldc_head head;
 static char piece[PIECE], heads[2][HEAD];
@@ -438,17 +439,23 @@ static bool locked(short type) {
 
 /* With --idle-cpus one slot at a time is connected and free, and it looks anew after it has become
    the one: what the slot before it now runs is in its figure. Otherwise a moment of idleness would
-   draw requests into all slots at once. False: asked to stop. */
+   draw requests into all slots at once. Says once that it waits, or a runner that asks for more
+   than there are would never do anything, in silence. False: asked to stop. */
 static bool allowed(void) {
+    static bool told;
+    double idle;
     if (opt.idle < 0) return !stopped(0);
     while (!locked(F_WRLCK)) {
         if (stopped(LOOK)) return false;
     }
-    do {
+    for (;;) {
         idle_cpus();
         if (stopped(LOOK)) return false;
-    } while (idle_cpus() < opt.idle);
-    return true;
+        idle = idle_cpus();
+        if (idle >= opt.idle) return true;
+        if (!told) say("waits until %g processors are idle, now %.1f are", opt.idle, idle);
+        told = true;
+    }
 }
 
 /* Until a request begins on a free connection. False: it ended, or shall not be used any more. */
@@ -492,6 +499,7 @@ static ending connection_run(int hub) {
     conn.fd = hub;
     ldc_text_init(&conn.out, &mem);
     if (!more && (opt.idle >= 0 || stopped(0))) r = OVER;
+    unused = !more && r == FAILED;
     while (more) {
         if (opt.idle >= 0) locked(F_UNLCK);
         r = request_run(hub, &conn);
@@ -512,7 +520,7 @@ static int backoff(unsigned failures) {
 
 static int slot_run(unsigned failures) {
     const ldcorn_desc none = {0};
-    bool told = false;
+    bool told = false, lost = false;
     ldc_public_mem(&mem, &none);
     srand((unsigned)getpid() ^ (unsigned)time(NULL));
     while (!(failures && stopped(backoff(failures))) && allowed()) {
@@ -526,7 +534,10 @@ static int slot_run(unsigned failures) {
             if (told) say("%s: connected", opt.hub);
             told = false;
             ldc_net_keepalive(hub);
+            unused = false;
             failures = connection_run(hub) == FAILED ? failures + 1 : 0;
+            if (unused && !lost) say("%s: closed before a request came; see its log", opt.hub);
+            lost = unused;
         }
         if (opt.idle >= 0) locked(F_UNLCK);
     }

@@ -356,16 +356,17 @@ def test_the_hub_restarts():
 
 
 def test_the_hub_turns_it_away():
-    """It comes back, but not in a tight loop."""
+    """It says so once and comes back, but not in a tight loop."""
     listener = socket.socket()
     listener.bind(('127.0.0.1', 0))
     listener.listen(50)
     listener.settimeout(TIMEOUT)
-    with listener, Runner('127.0.0.1:%d' % listener.getsockname()[1], '--demo'):
+    with listener, Runner('127.0.0.1:%d' % listener.getsockname()[1], '--demo') as w:
         start = time.monotonic()
         for _ in range(5):
             listener.accept()[0].close()
         assert time.monotonic() - start > 0.05 + 0.1 + 0.2 + 0.4
+        assert w.text.decode().count('closed before a request came') == 1
 
 
 @pytest.mark.parametrize('sig', [signal.SIGTERM, signal.SIGINT])
@@ -554,8 +555,9 @@ def test_idle_processors_are_looked_at_anew_before_each_request(tmp_path):
 
 def test_idle_processors_of_this_machine():
     """The real figure: no machine has this many."""
-    with AutoWorker() as s, Hub('queue_timeout = 1s\n') as p, Runner(p, '--to', s.address, '--idle-cpus', '4096'):
+    with AutoWorker() as s, Hub('queue_timeout = 1s\n') as p, Runner(p, '--to', s.address, '--idle-cpus', '4096') as w:
         assert request(p, 'GET', '/').status == 503
+        assert re.search(r'waits until 4096 processors are idle, now \d+\.\d are\n', w.text.decode()), w.text
     with AutoWorker() as s, Hub() as p, Runner(p, '--to', s.address, '--idle-cpus', '0'):
         assert request(p, 'GET', '/').status == 200
 
