@@ -335,9 +335,11 @@ def test_status():
 
 def test_workers_that_dial_in():
     with Proxy('listen = {listen}\nadmin = {admin}\n[hub]\nroutes = *\ndial_in = unix:{dir}/hub\n') as p:
+        assert '! hub: nobody has dialled in\n' in good(p, 'status') and ctl(p.config_path, 'ready').out == 'not ready: hub\n'
         with socket.socket(socket.AF_UNIX) as w, p.connect() as c:
             w.connect(p.dir + '/hub')
             p.wait_status(lambda s: s['groups'][0]['slots'] == 1)
+            assert '\n!' not in good(p, 'status')
             c.send(head('GET', '/'))
             p.wait_status(lambda s: s['groups'][0]['in_flight'] == 1)
             out = good(p, 'status')
@@ -672,7 +674,9 @@ def test_join_waits_until_it_is_ready():
     port = free_port()
     with AutoWorker() as a, Own('[web]\nroutes = *\nupstream = %s\nbackoff_max = 100ms\n' % a.address) as p:
         said = bad(p, 'join', 'web', '127.0.0.1:%d' % port, '--timeout', '1s')
-        assert 'not done within 1s' in said and 'web.1 is down' in said, said
+        assert 'not done within 1s' in said and 'web.1 is down: cannot reach 127.0.0.1:%d\n' % port in said, said
+        done = ctl(p.config_path, 'quit', 'web', a.address)      # whose business the other one is not
+        assert (done.status, done.err) == (0, ''), done
 
 
 def test_quit_waits_for_what_is_inside():
