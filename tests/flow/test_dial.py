@@ -1,8 +1,9 @@
 """Workers that dial in, names of upstream workers, and groups that workers join and quit."""
-import os, re, signal, socket, subprocess, sys
+import contextlib, os, re, signal, socket, subprocess, sys, time
 
 import pytest
-from harness import AutoWorker, FakeWorker, Proxy, WorkerConn, answer, cli, free_port, head, wait_for
+from harness import TIMEOUT, AutoWorker, FakeWorker, Proxy, Stream, WorkerConn, answer, cli, free_port, head, wait_for
+from procs import metric, wait_gone
 
 OK = answer('ok')
 
@@ -200,35 +201,378 @@ def test_bytes_from_an_idle_worker_close_it():
         p.slots(0)
 
 
-def test_a_worker_killed_at_each_byte():
-    """Of the request it has read and of the answer it has sent: nothing is run twice, nothing hangs, and what cannot have been run is not lost."""
-    full = b'HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone'
-    with Hub('client_abort = close\n') as p:
-        with p.dial() as w, p.send('/job', 'POST', body=b'12345') as c:
-            seen = w.read_until(b'12345')
-            w.send(full)
-            assert c.read_response().body == b'done'
-        for n in range(0, len(seen), 7):            # killed after n bytes of the request
-            with p.dial() as w, p.send('/job', 'POST', body=b'12345') as c:
-                if n:
-                    w.read_exact(n)
-                else:
-                    p.wait_status(lambda s: s['groups'][0]['in_flight'] == 1)
-                w.rst()
-                assert c.read_response().status == 502
-            p.slots(0)
-        for n in range(len(full)):                  # and after n bytes of the answer
-            with p.dial() as w, p.send('/job', 'POST', body=b'12345') as c:
-                w.read_until(b'12345')
-                w.send(full[:n]).close()
-                if n <= full.index(b'done') - 1 or n == full.index(b'done'):
-                    r = c.read_response() if n < full.index(b'done') else None
-                    assert r is None or r.status == 502
-                if n >= full.index(b'done'):
-                    got = c.read_all()
-                    assert got.startswith(b'HTTP/1.1 200 ') and not got.endswith(b'done')
-            p.slots(0)
-        assert p.group('hub')['in_flight'] == 0 and p.group('hub')['queue']['len'] == 0
+# --- workers that are cut off, at each byte ---
+
+LATE = 5.0               # seconds, for what a cut brings about; no time-out of the proxy is as short
+MANY = 100               # cuts at once
+BODY = b'0123456789abcdef'
+KINDS = {'post': ('POST', BODY), 'get': ('GET', None), 'get-with-body': ('GET', BODY)}
+ANSWERS = {
+    'length': answer('done'),
+    'chunked': b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ndon\r\n1\r\ne\r\n0\r\n\r\n',
+    'until-close': b'HTTP/1.1 200 OK\r\nServer: t\r\n\r\ndone',
+    'hints': b'HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n' + answer('done')}
+HOWS = ['fin', 'rst', 'unix', 'kill']
+# Its processes dial, say so, read and send what their line tells, say so, and wait for their end.
+KILLED = r"""
+import os, signal, socket, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+ended, ours = os.pipe()
+for i, line in enumerate(sys.stdin):
+    n, data = int(line.split()[0]), bytes.fromhex(line[line.index(' '):])
+    if os.fork() == 0:
+        os.close(ours)
+        s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+        os.write(1, b'%d dialled\n' % os.getpid())
+        seen = b'-'
+        while seen and len(seen) < int(sys.argv[3]):
+            seen = s.recv(65536, socket.MSG_PEEK)
+        if seen:
+            while n:
+                n -= len(s.recv(n))
+            s.sendall(data)
+            os.write(1, b'%d %d %d %s\n' % (os.getpid(), i, len(seen), seen.split()[1]))
+            os.read(ended, 1)
+        os._exit(0)
+"""
+
+
+def request_size(kind):
+    """Bytes of such a request when a worker gets it. Its path has seven, whatever its number."""
+    method, body = KINDS[kind]
+    with Hub(tcp=True) as p, p.dial() as w, p.send('/000000', method, **({} if body is None else {'body': body})) as c:
+        size = len(w.read_request().raw)
+        w.send(OK)
+        assert c.read_response().status == 200
+        return size
+
+
+class Cuts:
+    """Workers that have dialled. Each has a pair: how many bytes it reads, and what it answers before its end."""
+
+    def __init__(self, hub, how, pairs, size):
+        self.how, self.pairs, self.size, self.script = how, pairs, size, None
+        if how == 'kill':
+            host, port = hub.where.rsplit(':', 1)
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self.script = subprocess.Popen([sys.executable, '-S', '-c', KILLED, host, port, str(size)],
+                                               stdin=subprocess.PIPE, stdout=theirs)
+            self.said, self.dialled, self.took = Stream(ours), [], []
+            self.script.stdin.write(b''.join(b'%d %s\n' % (n, data.hex().encode()) for n, data in pairs))
+            self.script.stdin.flush()
+            self._listen(self.dialled)
+        else:
+            self.socks = [hub.dial().sock for _ in pairs]
+
+    def _listen(self, told):
+        """Until each process has told that."""
+        while len(told) < len(self.pairs):
+            line = self.said.read_until(b'\n').split()
+            (self.dialled if line[1:] == [b'dialled'] else self.took).append(line)
+
+    def take(self):
+        """Each reads and sends its part. -> {path of its request: its pair}; nobody gets more than one."""
+        taken = {}
+        if self.script:
+            self._listen(self.took)
+        for i in range(len(self.pairs)):
+            if self.script:
+                i, size, path = int(self.took[i][1]), int(self.took[i][2]), self.took[i][3]
+            else:
+                sock, (n, data) = self.socks[i], self.pairs[i]
+                path, size = self._read(sock, n)
+                sock.sendall(data)
+            assert size == self.size and path not in taken
+            taken[path.decode()] = self.pairs[i]
+        return taken
+
+    def _read(self, sock, n):
+        seen = wait_for(lambda: (lambda all: len(all) >= self.size and all)(sock.recv(65536, socket.MSG_PEEK)))
+        assert n == 0 or sock.recv(n) == seen[:n]
+        return seen.split()[1], len(seen)
+
+    def cut(self):
+        if self.script:
+            pids = [int(line[0]) for line in self.dialled]
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            wait_gone(*pids)
+        for sock in [] if self.script else self.socks:
+            if self.how == 'fin':
+                sock.shutdown(socket.SHUT_WR)                # a close would be a reset where bytes are unread
+            elif self.how == 'rst':
+                WorkerConn(sock).rst()
+            else:
+                sock.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if self.script:
+            self.script.stdin.close()                        # whoever is left of them ends with it
+            self.said.close()
+            assert self.script.wait(TIMEOUT) == 0
+            return
+        for sock, (n, _) in zip(self.socks, self.pairs):
+            if kind is None and self.how == 'fin':           # it can still read: nothing more came down there
+                rest = WorkerConn(sock)
+                assert len(rest.read_all(LATE)) == self.size - n and not rest.was_reset
+            sock.close()
+
+
+class Cut(Hub):
+    """A hub that counts how often workers were given each request, and how often one had all of it. One worker
+    more is busy all the time and notices nothing."""
+
+    def __init__(self, how, group='', **kw):
+        super().__init__('queue_timeout = 2m\n' + group, how != 'unix', 'log_format = json\n', **kw)
+        self.how, self.begun, self.ran, self.told, self.number = how, {}, {}, {}, 0
+
+    def __enter__(self):
+        super().__enter__()
+        self.busy, (self.held, self.holder) = self.dial(), self.ask('POST', body=b'busy')
+        assert self.busy.read_request().target == self.held
+        self.stands(0, 0, 0)
+        return self
+
+    def __exit__(self, kind, *more):
+        try:
+            with self.busy, self.holder:
+                if kind is None:
+                    assert self.busy.silent(0) and self.holder.silent(0)
+                    self.busy.send(answer(self.held))
+                    self.answered(self.held, self.holder)
+                    self.stands(0, -1, 0)
+                    self.logged()
+        finally:
+            super().__exit__(kind, *more)
+
+    def count(self, path, whole=True):
+        self.begun[path] = self.begun.get(path, 0) + 1
+        self.ran[path] = self.ran.get(path, 0) + whole
+
+    def ask(self, method, **kw):
+        """-> (the path of its own, the client)."""
+        self.number += 1
+        path = '/%06d' % self.number
+        return path, self.send(path, method, **kw)
+
+    def state(self):
+        g = self.group('hub')
+        return g['slots'], g['in_flight'], g['queue']['len'], g['orphans'], g['refused'], g['restarts']
+
+    def stands(self, slots, inside, waiting):
+        """Wait for these figures, to which the busy worker's are added."""
+        self.wait_status(lambda s: [(g['slots'], g['in_flight'], g['queue']['len']) for g in s['groups']]
+                         == [(slots + 1, inside + 1, waiting)], LATE)
+
+    def serve(self, worker):
+        """The next request whole, answered with its path, which is the result."""
+        r = worker.read_request()
+        self.count(r.target)
+        worker.send(answer(r.target))
+        return r.target
+
+    def answered(self, path, client):
+        """Its answer is that of a worker that was not cut."""
+        client.timeout = LATE
+        r = client.read_response()
+        assert (r.status, r.complete, r.body) == (200, True, path.encode()), (path, r)
+
+    def wave(self, kind, pairs, size, twice=False):
+        """All of that at once, then whoever was cut is asked to be elsewhere, or is told what has happened."""
+        method, body = KINDS[kind]
+        before, repeats = self.state(), metric(self, 'ldcorn_retries_total')
+        with contextlib.ExitStack() as stack:
+            workers = stack.enter_context(Cuts(self, self.how, pairs, size))
+            self.stands(len(pairs), 0, 0)
+            clients = dict(self.ask(method, **({} if body is None else {'body': body})) for _ in pairs)
+            for c in clients.values():
+                stack.enter_context(c)
+            self.stands(len(pairs), len(pairs), 0)
+            later, last = self.ask('POST', body=b'later')
+            stack.enter_context(last)
+            self.stands(len(pairs), len(pairs), 1)
+            taken = workers.take()
+            assert taken.keys() == clients.keys()
+            for path, (n, _) in taken.items():
+                self.count(path, n == size)
+            again = {path for path, (_, data) in taken.items() if kind == 'get' and not data}
+            start = time.monotonic()
+            workers.cut()
+            on = [path for path in clients if path not in again and self.check(path, clients[path], taken[path][1])]
+            self.stands(0, 0, len(again) + 1)
+            assert time.monotonic() - start < LATE
+            assert all(clients[path].silent(0) for path in again) and last.silent(0)
+            if twice:
+                on += self.cut_again(clients, again, pairs, size)
+            with self.dial() as good:
+                if not twice:                                # they stand before whoever has come behind them
+                    assert {self.serve(good) for _ in again} == again
+                    for path in again:
+                        self.answered(path, clients[path])
+                    on += again
+                assert self.serve(good) == later
+                self.answered(later, last)
+                fresh = {path: self.next(clients[path]) for path in on}
+                served = {self.serve(good) for _ in on}
+                assert served == set(fresh.values())
+                for path, new in fresh.items():
+                    self.answered(new, clients[path])
+                assert good.silent(0), good.recv_some()
+            self.stands(0, 0, 0)
+            for path in clients:
+                assert self.begun[path] == (2 if path in again else 1), path
+                assert self.ran[path] <= 1 or path in again, path
+            assert {self.begun[path] for path in [later, *fresh.values()]} == {1}
+            assert self.state() == before
+            assert metric(self, 'ldcorn_retries_total') == repeats + len(again), self.access()[-len(pairs):]
+
+    def cut_again(self, clients, again, pairs, size):
+        """A request goes back once: of those that are cut where they were sent anew nobody is left."""
+        with Cuts(self, self.how, pairs, size) as workers:
+            taken = workers.take()
+            assert taken.keys() == again
+            for path, (n, _) in taken.items():
+                self.count(path, n == size)
+            workers.cut()
+            on = [path for path in again if self.check(path, clients[path], b'')]
+            self.stands(0, 0, 1)
+        return on
+
+    def next(self, client):
+        """One more request on the same connection; its path."""
+        self.number += 1
+        client.send(head('GET', '/%06d' % self.number))
+        return '/%06d' % self.number
+
+    def check(self, path, client, data):
+        """What the client is told of a worker that was cut when it had sent `data`. -> may it go on?"""
+        client.timeout = LATE
+        r = client.read_response()
+        parts = data.split(b'\r\n\r\n', 2)
+        assert [i.status for i in r.interim] == ([103] if b' 103 ' in parts[0] and parts[1:] else [])
+        if r.interim:
+            parts = parts[1:]
+        if len(parts) == 1:                                  # no head of an answer: nothing of it is passed on
+            assert (r.status, r.complete) == (502, True) and b'worker ended the connection' in r.body, (data, r)
+            self.told[path] = (502, 'reset')
+            return True
+        whole = b'Server: ' in parts[0] and self.how != 'rst'
+        body = parts[1] if b'chunked' not in parts[0] else b'done'
+        assert r.status == 200 and r.complete == whole and b'done'.startswith(r.body.split(b'\r')[0]), (data, r)
+        assert (r.body == body or b'chunked' in parts[0]) and (whole or client.eof(LATE)), (data, r)
+        self.told[path] = (200, '' if whole else 'reset')
+        return whole
+
+    def logged(self):
+        """One line for each, and it says what the client was told."""
+        records = wait_for(lambda: (lambda all: len(all) >= self.number and all)(self.access()), LATE)
+        assert len(records) == self.number == len({r['target'] for r in records})
+        got = {r['target']: (r['status'], r['reason']) for r in records}
+        assert not [(path, self.told.get(path, (200, '')), got[path]) for path in got
+                    if got[path] != self.told.get(path, (200, ''))]
+
+
+ENDED = pytest.mark.xfail(strict=True, reason='a connection whose answer came in one short read is taken for quiet, '
+                          'though its end may stand behind that: a POST that waits is sent there and gets 502')
+
+
+def pieces(all):
+    return [all[i:i + MANY] for i in range(0, len(all), MANY)]
+
+
+@pytest.mark.parametrize('how', HOWS)
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_worker_is_cut_at_each_byte_of_a_request(kind, how):
+    """All of it was sent, so it may have run: a POST is never sent again, a GET without a body once."""
+    size = request_size(kind)
+    with Cut(how) as p:
+        for part in pieces([(n, b'') for n in range(size + 1)]):
+            p.wave(kind, part, size)
+            if kind == 'get':
+                p.wave(kind, part, size, twice=True)
+
+
+@pytest.mark.parametrize('how', HOWS)
+@pytest.mark.parametrize('kind', ['post', 'get'])
+def test_a_worker_is_cut_at_each_byte_of_an_answer(kind, how):
+    """An answer that has begun is not asked for again: 502 until its head is whole, from there on it is cut."""
+    size = request_size(kind)
+    with Cut(how) as p:
+        all = [(size, full[:m]) for name, full in ANSWERS.items()
+               for m in range(1, len(full) + (name == 'until-close'))]
+        for part in pieces(all):
+            p.wave(kind, part, size)
+
+
+@pytest.mark.parametrize('how', HOWS[:3])
+def test_a_worker_is_cut_at_each_byte_that_was_sent(how):
+    """A body that is passed on as it comes: its client has sent so much of it and no more."""
+    with Cut(how, 'request_buffer = 0\n') as p:
+        start = request_size('post') - len(BODY)
+        for k in range(len(BODY)):
+            with Cuts(p, how, [(start + k, b'')], start + k) as workers, p.connect() as c:
+                p.stands(1, 0, 0)
+                p.number += 1
+                path = '/%06d' % p.number
+                c.send(head('POST', path, body=BODY)[:k - len(BODY)])
+                assert list(workers.take()) == [path]
+                workers.cut()
+                p.check(path, c, b'')
+                assert c.eof(LATE), 'what is left of the body is not waited for'
+                p.stands(0, 0, 0)
+        with p.dial() as w:
+            path, c = p.ask('POST', body=BODY)
+            assert p.serve(w) == path
+            p.answered(path, c)
+        p.stands(0, 0, 0)
+
+
+@pytest.mark.parametrize('how', HOWS)
+def test_connections_that_ended_before_a_byte_was_sent(how):
+    """Of those that end while idle nobody loses a request, be it found in the turn in which the requests come."""
+    with Cut(how) as p:
+        with Cuts(p, how, 40 * [(1, b'')], 1) as gone, p.dial() as good:
+            p.stands(41, 0, 0)
+            p.signal(signal.SIGSTOP)
+            gone.cut()
+            clients = dict(p.ask('POST', body=BODY) for _ in range(40))
+            p.signal(signal.SIGCONT)
+            assert {p.serve(good) for _ in clients} == set(clients)
+            for path, c in clients.items():
+                p.answered(path, c)
+                assert p.begun[path] == 1
+            p.stands(1, 0, 0)
+        p.stands(0, 0, 0)
+        assert metric(p, 'ldcorn_retries_total') == 0
+
+
+@pytest.mark.parametrize('how', [pytest.param('close', marks=ENDED), 'rst', 'unix'])
+def test_a_connection_that_ends_with_its_answer(how):
+    """What waits is not sent down a connection that ended before a byte of it was sent."""
+    with Cut(how) as p:
+        for _ in range(5):
+            size = request_size('post')
+            with Cuts(p, how, [(size, b'')], size) as gone:
+                p.stands(1, 0, 0)
+                first, c = p.ask('POST', body=BODY)
+                gone.take()
+                path, next = p.ask('POST', body=BODY)
+                p.stands(1, 1, 1)
+                p.signal(signal.SIGSTOP)
+                gone.socks[0].sendall(answer(first))
+                gone.cut()
+                p.signal(signal.SIGCONT)
+                p.answered(first, c)
+                with p.dial() as good:
+                    wait_for(lambda: not next.silent(0) or not good.silent(0))
+                    assert next.silent(0), 'nothing but its end stood behind that answer, and yet it was sent there'
+                    assert p.serve(good) == path
+                    p.answered(path, next)
+                p.stands(0, 0, 0)
 
 
 def test_most_connections():
