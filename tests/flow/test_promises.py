@@ -223,11 +223,13 @@ def crowd(b, n, reached):
     from running around that time."""
     socks, got = {}, {}
     with select.epoll() as poll, contextlib.ExitStack() as stack:
-        for _ in range(n):
+        while len(socks) < n:
             sock = stack.enter_context(socket.create_connection(b.proxy.address))
+            sock.send(b'\r\n')                              # allowed before a request; the silent are accepted late
             poll.register(sock, select.EPOLLIN)
             socks[sock.fileno()] = sock
-        wait_for(lambda: metric(b.proxy, 'ldcorn_accepted_total') == reached + n, 30)
+            if len(socks) % 500 == 0 or len(socks) == n:    # never more than the backlog takes
+                wait_for(lambda: metric(b.proxy, 'ldcorn_accepted_total') == reached + len(socks), 30)
         start = time.monotonic()
         for i, sock in enumerate(socks.values()):
             sock.send(b'GET /crowd/%d HTTP/1.1\r\nHost: t\r\n\r\n' % i)
@@ -268,6 +270,7 @@ def test_a_crowd_whose_time_is_up(descriptors):
             told |= ids
             if late[n // 2] <= 50 and late[-1] <= 250:
                 break
+        machine = machine if machine > 100 else 0           # three times in a row: it is a busy one
         assert late[n // 2] <= 50 + machine and late[-1] <= 250 + machine
         assert b.worker.no_connection(0.1) and worker.silent(0), 'none of them is ever run'
         worker.send(OK)
