@@ -53,6 +53,28 @@ def test_requests_whose_clients_left_never_run(how):
             assert len([r for r in p.access() if r['reason'] == 'client_gone']) == 8
 
 
+@pytest.mark.parametrize('how', ['fin', 'rst'])
+def test_the_slot_of_a_client_that_left_comes_back(how):
+    """Not before its worker has answered, and then at once, to whoever waits."""
+    with Before(LIMIT) as b:
+        conn = None
+        for n in range(3):
+            left = b.send('/left/%d' % n)
+            request, conn = b.next(conn) if conn else b.worker.one()
+            behind = b.send('/behind/%d' % n)
+            b.queued(1)
+            left.rst() if how == 'rst' else left.close()
+            conn.send(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n')
+            wait_for(lambda: conn.send(b'1\r\nx\r\n') and b.proxy.group('web')['orphans'] == 1)
+            assert request.target == '/left/%d' % n and conn.silent(0) and b.worker.no_connection(0)
+            b.queued(1)
+            b.inside(1)
+            conn.send(b'0\r\n\r\n')
+            request, conn = b.next(conn, OK)
+            assert request.target == '/behind/%d' % n and behind.read_response().status == 200
+            b.inside(0)
+
+
 # --- slow clients occupy nobody ---
 
 def post(length, target):
@@ -202,6 +224,74 @@ def test_strict_order(event, descriptors):
     assert order == list(range(ORDERED)) and worst == 1
     lost = {n for n in range(ORDERED) if status[n] != 200}
     assert lost <= ({0, INSIDE} if event == 'crash' else set()), [(n, status[n]) for n in lost]
+
+
+# --- reloads and what waits ---
+
+def test_nobody_who_waits_is_given_to_a_worker_that_drains():
+    """Not even where it has a place again, because one of its requests has ended and another one has not."""
+    with Own('[web]\nroutes = *\ncmd = %s\nmax_req_per_worker = 2\n' % counter()) as p, contextlib.ExitStack() as stack:
+        wait_for(lambda: p.admin('GET', '/readyz')[0] == 200)
+
+        def gate(name):
+            return stack.enter_context(p.connect()).send(head('GET', '/gate?n=%s&file=%s/%s' % (name, p.dir, name)))
+
+        def where():
+            return {re.search('n=(.)', target).group(1): pid for pid, _, _, target in p.requests()}
+        clients = {name: gate(name) for name in 'ab'}
+        wait_for(lambda: len(where()) == 2)
+        old, = p.pids()
+        assert p.admin('POST', '/reload')[0] == 200
+        new = wait_for(lambda: next((pid for pid in p.pids() if pid != old), None))
+        clients.update((name, gate(name)) for name in 'cd')
+        wait_for(lambda: len(where()) == 4)
+        clients['e'] = gate('e')
+        p.wait_status(lambda s: s['groups'][0]['queue']['len'] == 1)
+        p.touch('a')
+        assert clients['a'].read_response().status == 200
+        p.wait_status(lambda s: sorted(w['in_flight'] for w in s['groups'][0]['workers']) == [1, 2])
+        assert p.group('web')['queue']['len'] == 1 and len(where()) == 4
+        p.touch('c')
+        wait_for(lambda: len(where()) == 5)
+        for name in 'bde':
+            p.touch(name)
+        assert all(clients[name].read_response().status == 200 for name in 'bcde')
+        assert where() == dict(a=old, b=old, c=new, d=new, e=new)
+
+
+def test_a_limit_that_a_reload_changes():
+    """A higher one lets in who waits at once; a lower one lets nobody in until fewer than that are inside."""
+    with Before(LIMIT) as b:
+        def limit(old, new):
+            text = b.proxy.config_text
+            assert text.count('_worker = %d\n' % old) == 1
+            b.proxy.write_config(text.replace('_worker = %d\n' % old, '_worker = %d\n' % new))
+            assert b.proxy.admin('POST', '/reload')[0] == 200
+        clients, conns = [], {}
+
+        def one():
+            request, conn = b.worker.one()
+            conns[request.target] = conn
+        for n in range(6):
+            clients.append(b.send('/%d' % n))
+            if n == 0:
+                one()
+            b.queued(n)
+        limit(1, 3)
+        one()
+        one()
+        assert sorted(conns) == ['/0', '/1', '/2']
+        b.queued(3)
+        b.inside(3)
+        limit(3, 2)
+        for n in range(2):
+            conns['/%d' % n].send(OK)
+            assert clients[n].read_response().status == 200
+            b.inside(2)
+            b.queued(3 - n)                                 # the first end is of one too many: it lets nobody in
+        limit(2, 5)
+        b.inside(4)
+        b.queued(0)
 
 
 # --- one deadline for many ---
