@@ -2,7 +2,7 @@
 import json, os, re, shutil, signal, socket, subprocess, sys, threading, time
 
 import pytest
-from harness import (BIN, REPO, AutoWorker, FakeWorker, Finished, Proxy, _environ, cli, free_port, head, make_dir, wait_for)
+from harness import (BIN, REPO, AutoWorker, FakeWorker, Finished, Proxy, _environ, answer, cli, free_port, head, make_dir, wait_for)
 from procs import Before, Own, alive, counter, wait_gone
 from test_life import inside, queued, web
 
@@ -783,3 +783,12 @@ def test_the_unit(folder):
     done = subprocess.run(['systemd-analyze', 'verify', folder + '/ldcorn.service'], stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0 and 'ldcorn.service' not in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize('said', ['<html>', '{"groups":[1,null]}', '{"groups":[{}]}', '[' * 100000, '"\\ud800"'])
+def test_somebody_else_at_the_address(said):
+    """Another server, or a proxy on the way: one message, whatever it answers."""
+    with AutoWorker(lambda r, c: answer(said)) as w:
+        for command in (['status'], ['requests'], ['restart', 'g'], ['scale', 'g', '3'], ['stop'], ['join', 'g', '127.0.0.1:1']):
+            done = ctl(w.address, *command)
+            assert done.status == 1 and done.err.startswith('ldcornctl: '), (command, done)
