@@ -2099,8 +2099,7 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     X(GLOBAL, admin_token, TEXT, "", "", "bearer token for admin")                                 \
     X(GLOBAL, ready_path, TEXT, "", "monitor_uri healthcheck_path", "our own 200 or 503")          \
     X(GLOBAL, runtime_dir, TEXT, "", "runtimedirectory", "directory for worker and admin sockets") \
-    X(GLOBAL, max_conns, INT, "", "maxconn worker_connections fullconn limit_concurrency",         \
-      "client connections")                                                                        \
+    X(GLOBAL, max_conns, INT, "", "maxconn worker_connections", "client connections")              \
     X(GLOBAL, backlog, INT, "1024", "listen_backlog", "listen backlog")                            \
     X(GLOBAL, header_timeout, DURATION, "10s", "client_header_timeout timeout_http_request",       \
       "whole request head")                                                                        \
@@ -2128,12 +2127,11 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     X(GROUP, cmd, COMMAND, "", "command execstart program", "command line of a worker")            \
     X(GROUP, app, TEXT, "", "application wsgi_app", "fills {app}; alone: uvicorn")                 \
     X(GROUP, function, TEXT, "", "", "registered C function")                                      \
-    X(GROUP, upstream, WORDS, "", "server servers proxy_pass backend use_backend",                 \
+    X(GROUP, upstream, WORDS, "", "server servers proxy_pass backend",                             \
       "addresses of workers run by others")                                                        \
     X(GROUP, dial_in, WORDS, "", "", "address where workers connect")                              \
     X(GROUP, dial_allow, WORDS, "", "", "who may dial in")                                         \
-    X(GROUP, workers, INT, "1", "instances processes numprocs worker_processes web_concurrency",   \
-      "processes")                                                                                 \
+    X(GROUP, workers, INT, "1", "instances processes numprocs web_concurrency", "processes")       \
     X(GROUP, dir, TEXT, "", "chdir cwd directory workingdirectory app_dir", "working directory")   \
     X(GROUP, env, WORDS, "", "environment raw_env", "K=V words")                                   \
     X(GROUP, user, TEXT, "", "uid user_group", "name[:group] of a worker")                         \
@@ -2142,13 +2140,15 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
       "where worker output goes")                                                                  \
     X(GROUP, watch, WORDS, "", "reload_dirs reload_dir reload_extra_files",                        \
       "files whose change restarts the group")                                                     \
-    X(GROUP, routes, WORDS, "", "route paths prefix location path", "paths of this group")         \
+    X(GROUP, routes, WORDS, "", "route paths prefix location path use_backend",                    \
+      "paths of this group")                                                                       \
     X(GROUP, hosts, WORDS, "", "server_name domains", "hosts of this group")                       \
     X(GROUP, match, WORDS, "", "acl", "header:N[=V] cookie:N[=V] query:N[=V] method:M")            \
     X(GROUP, strip_prefix, BOOL, "off", "root_path", "the worker does not see the prefix")         \
     X(GROUP, allow, WORDS, "", "", "who may ask")                                                  \
     X(GROUP, deny, WORDS, "", "", "who may not")                                                   \
-    X(GROUP, max_req_per_worker, INT, "none", "max_conns_per_worker concurrency max_concurrency",  \
+    X(GROUP, max_req_per_worker, INT, "none",                                                      \
+      "max_conns_per_worker concurrency max_concurrency limit_concurrency threads",                \
       "requests in a worker")                                                                      \
     X(GROUP, max_tunnels_per_worker, INT, "none", "", "upgraded connections in a worker")          \
     X(GROUP, queue, INT, "1024", "maxqueue queue_size max_queue", "waiting requests")              \
@@ -3316,6 +3316,11 @@ static const char *ldc_conf_address(ldc_addr *a, const char *text) {
     return "write a numeric address";
 }
 
+static bool ldc_conf_port_0(const ldc_addr *a) {
+    return (a->u.any.sa_family == AF_INET && a->u.v4.sin_port == 0) ||
+           (a->u.any.sa_family == AF_INET6 && a->u.v6.sin6_port == 0);
+}
+
 /* host.name:port, for getaddrinfo. All digits and dots would be a mistyped address. */
 static bool ldc_conf_named(ldc_addr *a, const char *text) {
     const char *colon = strrchr(text, ':');
@@ -3422,6 +3427,7 @@ static ldc_addr *ldc_conf_addresses(ldc_reader *r, const ldc_setting *s, const c
         else if (!listen || !ldc_conf_listen_word(word, list, count, &hint)) {
             hint = ldc_conf_address(a, word);
             if (hint && names && ldc_conf_named(a, word)) hint = NULL, (*names)++;
+            if (hint == NULL && names && ldc_conf_port_0(a)) hint = "a worker has a port from 1 on";
             if (hint == NULL) (*count)++;
         }
         for (; a < list + *count; a++) a->at = s->word_at[i];
@@ -3672,7 +3678,8 @@ static void ldc_conf_dial(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
         ldc_conf_fail(r, &g->dial.at, "write dial_allow = 10.0.0.0/8, the networks of the workers",
                       "`dial_in = %s` needs `dial_allow`: whoever dials in sees requests",
                       g->dial.text);
-    static const int apart[] = {LDC_KEY_max_req_per_worker, LDC_KEY_health_path};
+    static const int apart[] = {LDC_KEY_max_req_per_worker, LDC_KEY_max_tunnels_per_worker,
+                                LDC_KEY_health_path};
     for (size_t i = 0; i < LDC_LEN(apart); i++) {
         if (s->said[apart[i]].set)
             ldc_conf_fail(r, ldc_conf_at(s, apart[i]), "remove it",
@@ -3986,6 +3993,18 @@ static void ldc_conf_doubts(ldc_reader *r, ldc_section *s, const ldc_gconf *g) {
             r, ldc_conf_at(s, LDC_KEY_client_abort), "wait is exact",
             "with `client_abort = close` the limit of [%s] is exact only if the application stops when its connection ends",
             g->name);
+    if (g->source != LDC_FROM_PROCESSES && (g->s.recycle_requests > 0 || g->s.recycle_after > 0))
+        ldc_conf_warn(r,
+                      ldc_conf_at(s, g->s.recycle_requests > 0 ? LDC_KEY_recycle_requests
+                                                               : LDC_KEY_recycle_after),
+                      "remove it", "recycling restarts processes of our own, and [%s] has none",
+                      g->name);
+    for (int i = 0; i < s->said[LDC_KEY_watch].words; i++) {
+        struct stat st;
+        if (stat(s->said[LDC_KEY_watch].word[i], &st) < 0)
+            ldc_conf_warn(r, &s->said[LDC_KEY_watch].word_at[i], "see where ldcorn is started",
+                          "`watch`: %s: %s", s->said[LDC_KEY_watch].word[i], strerror(errno));
+    }
     if (s->said[LDC_KEY_routes].words == 0)
         ldc_conf_warn(r, &s->at, "add routes", "[%s] has no routes and gets no requests", g->name);
 }
@@ -4973,6 +4992,8 @@ typedef struct ldc_reload {
     ldc_text said;
     pid_t resolver;
     bool asking;
+    pid_t watcher; /* started before the candidates: what changes from then on counts */
+    int watch_fd;
     ldc_conf *conf;
     uint64_t began;
     char result[8]; /* ok, failed, partial, or empty before the first one */
@@ -4999,6 +5020,7 @@ struct ldcorn {
     ldc_group *groups;
     ldc_listener *listeners;
     ldc_client *clients, *runnable, **runnable_end;
+    ldc_client_line admin_idle;  /* admin connections that ask nothing now */
     ldc_client_line idle, heads; /* keep-alive clients; clients with part of a head */
     uint64_t heads_bytes;
     ldc_exchange *exchanges;
@@ -5027,7 +5049,7 @@ struct ldcorn {
     bool paused, ready_said, running, reap_all, child_noted, made_dir, pid_made, lean;
     uint64_t accepted, bytes_in, bytes_out, id_seed, id_next, refusals_at;
     bool handlers;           /* of ldcorn_run, until ldcorn_close */
-    struct sigaction old[7]; /* what stood there before, SIGPIPE last */
+    struct sigaction old[9]; /* what stood there before, SIGPIPE last */
     struct rlimit files;     /* the limit that workers get back */
     ldc_text warned;         /* what the first reading warned of */
     ldc_sink err, out;       /* of workers, where our own logs go elsewhere */
@@ -5039,7 +5061,9 @@ struct ldcorn {
     bool freed;        /* buffer memory was given back: look at who waits for it */
     bool recycle;      /* some worker is due */
     ldc_watch watcher; /* of the child that looks after `watch` */
-    pid_t watcher_pid;
+    pid_t watcher_pid, dismissed[16]; /* killed helpers that are not reaped yet */
+    int dismissed_n;
+    int dials_max;                  /* connections of workers that dial in, all groups together */
     bool watching, watch_due;       /* due: the paths may be others now */
     uint64_t alive_every, alive_at; /* systemd's watchdog */
 };
@@ -6283,6 +6307,8 @@ static bool ldc_group_report(ldcorn *l, ldc_group *g) {
     ldc_group_say(l, g, LDC_WHY_TIMEOUT, summed, text);
     if (g->conf->source == LDC_FROM_PROCESSES)
         snprintf(text, sizeof text, "workers = %lld", (long long)s->workers);
+    else if (g->conf->source == LDC_FROM_DIAL)
+        snprintf(text, sizeof text, "dial_in: nobody takes requests at %s", g->conf->dial.text);
     else
         snprintf(text, sizeof text, "upstream%s: none can be reached",
                  g->conf->dynamic ? " = dynamic" : "");
@@ -6452,10 +6478,10 @@ static int ldc_up_connect(ldc_up *u) {
 /* A parked connection is used only if it is known to be quiet: its last answer ended in this
    turn with a short read, or this turn's poll() saw it silent; otherwise one look. An end means
    discard, bytes mean discard. */
-static bool ldc_up_quiet(ldcorn *l, ldc_up *u) {
+static bool ldc_up_quiet(ldcorn *l, ldc_up *u, bool safe) {
     char byte;
     ssize_t n;
-    if (u->quiet == l->turn) return true;
+    if (u->quiet == l->turn && safe) return true; /* a FIN may stand behind the answer: replayed */
     if (u->watch.listed && u->watch.at < l->loop.polled && (u->watch.want & POLLIN) &&
         u->parked < l->now && u->quiet + 1 < l->turn)
         if (l->loop.set[u->watch.at].revents == 0) return true;
@@ -6467,7 +6493,7 @@ static ldc_up *ldc_up_reuse(ldcorn *l, ldc_worker *w, const ldc_exchange *e) {
     ldc_up *u;
     while ((u = w->parked) != NULL) {
         bool old = !e->safe && l->now - u->parked > 200000;
-        if ((w->dial || (!e->fresh && !old)) && ldc_up_quiet(l, u)) {
+        if ((w->dial || (!e->fresh && !old)) && ldc_up_quiet(l, u, e->safe)) {
             ldc_up_unpark(u);
             u->reused = true;
             return u;
@@ -7073,11 +7099,28 @@ static bool ldc_up_may_dial(const ldc_gconf *g, const struct sockaddr_storage *f
     return ldc_conf_listed(g->dial_allow.p, g->dial_allow.n, from->ss_family, ip);
 }
 
-static void ldc_up_turned_away(ldcorn *l, ldc_group *g, const char *why) {
+static void ldc_up_turned_away(ldcorn *l, ldc_group *g, const struct sockaddr_storage *from,
+                               const char *why) {
+    char ip[INET6_ADDRSTRLEN] = "a unix peer";
     if (g->dial_said && l->now - g->dial_said < 10000000) return;
     g->dial_said = l->now;
-    ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: a worker that dialled in was turned away: %s",
-                g->name, why);
+    if (from->ss_family == AF_INET)
+        inet_ntop(AF_INET, &((const struct sockaddr_in *)(const void *)from)->sin_addr, ip,
+                  sizeof ip);
+    else if (from->ss_family == AF_INET6)
+        inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)(const void *)from)->sin6_addr, ip,
+                  sizeof ip);
+    ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s: a worker that dialled in was turned away: %s (%s)",
+                g->name, why, ip);
+}
+
+/* Of the descriptors so many are for workers that dial in; the rest is for those who ask. */
+static bool ldc_up_dials_full(const ldcorn *l) {
+    int n = 0;
+    for (const ldc_group *g = l->groups; g; g = g->next) {
+        for (const ldc_worker *w = g->workers; w; w = w->next) n += w->dial ? w->conns : 0;
+    }
+    return n >= l->dials_max;
 }
 
 static bool ldc_up_dialled_one(ldcorn *l, ldc_worker *w, int fd,
@@ -7085,9 +7128,11 @@ static bool ldc_up_dialled_one(ldcorn *l, ldc_worker *w, int fd,
     ldc_group *g = w->group;
     const char *why = !ldc_up_may_dial(g->conf, from)  ? "its address is not in `dial_allow`"
                       : w->conns >= g->conf->s.workers ? "there are `workers` of them already"
-                                                       : NULL;
+                      : ldc_up_dials_full(l)
+                          ? "a third of the descriptors is for those who dial in (ulimit -n)"
+                          : NULL;
     ldc_up *u = why ? NULL : ldc_up_new(l, w, fd);
-    if (why) ldc_up_turned_away(l, g, why);
+    if (why) ldc_up_turned_away(l, g, from, why);
     if (u == NULL) {
         close(fd);
         return why != NULL;
@@ -7121,7 +7166,7 @@ static void ldc_up_dialled(ldcorn *l, ldc_listener *s) {
         if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
         if (fd < 0) {
             ldc_client_accept_failed(l, s);
-            if (l->paused) break;
+            if (s->watch.want == 0) break;
             continue;
         }
         ldc_loop_progress(&s->watch);
@@ -7243,7 +7288,9 @@ static void ldc_client_pause(ldcorn *l, bool pause) {
 }
 
 static ldc_client_line *ldc_client_line_of(ldcorn *l, const ldc_client *c) {
-    if (c->state == LDC_CLIENT_IDLE && !c->admin) return &l->idle;
+    if (c->admin)
+        return c->state == LDC_CLIENT_IDLE || c->state == LDC_CLIENT_HEAD ? &l->admin_idle : NULL;
+    if (c->state == LDC_CLIENT_IDLE) return &l->idle;
     return c->state == LDC_CLIENT_HEAD && c->head_bytes ? &l->heads : NULL;
 }
 
@@ -7270,8 +7317,10 @@ static void ldc_client_set(ldcorn *l, ldc_client *c, ldc_client_state to) {
     c->state = (uint8_t)to;
     c->since = l->now;
     ldc_loop_progress(&c->watch);
-    if (to != LDC_CLIENT_IDLE || c->admin) return; /* an admin connection never makes room */
-    if (l->paused) ldc_client_pause(l, false);     /* this one can, for a new client */
+    if (c->admin && ldc_client_line_of(l, c)) ldc_client_line_add(&l->admin_idle, c);
+    if (to != LDC_CLIENT_IDLE || c->admin)
+        return;                                /* an admin connection makes room for admin only */
+    if (l->paused) ldc_client_pause(l, false); /* this one can, for a new client */
     ldc_client_line_add(&l->idle, c);
 }
 
@@ -7300,6 +7349,7 @@ static ldc_exchange *ldc_client_exchange(ldcorn *l, ldc_client *c) {
 }
 
 static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e) {
+    if (e->group && e->group->removed) l->upset = true; /* it goes with its last request */
     ldc_group_unshare(e);
     if (e->held) ldc_group_hold(l, e, 0);
     ldc_relay_free(l, &e->req);
@@ -8581,8 +8631,10 @@ static bool ldc_client_room(ldcorn *l) {
     return false;
 }
 
-/* So many at a time on admin; further ones wait in its backlog until one of them is gone. */
+/* So many at a time on admin: the one that has been silent longest makes room. If all wait for an
+   answer, further ones wait in the backlog until one of them is gone. */
 static bool ldc_client_admin_room(ldcorn *l, ldc_listener *s) {
+    if (l->admins >= LDC_ADMINS && l->admin_idle.old) ldc_client_bury(l, l->admin_idle.old);
     if (l->admins < LDC_ADMINS) return true;
     ldc_loop_want(l, &s->watch, 0);
     l->admin_full = true;
@@ -8595,7 +8647,7 @@ static void ldc_client_accept_failed(ldcorn *l, ldc_listener *s) {
     if (l->idle.old && !s->admin)
         ldc_client_bury(l, l->idle.old); /* its descriptor is free at the end of the turn */
     ldc_loop_lean(l);
-    if (s->admin)
+    if (s->admin || s->dial)
         ldc_loop_want(l, &s->watch, 0); /* until the next look at what is starved */
     else
         ldc_client_pause(l, true);
@@ -8626,7 +8678,10 @@ static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
         c->admin = s->admin;
         c->proxy = s->addr.proxy;
         c->https = s->addr.https;
-        if (c->admin) l->admins++;
+        if (c->admin) {
+            l->admins++;
+            ldc_client_line_add(&l->admin_idle, c);
+        }
         if (!c->admin) {
             l->accepted++;
             if (++l->clients_count > l->conns_max && l->idle.old) ldc_client_bury(l, l->idle.old);
@@ -9279,10 +9334,12 @@ static const char *ldc_proc_command(const ldc_worker *w) {
 
 /* What ran where, and when it is tried again. */
 static void ldc_proc_explain(ldc_text *t, const ldc_worker *w) {
+    bool alone = w->as->function == NULL && w->as->s.cmd == NULL; /* `app` */
     char cwd[512] = ".";
     const ldc_origin *at = w->as->function ? &w->as->at : &w->as->cmd_at;
     if (w->as->s.dir == NULL && getcwd(cwd, sizeof cwd) == NULL) cwd[0] = '.', cwd[1] = 0;
-    ldc_text_fmt(t, "\n    ran: %s   in: %s", ldc_proc_command(w),
+    ldc_text_fmt(t, "\n    ran: %s%s%s   in: %s", alone ? "uvicorn " : "", ldc_proc_command(w),
+                 alone ? " --uds {socket} --log-level warning" : "",
                  w->as->s.dir ? w->as->s.dir : cwd);
     if (at->file && at->line) ldc_text_fmt(t, "   (%s:%d)", at->file->name, at->line);
 }
@@ -9721,6 +9778,7 @@ static void ldc_proc_ready(ldcorn *l, ldc_worker *w) {
         int64_t requests = w->as->s.recycle_requests, after = w->as->s.recycle_after;
         w->ready_at = l->now;
         w->due = false;
+        if (w->foreign) requests = after = 0;
         w->due_served = requests > 0 ? w->served + ldc_proc_tenth(l, (uint64_t)requests) : 0;
         w->due_at = after > 0 ? l->now + ldc_proc_jitter(l, (uint64_t)after * 1000, 10) : 0;
         ldc_proc_ready_timer_set(l, w);
@@ -9731,6 +9789,9 @@ static void ldc_proc_ready(ldcorn *l, ldc_worker *w) {
     if (back)
         ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d: takes connections again", w->group->name,
                     w->index);
+    else if (l->ready_said && !w->candidate && w->foreign)
+        ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (%s): ready", w->group->name, w->index,
+                    w->addr.text);
     else if (l->ready_said && !w->candidate)
         ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld) ready, %.1fs", w->group->name,
                     w->index, (long)w->pid, ldc_proc_seconds(l->now - w->started));
@@ -9962,6 +10023,18 @@ static void ldc_proc_reap_one(ldcorn *l, ldc_worker *w) {
     ldc_proc_ended(l, w, status, r > 0);
 }
 
+/* Ends a helper. Its corpse is fetched later: a slow disk may still hold it. */
+static void ldc_proc_dismiss(ldcorn *l, pid_t *pid) {
+    pid_t it = *pid;
+    *pid = 0;
+    if (it <= 0) return;
+    kill(it, SIGKILL);
+    if (l->dismissed_n < (int)LDC_LEN(l->dismissed))
+        l->dismissed[l->dismissed_n++] = it;
+    else
+        while (waitpid(it, NULL, 0) < 0 && errno == EINTR) continue;
+}
+
 static void ldc_proc_reap(ldcorn *l) {
     l->child_noted = false;
     for (ldc_group *g = l->groups; g; g = g->next) {
@@ -9972,7 +10045,13 @@ static void ldc_proc_reap(ldcorn *l) {
     }
     if (l->reload.resolver > 0 && waitpid(l->reload.resolver, NULL, WNOHANG) != 0)
         l->reload.resolver = 0;
+    if (l->reload.watcher > 0 && waitpid(l->reload.watcher, NULL, WNOHANG) != 0)
+        l->reload.watcher = -1; /* its pipe is closed by whoever waits for it */
     if (l->watcher_pid > 0 && waitpid(l->watcher_pid, NULL, WNOHANG) != 0) l->watcher_pid = 0;
+    for (int i = l->dismissed_n; i-- > 0;) {
+        if (waitpid(l->dismissed[i], NULL, WNOHANG) != 0)
+            l->dismissed[i] = l->dismissed[--l->dismissed_n];
+    }
     if (l->reap_all) { /* process 1 gets everybody's orphans */
         while (waitpid(-1, NULL, WNOHANG) > 0) {}
     }
@@ -10219,12 +10298,17 @@ static void ldc_reload_settle_listeners(ldcorn *l, bool switched) {
 static void ldc_reload_limits(ldcorn *l) {
     struct rlimit now;
     int64_t most = l->conf->s.max_conns;
-    int64_t workers = 0;
+    int64_t workers = 0, dials = 0;
     if (getrlimit(RLIMIT_NOFILE, &now) < 0) now.rlim_cur = 1024;
-    for (int i = 0; i < l->conf->groups; i++)
-        workers += l->conf->group[i].source == LDC_FROM_DIAL
-                       ? l->conf->group[i].s.workers
-                       : 8 * ldc_proc_wanted(NULL, &l->conf->group[i]);
+    for (int i = 0; i < l->conf->groups; i++) {
+        const ldc_gconf *g = &l->conf->group[i];
+        *(g->source == LDC_FROM_DIAL ? &dials : &workers) +=
+            g->source == LDC_FROM_DIAL ? g->s.workers : 8 * ldc_proc_wanted(NULL, g);
+    }
+    if (now.rlim_cur != RLIM_INFINITY && dials > (int64_t)now.rlim_cur / 3)
+        dials = (int64_t)now.rlim_cur / 3;
+    l->dials_max = (int)dials;
+    workers += dials;
     if (most <= 0)
         most =
             now.rlim_cur == RLIM_INFINITY ? 65536 : ((int64_t)now.rlim_cur - workers - 32) * 2 / 3;
@@ -10378,11 +10462,6 @@ static bool ldc_reload_quit(const ldc_group *g, const ldc_addr *a) {
    admin joined and took out is forgotten. */
 static void ldc_reload_addresses(ldcorn *l, ldc_group *g, bool edited) {
     const ldc_gconf *as = g->conf;
-    if (edited) {
-        ldc_mem_free(&l->mem, g->quit, (size_t)g->quits * sizeof *g->quit);
-        g->quit = NULL;
-        g->quits = 0;
-    }
     for (ldc_worker *w = g->workers; w; w = w->next) {
         bool stays = w->joined && !edited;
         if (w->replaced) continue;
@@ -10407,6 +10486,12 @@ static void ldc_reload_addresses(ldcorn *l, ldc_group *g, bool edited) {
             there = there || (!w->replaced && ldc_conf_same_addr(&as->addr[i], &w->addr));
         if (!there) ldc_proc_new(l, g, g->owner, as, i);
     }
+    for (ldc_worker *w = g->workers; w; w = w->next) { /* the listed ones have the first indexes */
+        int free_one = as->addrs;
+        if (!w->joined || w->replaced || w->index >= as->addrs) continue;
+        while (ldc_reload_at_index(g, free_one)) free_one++;
+        w->index = free_one;
+    }
 }
 
 /* As many workers as are wanted: the surplus goes, the highest index first; what is missing comes;
@@ -10430,11 +10515,36 @@ static void ldc_reload_fill(ldcorn *l, ldc_group *g) {
     }
 }
 
+/* The generation of the newest draining worker that is older than `than`; 0: there is none. */
+static int ldc_reload_older(const ldc_group *g, int than) {
+    int found = 0;
+    for (const ldc_worker *w = g->workers; w; w = w->next)
+        if (w->state == LDC_PROC_DRAINING && w->generation < than && w->generation > found)
+            found = w->generation;
+    return found;
+}
+
+/* At most two old generations drain: a third ends the oldest. */
+static void ldc_reload_third(ldcorn *l, ldc_group *g) {
+    int third = ldc_reload_older(g, ldc_reload_older(g, ldc_reload_older(g, INT_MAX)));
+    for (ldc_worker *w = g->workers, *next; w; w = next) {
+        next = w->next;
+        if (w->state != LDC_PROC_DRAINING || w->generation > third) continue;
+        w->drain_by = w->tunnel_by = l->now;
+        ldc_proc_draining(l, w);
+    }
+}
+
 /* The switch for one group. Candidates take over: each of its own index in a group that rolls, all
    of them together in the others. */
 static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_gconf *as) {
     bool swapped = false, edited = !ldc_reload_same_words(g->conf->s.upstream, as->s.upstream);
     if (g->conf->s.workers != as->s.workers) g->scaled = 0;
+    if (edited) {
+        ldc_mem_free(&l->mem, g->quit, (size_t)g->quits * sizeof *g->quit);
+        g->quit = NULL;
+        g->quits = 0;
+    }
     ldc_reload_own(g, conf, as);
     g->hidden = g->removed = false;
     g->rolling = g->rolls;
@@ -10443,16 +10553,20 @@ static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_
     for (ldc_worker *w = g->workers; w; w = w->next)
         swapped = swapped || (w->candidate && !g->rolling);
     for (ldc_worker *w = g->workers; w; w = w->next) {
-        if (w->candidate && g->rolling) w->relieves = ldc_reload_at_index(g, w->index);
+        if (w->candidate && g->rolling) {
+            ldc_worker *now = ldc_reload_at_index(g, w->index);
+            ldc_worker *other = now ? ldc_proc_reliever(now) : NULL;
+            if (other && other != w) ldc_reload_retire(l, other, "reload"); /* ours is newer */
+            w->relieves = now;
+        }
         if (w->candidate) {
             w->candidate = false;
             if (g->rolling) ldc_proc_relieve(l, w);
         } else if (swapped && !w->replaced) {
             ldc_reload_retire(l, w, "reload");
         }
-        if (w->state == LDC_PROC_DRAINING && w->generation + 2 < l->generation)
-            w->drain_by = w->tunnel_by = l->now;
     }
+    ldc_reload_third(l, g);
     for (ldc_worker *w = g->workers; w && as->source == LDC_FROM_DIAL; w = w->next) {
         if (w->dial && !w->replaced) ldc_reload_keep(g, w);
     }
@@ -10488,7 +10602,7 @@ static void ldc_reload_end(ldcorn *l, const char *result) {
             "%s failed after %.1fs, nothing changed: generation %d goes on with the old %s\n    %s",
             what, took, l->generation, r->only ? "workers" : "code and file", why);
     }
-    if (r->only == NULL) ldc_turn_notify_reload(l, false);
+    if (r->only == NULL && l->life == LDC_LIFE_RUN) ldc_turn_notify_reload(l, false);
     r->only = NULL;
     ldc_admin_reloaded(l, what);
     l->upset = true;
@@ -10503,12 +10617,15 @@ static void ldc_reload_note(ldc_text *t, const char *why, size_t n) {
 }
 
 static void ldc_reload_unresolve(ldcorn *l);
+static void ldc_reload_unwatch_next(ldcorn *l);
+static bool ldc_reload_watcher(ldcorn *l, const ldc_conf *c, pid_t *pid, int *fd);
 
 static void ldc_reload_undo(ldcorn *l, const char *why, size_t n) {
     ldc_reload *r = &l->reload;
     ldc_text_free(&r->error);
     ldc_reload_note(&r->error, why, n);
     ldc_reload_unresolve(l);
+    ldc_reload_unwatch_next(l);
     ldc_reload_set(l, LDC_RELOAD_UNDONE);
     for (ldc_group *g = l->groups; g; g = g->next) {
         g->rolls = false;
@@ -10803,7 +10920,7 @@ static void ldc_reload_unresolve(ldcorn *l) { /* nobody waits for the child any 
     l->reload.asking = false;
     ldc_loop_close(l, &l->reload.names);
     ldc_text_free(&l->reload.said);
-    if (l->reload.resolver > 0) kill(l->reload.resolver, SIGKILL);
+    ldc_proc_dismiss(l, &l->reload.resolver);
 }
 
 static bool ldc_reload_room(ldcorn *l, const ldc_conf *conf) {
@@ -10830,6 +10947,7 @@ static void ldc_reload_load(ldcorn *l) {
         ldc_reload_undo(l, text, n > 0 ? (size_t)n : 0);
         return;
     }
+    if (!ldc_reload_watcher(l, r->conf, &r->watcher, &r->watch_fd)) r->watcher = 0;
     for (int i = 0; i < r->conf->groups && ok; i++)
         ok = ldc_reload_candidates(l, r->conf, &r->conf->group[i], &count);
     if (!ok || !ldc_reload_room(l, r->conf)) {
@@ -10870,7 +10988,7 @@ static void ldc_reload_heard(ldcorn *l) {
 }
 
 /* What a running process cannot change. True: the reload is over. */
-static bool ldc_reload_fixed(ldcorn *l, ldc_key_id id, const char *now, const char *before) {
+static bool ldc_reload_fixed(ldcorn *l, int id, const char *now, const char *before) {
     ldc_reload *r = &l->reload;
     const char *name = ldc_conf_keys[id].name;
     ldc_text note;
@@ -10901,6 +11019,8 @@ static void ldc_reload_begin(ldcorn *l, bool keep) {
     ldc_turn_notify_reload(l, true);
     r->conf = ldc_conf_read(&l->mem, &l->desc, &error, NULL);
     if (r->conf == NULL) {
+        char *last = strstr(error.text, ", nothing started");
+        if (last) memcpy(last, ", nothing changed", 17);
         ldc_reload_undo(l, error.text, strlen(error.text));
         return;
     }
@@ -10939,17 +11059,39 @@ static bool ldc_reload_restart(ldcorn *l, ldc_group *g) {
 
 /* --- watch: a child looks at the files, so that a slow disk never holds up the loop --- */
 
-enum { LDC_WATCH_MS = 300, LDC_WATCH_DEPTH = 32 };
+enum { LDC_WATCH_MS = 300, LDC_WATCH_DEPTH = 32, LDC_WATCH_OWN = 64, LDC_WATCH_FILES = 200000 };
 
 typedef struct ldc_changed {
     int group;
     char path[240];
 } ldc_changed;
 
+typedef struct ldc_inode {
+    dev_t device;
+    ino_t inode;
+} ldc_inode;
+
 typedef struct ldc_scan { /* what a look at all files of a group came to */
     uint64_t sum, newest;
     char path[240];
+    ldc_inode above[LDC_WATCH_DEPTH]; /* directories on the way: a link may lead back */
+    ldc_inode own[LDC_WATCH_OWN];     /* our logs and the workers' */
+    int owns, left;                   /* files that may still be looked at */
 } ldc_scan;
+
+static bool ldc_reload_among(const ldc_inode *list, int n, const struct stat *st) {
+    for (int i = 0; i < n; i++) {
+        if (list[i].device == st->st_dev && list[i].inode == st->st_ino) return true;
+    }
+    return false;
+}
+
+static void ldc_reload_own_log(ldc_scan *scan, int fd, const char *path) {
+    struct stat st;
+    if (scan->owns == LDC_WATCH_OWN || (path ? stat(path, &st) : fstat(fd, &st)) < 0) return;
+    scan->own[scan->owns].device = st.st_dev;
+    scan->own[scan->owns++].inode = st.st_ino;
+}
 
 /* What editors and interpreters leave beside the files that count. */
 static bool ldc_reload_unwatched(const char *name) {
@@ -10969,13 +11111,19 @@ static void ldc_reload_scan(ldc_scan *scan, const char *path, int depth) {
     struct dirent *entry;
     DIR *d;
     uint64_t what[4], at;
-    if (stat(path, &st) < 0) return;
+    if (scan->left-- <= 0 || stat(path, &st) < 0 || ldc_reload_among(scan->own, scan->owns, &st) ||
+        (S_ISDIR(st.st_mode) && ldc_reload_among(scan->above, depth, &st)))
+        return;
     at = (uint64_t)st.st_mtime * 1000000000U;
 #ifdef st_mtime /* POSIX 2008 has it in nanoseconds */
     at += (uint64_t)st.st_mtim.tv_nsec;
 #endif
     if (S_ISDIR(st.st_mode)) {
         d = depth < LDC_WATCH_DEPTH ? opendir(path) : NULL;
+        if (d) {
+            scan->above[depth].device = st.st_dev;
+            scan->above[depth].inode = st.st_ino;
+        }
         while (d && (entry = readdir(d)) != NULL) {
             char below[PATH_MAX];
             if (ldc_reload_unwatched(entry->d_name)) continue;
@@ -10992,12 +11140,19 @@ static void ldc_reload_scan(ldc_scan *scan, const char *path, int depth) {
     scan->sum += ldc_util_fnv(what, sizeof what, 14695981039346656037ULL); /* in any order */
     if (at < scan->newest) return;
     scan->newest = at;
-    snprintf(scan->path, sizeof scan->path, "%s", path);
+    snprintf(scan->path, sizeof scan->path, "%.*s", (int)sizeof scan->path - 1, path);
 }
 
-static ldc_scan ldc_reload_look(const ldc_gconf *g) {
+/* Each line of a log in a watched directory would be a change, which is logged. */
+static ldc_scan ldc_reload_look(const ldc_conf *c, const ldc_gconf *g) {
     ldc_scan scan;
     memset(&scan, 0, sizeof scan);
+    scan.left = g->s.watch ? LDC_WATCH_FILES : 0;
+    for (int fd = 1; fd < 3 && scan.left; fd++) ldc_reload_own_log(&scan, fd, NULL);
+    if (scan.left) ldc_reload_own_log(&scan, -1, c->s.log);
+    if (scan.left) ldc_reload_own_log(&scan, -1, c->s.access_log);
+    for (int i = 0; i < c->groups && scan.left; i++)
+        ldc_reload_own_log(&scan, -1, c->group[i].log_path);
     for (const char *const *path = g->s.watch; path && *path; path++)
         ldc_reload_scan(&scan, *path, 0);
     return scan;
@@ -11009,7 +11164,7 @@ static void ldc_reload_watch_all(const ldc_conf *c, pid_t parent) {
     struct timespec pause;
     if (known == NULL) _exit(1);
     last = known + c->groups;
-    for (int i = 0; i < c->groups; i++) known[i] = last[i] = ldc_reload_look(&c->group[i]).sum;
+    for (int i = 0; i < c->groups; i++) known[i] = last[i] = ldc_reload_look(c, &c->group[i]).sum;
     for (;;) {
         memset(&pause, 0, sizeof pause);
         pause.tv_nsec = LDC_WATCH_MS * 1000000L;
@@ -11019,7 +11174,7 @@ static void ldc_reload_watch_all(const ldc_conf *c, pid_t parent) {
             ldc_scan scan;
             ldc_changed change;
             if (c->group[i].s.watch == NULL) continue;
-            scan = ldc_reload_look(&c->group[i]);
+            scan = ldc_reload_look(c, &c->group[i]);
             if (scan.sum != known[i] && scan.sum == last[i]) {
                 memset(&change, 0, sizeof change);
                 change.group = i;
@@ -11032,28 +11187,47 @@ static void ldc_reload_watch_all(const ldc_conf *c, pid_t parent) {
     }
 }
 
+/* A child that watches what `c` names, if it names something. False: it cannot be had. */
+static bool ldc_reload_watcher(ldcorn *l, const ldc_conf *c, pid_t *pid, int *fd) {
+    bool any = false;
+    pid_t parent = getpid();
+    *pid = 0;
+    for (int i = 0; i < c->groups; i++) any = any || c->group[i].s.watch;
+    if (!any || l->life != LDC_LIFE_RUN) return true;
+    *pid = ldc_proc_helper(l, fd);
+    if (*pid == 0) ldc_reload_watch_all(c, parent);
+    return *pid > 0;
+}
+
 static void ldc_reload_unwatch(ldcorn *l) {
     if (!l->watching) return;
     l->watching = false;
     ldc_loop_close(l, &l->watcher);
-    if (l->watcher_pid > 0) kill(l->watcher_pid, SIGKILL);
+    ldc_proc_dismiss(l, &l->watcher_pid);
 }
 
-/* Anew after each switch. Its old pipe is closed by the end of the turn. */
+/* The one that a reload has started is not needed. */
+static void ldc_reload_unwatch_next(ldcorn *l) {
+    if (l->reload.watcher) close(l->reload.watch_fd);
+    ldc_proc_dismiss(l, &l->reload.watcher);
+}
+
+/* After each switch by the child that was started before it. The old pipe is closed by the end of
+   the turn. */
 static void ldc_reload_watch(ldcorn *l) {
-    bool any = false;
-    int fd = -1;
-    pid_t parent = getpid();
+    int fd = l->reload.watch_fd;
+    bool ok = true;
     ldc_reload_unwatch(l);
     if (l->watcher.dirty) return;
     l->watch_due = false;
-    for (int i = 0; i < l->conf->groups; i++) any = any || l->conf->group[i].s.watch;
-    if (!any || l->life != LDC_LIFE_RUN) return;
-    l->watcher_pid = ldc_proc_helper(l, &fd);
-    if (l->watcher_pid == 0) ldc_reload_watch_all(l->conf, parent);
-    l->watching = l->watcher_pid > 0 && ldc_loop_open(l, &l->watcher, fd, LDC_KIND_WATCHER, POLLIN);
+    l->watcher_pid = l->reload.watcher;
+    l->reload.watcher = 0;
+    if (l->watcher_pid == 0) ok = ldc_reload_watcher(l, l->conf, &l->watcher_pid, &fd);
+    if (ok && l->watcher_pid == 0) return;
+    l->watching = ok && ldc_loop_open(l, &l->watcher, fd, LDC_KIND_WATCHER, POLLIN);
     if (l->watching) return;
-    if (fd >= 0) close(fd);
+    if (ok) close(fd);
+    ldc_proc_dismiss(l, &l->watcher_pid);
     ldc_log_say(&l->log, LDCORN_LOG_ERROR, "cannot start the child that watches files: %s",
                 strerror(errno));
 }
@@ -11577,165 +11751,145 @@ static void ldc_admin_answer(ldcorn *l, ldc_exchange *e, int status, const char 
 /* clang-format off */
 static const char *const ldc_admin_page[] = {
     "<!doctype html><html lang='en'><meta charset='utf-8'><title>ldcorn</title>",
-    "<meta name='viewport' content='width=device-width, initial-scale=1'><style>",
-    ":root { color-scheme: light dark; --back: #f4f5f7; --card: #fff; --ink: #1d2430; --edge:",
-    "  #dfe3e8; --dim: #586271; --blue: #2460b4; --green: #1b7a43; --amber: #8f5a00; --red:",
-    "  #b3261e; } @media (prefers-color-scheme: dark) { :root { --back: #12161b; --card: #1a2027;",
-    "  --ink: #e2e6eb; --edge: #2e3740; --dim: #9ba6b3; --blue: #78aefc; --green: #63cb8e;",
-    "  --amber: #e2ad52; --red: #ff8b81; } } * { box-sizing: border-box; margin: 0; } body {",
-    "  margin: 0 auto; padding: 1rem; max-width: 75rem; background: var(--back); color:",
-    "  var(--ink); font: 15px/1.45 system-ui, sans-serif; overflow-wrap: anywhere;",
-    "  font-variant-numeric: tabular-nums; } h1, h2, dt + dd { font-size: 1.15rem; } section,",
-    "  .note { background: var(--card); border: 1px solid var(--edge); border-radius: 10px;",
-    "  padding: .9rem 1rem; margin: 1rem 0; } .note { border-left: 5px solid var(--red);",
-    "  white-space: pre-wrap; } .old { opacity: .7; } .head { display: flex; flex-wrap: wrap; gap:",
-    "  .2rem .8rem; align-items: baseline; } code, pre { font: 13px/1.4 ui-monospace, monospace;",
-    "  white-space: pre-wrap; } dd + dd, dt, span, table, footer { font-size: 13px; } dd + dd, dt,",
-    "  span, caption, thead, summary, footer { color: var(--dim); } dl, .plots { display: grid;",
-    "  gap: .7rem; margin: .7rem 0 1rem; grid-template-columns: repeat(auto-fill, minmax(6.2rem,",
-    "  1fr)); } .plots { grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .8rem",
-    "  1.5rem; } figcaption { display: flex; justify-content: space-between; } svg { display:",
-    "  block; width: 100%; height: 56px; border-bottom: 1px solid var(--edge); } path { fill:",
-    "  none; stroke: var(--blue); stroke-width: 1.7; stroke-linecap: round; stroke-linejoin:",
-    "  round; vector-effect: non-scaling-stroke; } path + path { stroke: var(--amber);",
-    "  stroke-dasharray: 5 4; } .wide { overflow-x: auto; } table { border-collapse: collapse;",
-    "  width: 100%; } th, td { text-align: right; padding: .25rem 0 .25rem .6rem; font-weight:",
-    "  400; } th, th ~ td { white-space: nowrap; } caption, td[colspan], th:nth-child(-n+3),",
-    "  td:nth-child(-n+3) { text-align: left; } th:first-child, td[colspan] { padding-left: 0; }",
-    "  tbody { border-top: 1px solid var(--edge); } .good { color: var(--green); } .new, a {",
-    "  color: var(--blue); } .warn, dd + .warn { color: var(--amber); font-weight: 600; } .bad, dd",
-    "  + .bad { color: var(--red); font-weight: 600; } @media (max-width: 30rem) { body { padding:",
-    "  .6rem; } section { padding: .7rem; } table { font-size: 12px; } th, td { padding-left:",
-    "  .4rem; } }",
+    "<meta name='viewport' content='width=device-width, initial-scale=1'>",
+    "<style>",
+    ":root { color-scheme: light dark; --back: #fff; --ink: #1d2430;",
+    "  --dim: #586271; --blue: #2460b4; --green: #1b7a43; --amber: #8f5a00; --red: #b3261e; }",
+    "@media (prefers-color-scheme: dark) { :root { --back: #151a20; --ink: #e2e6eb;",
+    "  --dim: #9ba6b3; --blue: #78aefc; --green: #63cb8e; --amber: #e2ad52; --red: #ff8b81; } }",
+    "* { box-sizing: border-box; margin: 0; }",
+    "body { max-width: 75rem; margin: 0 auto; padding: .8rem; overflow-wrap: anywhere;",
+    "  font: 15px/1.45 system-ui, sans-serif; font-variant-numeric: tabular-nums; }",
+    "body, .note { background: var(--back); color: var(--ink); }",
+    "h1, h2, dt + dd { font-size: 1.15rem; }",
+    "section, .note { margin: 1rem 0; padding: .8rem; border: 1px solid #8886; }",
+    ".note { border-color: var(--red); white-space: pre-wrap; }",
+    "#lost { position: sticky; top: 0; }",
+    "code, pre { font: 13px/1.4 ui-monospace, monospace; white-space: pre-wrap; }",
+    "dt, dd + dd, table, details, footer { font-size: 13px; }",
+    "dt, dd + dd, thead, summary, footer { color: var(--dim); }",
+    "dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(6.2rem, 1fr));",
+    "  gap: .7rem 1rem; margin: .7rem 0; }",
+    ".charts { grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }",
+    "svg { display: block; width: 100%; height: 56px; border-bottom: 1px solid #8886; }",
+    "path { fill: none; stroke: var(--blue); stroke-width: 2; vector-effect: non-scaling-stroke; }",
+    ".wide { overflow-x: auto; } table { width: 100%; border-collapse: collapse; }",
+    "th, td { padding: .2rem; text-align: right; font-weight: 400; white-space: nowrap; }",
+    "th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left; }",
+    "tbody tr { border-top: 1px solid #8886; }",
+    ".ready { color: var(--green); } .starting, a { color: var(--blue); }",
+    ".warn { color: var(--amber); } .bad, .down, .backoff, .failed { color: var(--red); }",
     "</style>",
-    "<h1>ldcorn</h1><div id='lost' class='note' role='alert' hidden></div> <div id='news'",
-    "  class='note' role='status' hidden></div> <noscript>This page needs JavaScript. GET /status",
-    "  says the same as JSON.</noscript> <main id='all'><dl></dl><div id='groups'></div></main>",
-    "<footer>Asked each second. Rates and times are of the last five seconds, charts of the last",
-    "  five minutes; other numbers count from the start. More in <a href='status'>status</a>, <a",
-    "  href='requests'>requests</a>, <a href='metrics'>metrics</a>.</footer>",
-    "<template id='item'><div><dt></dt><dd></dd><dd></dd></div></template> <template",
-    "  id='chart'><figure><figcaption><span></span><span></span></figcaption> <svg role='img'",
-    "  viewBox='0 0 300 56' preserveAspectRatio='none'><path /><path /></svg></figure></template>",
-    "<template id='group'><section><div class='head'><h2></h2><code></code><b class='warn'></b>",
-    "  <span></span></div><dl></dl><div class='plots'></div><div",
-    "  class='wide'><table><caption>Workers</caption> <thead><tr><th scope='col'>Index<th",
-    "  scope='col'>Process<th scope='col'>State<th scope='col'>For<th scope='col'>Inside<th",
-    "  scope='col'>Served<th scope='col'>Memory</table></div></section></template>",
-    "<template id='worker'><tbody><tr><th scope='row'><td><td><td><td><td><td><tr><td",
-    "  colspan='7'><details> <summary></summary><pre></pre></details></template>",
+    "<h1>ldcorn</h1><noscript>This page needs JavaScript; GET /status says the same.</noscript>",
+    "<div id='lost' class='note' role='alert' hidden></div>",
+    "<div id='news' class='note' role='status' hidden></div>",
+    "<main><dl id='top'></dl><div id='groups'></div></main>",
+    "<footer>Rates and times: of five seconds; charts: of five minutes; the rest: since the start.",
+    "<a href='status'>status</a>, <a href='requests'>requests</a>, <a href='metrics'>metrics</a>",
+    "<template id='item'><div><dt></dt><dd></dd><dd></dd></div></template>",
+    "<template id='chart'><div><dt></dt><dd></dd><dd></dd><dd><svg viewBox='0 0 300 56'",
+    "  preserveAspectRatio='none' aria-hidden='true'><path /></svg></dd></div></template>",
+    "<template id='group'><section><h2></h2><code></code> <b class='warn'></b><dl></dl>",
+    "  <dl class='charts'></dl><div class='wide'><table><thead><tr><th>Index<th>Pid<th>State",
+    "  <th>For<th>Inside<th>Served<th>Memory<tbody></table></div><div></div></section></template>",
+    "<template id='worker'><tr><th scope='row'><td><td><td><td><td><td></template>",
+    "<template id='exit'><details><summary></summary><pre></pre></details></template>",
     "<script>",
-    "'use strict'; const $ = id => document.getElementById(id), groups = new Map();",
-    "const moods = { ready: 'good', starting: 'new', down: 'bad', backoff: 'bad', failed: 'bad' };",
-    "let last, since, run = 0, head = { box: $('all'), parts: {} };",
-    "// What comes from outside is set as text or attribute, never as markup.",
-    "const put = (e, text) => { if (e.textContent !== String(text)) e.textContent = text; };",
-    "const note = (id, text) => { put($(id), text || ''), $(id).hidden = !text; };",
-    "const num = n => n == null ? '-' : (+n.toFixed(n < 10 ? 1 : 0)).toLocaleString('en');",
-    "const ms = n => n == null ? '-' : n < 999.5 ? num(n) + ' ms' : num(n / 1000) + ' s';",
+    "const $ = id => document.getElementById(id), pasts = new Map(); // group: its points",
+    "let since = 0; // when ldcorn was lost",
+    "const num = n => n >= 0 ? (+n.toFixed(n < 10 ? 1 : 0)).toLocaleString('en') : '-';",
+    "const ms = n => n < 999.5 ? num(n) + ' ms' : n >= 0 ? num(n / 1000) + ' s' : '-';",
     "const age = s => s < 100 ? ~~s + ' s' : s < 6e3 ? ~~(s / 60) + ' min' : ~~(s / 3600) + ' h';",
     "const clock = t => new Date(t).toLocaleTimeString();",
     "const join = (by, ...list) => list.filter(x => x).join(by);",
-    "const copy = kind => $(kind).content.firstElementChild.cloneNode(true);",
-    "const part = (v, at, k, id) => v.parts[id] ||= v.box.querySelector(at).appendChild(copy(k));",
-    "// A view for each of the list, in its order, behind the first `skip` children of `parent`.",
-    "function sync(views, parent, skip, list, key, kind, update) {",
-    "  const gone = new Set(views.keys());",
-    "  list.forEach((x, i) => {",
-    "    const k = key(x), at = parent.children[skip + i];",
-    "    const v = views.get(k) || { box: copy(kind), parts: {}, rows: new Map(), past: [] };",
-    "    if (at !== v.box) parent.insertBefore(v.box, at || null);",
-    "    views.set(k, v), gone.delete(k), update(v, x);",
-    "  });",
-    "  for (const k of gone) views.get(k).box.remove(), views.delete(k);",
+    "// What comes from outside is set as text or attribute, never as markup.",
+    "const put = (e, text) => { if (e.textContent !== String(text)) e.textContent = text; };",
+    "const note = (id, text) => { put($(id), text || ''), $(id).hidden = !text; };",
+    "// A copy of the template for each of the list; what is there stays, and stays open.",
+    "function each(parent, template, list, show) {",
+    "  const have = parent.children, one = $(template).content.firstElementChild;",
+    "  while (have.length > list.length) parent.lastElementChild.remove();",
+    "  list.forEach((x, i) => show(have[i] || parent.appendChild(one.cloneNode(true)), x));",
     "}",
-    "function item(v, name, value, more, mood) {",
-    "  const [dt, dd, dim] = part(v, 'dl', 'item', name).children;",
-    "  put(dt, name), put(dd, value), put(dim, more || '');",
-    "  dd.className = dim.className = mood || '';",
+    "function item(e, [name, value, more, mood]) {",
+    "  [name, value, more || ''].forEach((x, i) => put(e.children[i], x));",
+    "  e.children[1].className = mood || '';",
     "}",
-    "function chart(v, name, show, least, ...keys) {",
-    "  const [caption, svg] = part(v, '.plots', 'chart', name).children, now = v.past.at(-1);",
-    "  const most = Math.max(...v.past.flatMap(p => keys.map(k => p[k] || 0)));",
-    "  const top = Math.max(most, least); // h0: one alone is a dot",
-    "  const at = (t, n) => `${(300 + t - now.t).toFixed(1)} ${(54 - 51 * n / top).toFixed(1)}h0`;",
-    "  keys.forEach((k, i) => svg.children[i].setAttribute('d', v.past.map((p, j) => p[k] == null",
-    "    ? '' : (j && v.past[j - 1][k] != null ? 'L' : 'M') + at(p.t, p[k])).join('')));",
-    "  put(caption.children[0], name), put(caption.children[1], 'max ' + show(most));",
-    "  const is = keys.map(k => show(now[k])).join(' and ');",
-    "  svg.setAttribute('aria-label', `${name} of ${v.name}: now ${is}, at most ${show(most)}`);",
+    "function chart(e, [name, show, past, key, more]) {",
+    "  const now = past.at(-1), most = Math.max(...past.map(p => p[key] || 0));",
+    "  const at = p => [300 + p.up - now.up, 54 - 51 * p[key] / Math.max(most, 1)];",
+    "  const line = past.map((p, i) => !(p[key] >= 0) ? '' // not known: a gap",
+    "    : (i && past[i - 1][key] >= 0 ? 'L' : 'M') + at(p).map(n => n.toFixed(1)));",
+    "  e.querySelector('path').setAttribute('d', line.join(''));",
+    "  item(e, [name, show(now[key]), join(', ', 'max ' + show(most), more)]);",
     "}",
-    "const mean = (now, then) => // of what came in between",
-    "  now.count > then.count ? (now.sum_ms - then.sum_ms) / (now.count - then.count) : null;",
-    "function remember(v, g, up) {",
-    "  const l = g.latency, p = { t: performance.now() / 1000, run, up, queue: g.queue.len, l };",
-    "  const old = v.past.filter(o => o.run === run && o.l.total.count <= l.total.count);",
-    "  const { l: was, up: then } = old.filter(o => up - o.up >= 5).pop() || old[0] || p;",
-    "  p.worker = mean(l.worker, was.worker), p.wait = mean(l.queue, was.queue);",
-    "  if (up > then) p.rate = (l.total.count - was.total.count) / (up - then);",
-    "  v.past = v.past.filter(o => p.t - o.t <= 300).concat(p);",
-    "  return p;",
-    "}",
-    "function showWorker(v, w) {",
-    "  const [row, exit] = v.box.children, [why, said] = exit.querySelectorAll('summary, pre');",
+    "function worker(e, w) {",
     "  [w.index, w.pid || w.address || '-', w.state + (w.paused ? ', drained' : ''), age(w.since),",
     "    w.in_flight + (w.tunnels ? ` + ${w.tunnels} open` : ''), num(w.served),",
-    "    w.rss ? num(w.rss / 1048576) + ' MiB' : '-'].forEach((x, i) => put(row.children[i], x));",
-    "  row.children[2].className = w.paused ? 'warn' : moods[w.state] || 'warn';",
-    "  exit.hidden = !w.last_exit;",
-    "  put(why, `Last exit ${age(w.last_exit_ago || 0)} ago: ${w.last_exit}`);",
-    "  put(said, w.last_lines || 'No output is known.');",
+    "    w.rss ? num(w.rss / 1048576) + ' MiB' : '-'].forEach((x, i) => put(e.children[i], x));",
+    "  e.children[2].className = w.paused ? 'warn' : w.state;",
     "}",
-    "function showGroup(v, g) {",
-    "  const q = g.queue, p = remember(v, g, last.uptime), l = g.latency, times = {};",
-    "  const ready = g.workers.filter(w => w.state === 'ready' && !w.paused).length;",
-    "  const refused = Object.entries(g.refused).filter(([, n]) => n), half = q.len * 2 > q.cap;",
-    "  const [name, routes, flag, more] = v.box.firstElementChild.children;",
-    "  put(name, v.name = g.name), put(routes, g.routes.join('  '));",
-    "  put(flag, g.paused ? 'paused' : ''), put(more, 'balance ' + g.balance);",
-    "  item(v, 'Workers', `${ready} of ${g.workers_wanted}`, 'ready',",
-    "    ready < g.workers_wanted && (ready ? 'warn' : 'bad'));",
-    "  item(v, 'Inside', g.limit ? `${g.in_flight} of ${g.slots}` : g.in_flight, join(', ',",
-    "    g.limit ? g.limit + ' a worker' : 'no limit', g.orphans && g.orphans + ' abandoned'));",
-    "  item(v, 'Queue', `${q.len} of ${q.cap}`, join(', ', q.len && 'oldest ' + ms(q.oldest_ms),",
-    "    half && (q.len < q.cap ? 'past half' : 'full')), half && 'warn');",
-    "  item(v, 'Requests', num(p.rate) + ' /s', num(l.total.count) + ' in all');",
-    "  item(v, 'Worker time', ms(p.worker), l.worker.count && 'p99 to ' + ms(l.worker.p99_ms));",
-    "  item(v, 'Queue time', ms(p.wait), l.queue.count && 'p99 to ' + ms(l.queue.p99_ms));",
-    "  item(v, 'Refused', num(refused.reduce((n, [k, m]) => n + (k !== 'client_gone' && m), 0)),",
-    "    refused.map(([k, n]) => k.replace('_', ' ') + ' ' + num(n)).join(', '));",
-    "  item(v, 'Answers 5xx', num(g.requests['5xx']), '4xx ' + num(g.requests['4xx']));",
-    "  item(v, 'Restarts', num(g.restarts));",
-    "  chart(v, 'Queue length', num, 4, 'queue'), chart(v, 'Requests a second', num, 1, 'rate');",
-    "  chart(v, 'Worker time, queue time (dashed)', ms, 1, 'worker', 'wait');",
-    "  sync(v.rows, v.box.querySelector('table'), 2, g.workers, w => // two may have one index",
-    "    w.index + '.' + (times[w.index] = (times[w.index] || 0) + 1), 'worker', showWorker);",
+    "function exit(e, w) {",
+    "  e.hidden = !w.last_exit;",
+    "  put(e.firstChild, `Worker ${w.index} ended ${age(w.last_exit_ago)} ago: ${w.last_exit}`);",
+    "  put(e.lastChild, w.last_lines || 'No output is known.');",
+    "}",
+    "const mean = (now, then) => (now.sum_ms - then.sum_ms) / (now.count - then.count);",
+    "// The points of the group and a new one; those of an earlier run or group of its name go.",
+    "function remember(g, up) {",
+    "  const l = g.latency, p = { up, l, queue: g.queue.len, count: l.total.count };",
+    "  const old = pasts.get(g.name) || [], reset = old.some(o => o.up > up || o.count > p.count);",
+    "  const past = reset ? [] : old.filter(o => !(o.up < up - 300)); // a gap has no `up`",
+    "  const was = past.findLast(o => o.up <= up - 5) || past.find(o => o.l) || p;",
+    "  p.worker = mean(l.worker, was.l.worker), p.wait = mean(l.queue, was.l.queue);",
+    "  p.rate = (p.count - was.count) / (up - was.up);",
+    "  past.push(p), pasts.set(g.name, past);",
+    "  return past;",
+    "}",
+    "function group(e, [g, past]) {",
+    "  const { latency: l, refused: no, workers_wanted: want } = g;",
+    "  const q = g.queue, ready = g.workers.filter(w => w.state === 'ready' && !w.paused).length;",
+    "  const [name, routes, flag, items, charts, table, exits] = e.children;",
+    "  put(name, g.name), put(routes, g.routes.join('  ')), put(flag, g.paused ? 'paused' : '');",
+    "  each(items, 'item', [",
+    "    ['Workers', `${ready} of ${want}`, 'ready', ready < want && (ready ? 'warn' : 'bad')],",
+    "    ['Inside', g.in_flight + (g.limit ? ' of ' + g.slots : ''), `${g.orphans} abandoned`],",
+    "    ['Queue', `${q.len} of ${q.cap}`, ms(q.oldest_ms) + ' old', q.len * 2 > q.cap && 'warn'],",
+    "    ['Refused', num(no.full + no.timeout + no.no_worker),",
+    "      `full ${no.full}, timeout ${no.timeout}, no worker ${no.no_worker}`],",
+    "    ['Answers 5xx', num(g.requests['5xx']), '4xx ' + num(g.requests['4xx'])],",
+    "    ['Restarts', num(g.restarts)]], item);",
+    "  each(charts, 'chart', [",
+    "    ['Queue length', num, past, 'queue'],",
+    "    ['Requests a second', num, past, 'rate', num(l.total.count) + ' in all'],",
+    "    ['Worker time', ms, past, 'worker', 'p99 to ' + ms(l.worker.p99_ms)],",
+    "    ['Queue time', ms, past, 'wait', 'p99 to ' + ms(l.queue.p99_ms)]], chart);",
+    "  each(table.querySelector('tbody'), 'worker', g.workers, worker);",
+    "  each(exits, 'exit', g.workers, exit);",
     "}",
     "function show(s) {",
-    "  const r = s.last_reload, bad = r && r.result !== 'ok', c = s.clients;",
-    "  const same = last && s.pid === last.pid && s.uptime > last.uptime;",
-    "  const cpu = same ? num(100 * (s.cpu - last.cpu) / (s.uptime - last.uptime)) + ' %' : '-';",
-    "  last = s, run += !same;",
+    "  const r = s.last_reload, bad = r && r.result !== 'ok';",
     "  note('news', join('\\n', s.stopping && 'ldcorn is stopping.', s.reloading && 'It reloads.',",
     "    bad && `Reload ${r.result} at ${clock(r.at)}:\\n${r.error}`));",
-    "  item(head, 'Up', age(s.uptime), 'generation ' + s.generation);",
-    "  item(head, 'Processor', cpu, 'of one core');",
-    "  item(head, 'Clients', num(c.open), num(c.limit) + ' at most');",
-    "  item(head, 'Last reload', r ? r.result : 'none', r && clock(r.at), bad && 'bad');",
-    "  item(head, 'Version', s.version, 'pid ' + s.pid);",
-    "  sync(groups, $('groups'), 0, s.groups, g => g.name, 'group', showGroup);",
+    "  each($('top'), 'item', [",
+    "    ['Up', age(s.uptime), `${s.version}, pid ${s.pid}`],",
+    "    ['Clients', num(s.clients.open), num(s.clients.limit) + ' at most'],",
+    "    ['Last reload', r ? r.result : 'none', 'generation ' + s.generation, bad && 'bad']",
+    "  ], item);",
+    "  each($('groups'), 'group', s.groups.map(g => [g, remember(g, s.uptime)]), group);",
     "}",
     "async function turn() {",
-    "  const t = performance.now(), signal = AbortSignal.timeout(5000), none = () => null;",
-    "  const r = await fetch('status', { cache: 'no-store', signal }).catch(none);",
-    "  const s = r && r.ok ? await r.json().catch(none) : null;",
-    "  const why = !r || r.ok ? 'Not reachable' : r.status === 401 ? '401, a token is wanted'",
-    "    : `GET /status is ${r.status}`;",
-    "  setTimeout(turn, Math.max(100, 1000 - (performance.now() - t)));",
-    "  for (const v of groups.values()) if (!s && !since) v.past.push({ t: t / 1000 });",
+    "  let s, why = 'Not reachable';",
+    "  try {",
+    "    const r = await fetch('status', { signal: AbortSignal.timeout(5000) });",
+    "    if (r.ok) s = await r.json();",
+    "    else why = r.status === 401 ? '401, a token is wanted' : `GET /status is ${r.status}`;",
+    "  } catch { /* as why says */ }",
+    "  setTimeout(turn, 1000);",
+    "  if (!s && !since) pasts.forEach(past => past.push({})); // a gap in the lines",
     "  since = s ? 0 : since || Date.now();",
     "  note('lost', !s && `${why} since ${clock(since)}. Tried each second; below is the last.`);",
-    "  $('all').className = s ? '' : 'old', document.title = s ? 'ldcorn' : '(!) ldcorn';",
+    "  document.title = s ? 'ldcorn' : '(!) ldcorn';",
     "  if (s) show(s);",
     "}",
     "turn();",
@@ -11854,9 +12008,12 @@ static bool ldc_admin_word(ldc_str query, const char *name, char *out, size_t ro
     return false;
 }
 
-static void ldc_admin_why(ldcorn *l, ldc_text *t, ldc_why why, const ldc_route *route) {
+static void ldc_admin_why(ldcorn *l, ldc_text *t, ldc_why why, bool read, const ldc_route *route) {
     int n = route && route->when ? (route->when->hosts != NULL) + route->when->match.n : 0;
-    if (why == LDC_WHY_PATH)
+    if (why == LDC_WHY_PATH && !read)
+        ldc_text_add(t,
+                     "refused: an encoding that is none, a control character, or out of the root");
+    else if (why == LDC_WHY_PATH)
         ldc_text_add(t, "refused: servers read this path differently, and the readings choose "
                         "different groups");
     else if (why)
@@ -11878,6 +12035,8 @@ static bool ldc_admin_route(ldcorn *l, ldc_text *t, const ldc_head *asked, ldc_s
     ldc_head h = *asked;
     ldc_str host = ldc_util_str("", 0);
     ldc_text text;
+    ldc_reading first;
+    ptrdiff_t n;
     ldc_why why;
     if (!ldc_admin_word(query, "target", target, sizeof target)) {
         ldc_text_add(t, "write /route?method=M&target=T, T percent-encoded\n");
@@ -11903,7 +12062,10 @@ static bool ldc_admin_route(ldcorn *l, ldc_text *t, const ldc_head *asked, ldc_s
         ldc_text_add(t, ",\"at\":null");
     }
     ldc_text_init(&text, &l->mem);
-    ldc_admin_why(l, &text, why, route);
+    memset(&first, 0, sizeof first);
+    n = why == LDC_WHY_PATH ? ldc_route_decode(h.target, room, &first) : 0;
+    if (n > 0 && first.dots) n = ldc_route_resolve(room, (size_t)n);
+    ldc_admin_why(l, &text, why, n >= 0, route);
     ldc_text_add(t, ",\"why\":");
     ldc_text_json(t, ldc_util_str(text.p ? text.p : "", text.n));
     ldc_text_add(t, "}\n");
@@ -12021,6 +12183,13 @@ static bool ldc_admin_remember_quit(ldcorn *l, ldc_group *g, const ldc_addr *a) 
     return true;
 }
 
+static bool ldc_admin_listed(const ldc_group *g, const ldc_addr *a) {
+    for (int i = 0; i < g->conf->addrs; i++) {
+        if (ldc_conf_same_addr(&g->conf->addr[i], a)) return true;
+    }
+    return false;
+}
+
 static void ldc_admin_forget_quit(ldcorn *l, ldc_group *g, const ldc_addr *a) {
     size_t n = (size_t)g->quits * sizeof *g->quit;
     for (int i = 0; i < g->quits; i++) {
@@ -12032,15 +12201,28 @@ static void ldc_admin_forget_quit(ldcorn *l, ldc_group *g, const ldc_addr *a) {
     }
 }
 
+enum { LDC_ADMIN_JOINED = 4096 }; /* workers of one group */
+
+/* The least one that no worker has; LDC_ADMIN_JOINED: none is left. */
+static int ldc_admin_free_index(const ldc_group *g) {
+    unsigned char used[LDC_ADMIN_JOINED];
+    int i = 0;
+    memset(used, 0, sizeof used);
+    for (const ldc_worker *w = g->workers; w; w = w->next) {
+        if (!w->replaced && w->index >= 0 && w->index < LDC_ADMIN_JOINED) used[w->index] = 1;
+    }
+    while (i < LDC_ADMIN_JOINED && used[i]) i++;
+    return i;
+}
+
 static bool ldc_admin_join(ldcorn *l, ldc_group *g, ldc_addr *a, const char *text) {
-    int index = 0;
+    int index = ldc_admin_free_index(g);
     ldc_worker *w;
     size_t n = strlen(text) + 1;
     char *copy = (char *)ldc_mem_resize(&l->mem, NULL, 0, n);
     if (copy == NULL) return false;
     memcpy(copy, text, n);
     a->text = copy;
-    while (ldc_reload_at_index(g, index)) index++;
     w = ldc_proc_new_at(l, g, g->owner, g->conf, index, a);
     if (w == NULL) {
         ldc_mem_free(&l->mem, copy, n);
@@ -12062,13 +12244,18 @@ static int ldc_admin_members(ldcorn *l, ldc_text *t, ldc_group *g, bool join, ld
     if (!ldc_admin_word(query, "address", text, sizeof text) ||
         (hint = ldc_conf_address(&a, text)) != NULL)
         return ldc_admin_say(t, 400, "not an address: %s", hint);
+    if (!ldc_http_all(ldc_util_z(text), LDC_CHAR_TARGET) || ldc_conf_port_0(&a))
+        return ldc_admin_say(t, 400, "not an address: a port from 1 on, no blanks");
     if (g->conf->source != LDC_FROM_LIST)
         return ldc_admin_say(t, 409, "%s is no `upstream` group", g->name);
     for (w = g->workers; w && (w->replaced || !ldc_conf_same_addr(&w->addr, &a));) w = w->next;
     if (join && w) return ldc_admin_say(t, 409, "%s is in %s already", text, g->name);
+    if (join && ldc_admin_free_index(g) == LDC_ADMIN_JOINED)
+        return ldc_admin_say(t, 409, "%s has %d workers, which is the most", g->name,
+                             LDC_ADMIN_JOINED);
     if (!join && w == NULL) return ldc_admin_say(t, 404, "%s is not in %s", text, g->name);
     if (join ? !ldc_admin_join(l, g, &a, text)
-             : !w->joined && !ldc_admin_remember_quit(l, g, &w->addr))
+             : ldc_admin_listed(g, &w->addr) && !ldc_admin_remember_quit(l, g, &w->addr))
         return ldc_admin_say(t, 503, "out of memory");
     if (!join) ldc_reload_retire(l, w, "scale");
     l->upset = true;
@@ -12186,7 +12373,8 @@ enum {
     LDC_SIG_HUP = 'h',
     LDC_SIG_USR1 = 'u',
     LDC_SIG_STOP = 't',
-    LDC_SIG_QUIT = 'q'
+    LDC_SIG_QUIT = 'q',
+    LDC_SIG_NOTHING = 'n'
 };
 
 static void ldc_turn_reopen(ldcorn *l) {
@@ -12219,6 +12407,9 @@ static void ldc_turn_signals(ldcorn *l) {
                 ldc_turn_reopen(l);
             else if (bytes[i] == LDC_SIG_STOP)
                 l->stop_asked = l->stop_asked + 1;
+            else if (bytes[i] == LDC_SIG_NOTHING)
+                ldc_log_say(&l->log, LDCORN_LOG_WARN,
+                            "USR2 and TTIN do nothing here: HUP reloads, `ldcornctl scale` scales");
             else
                 l->stop_asked = l->stop_asked + 2;
         }
@@ -12490,6 +12681,11 @@ static bool ldc_turn_flushing(const ldcorn *l) { /* last words of ended workers,
 
 static void ldc_turn_life(ldcorn *l) {
     int asked = (int)l->stop_asked;
+    uint64_t named_by = l->reload.began + 7000000; /* the child has a deadline of its own */
+    if (l->reload.asking && l->now >= named_by)
+        ldc_reload_undo(l, "names: no answer from the child that resolves them", 50);
+    else if (l->reload.asking && l->life == LDC_LIFE_RUN)
+        ldc_loop_timer(l, &l->timer, named_by);
     if (asked && l->life == LDC_LIFE_RUN) ldc_turn_stopping(l);
     if (l->life == LDC_LIFE_LAME && (asked > 1 || l->now >= l->lame_by)) ldc_turn_drain(l);
     if (asked > 1 && l->life < LDC_LIFE_OVER && l->stops_seen <= 1) {
@@ -12555,6 +12751,8 @@ static void ldc_turn_starved(ldcorn *l) {
     l->lean = false;
     for (ldc_group *g = l->groups; g; g = g->next) ldc_group_next(l, g);
     if (l->paused && l->clients_count < l->conns_max) ldc_client_pause(l, false);
+    for (ldc_listener *s = l->listeners; s; s = s->next)
+        if (s->dial && !s->watch.dead) ldc_loop_want(l, &s->watch, POLLIN);
     if (!l->admin_full) ldc_client_admin_open(l);
 }
 
@@ -13426,13 +13624,17 @@ static void ldc_public_handler(int sig) {
                 : sig == SIGHUP  ? LDC_SIG_HUP
                 : sig == SIGUSR1 ? LDC_SIG_USR1
                 : sig == SIGQUIT ? LDC_SIG_QUIT
+                : sig == SIGUSR2 ? LDC_SIG_NOTHING
+                : sig == SIGTTIN ? LDC_SIG_NOTHING
                                  : LDC_SIG_STOP;
     ssize_t n = write((int)ldc_public_signal_fd, &byte, 1);
     (void)n; /* a full pipe has enough bytes to wake the loop */
     errno = saved;
 }
 
-static const int ldc_public_signals[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGCHLD};
+/* The last two mean something to other servers; by default they would end us, or stop us. */
+static const int ldc_public_signals[] = {SIGTERM, SIGINT,  SIGQUIT, SIGHUP,
+                                         SIGUSR1, SIGCHLD, SIGUSR2, SIGTTIN};
 
 static uint64_t ldc_public_watchdog(void);
 
@@ -13476,7 +13678,7 @@ static uint64_t ldc_public_watchdog(void) {
     uint64_t n = 0;
     if (us == NULL || !ldc_util_number(ldc_util_z(us), (uint64_t)1 << 50, &n)) return 0;
     if (pid && strtol(pid, NULL, 10) != (long)getpid()) return 0;
-    return n / 2;
+    return n < 2000 ? 1000 : n / 2;
 }
 
 static void ldc_public_unhandle(ldcorn *l) {
@@ -13543,7 +13745,11 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
     ldc_public_close_workers(l);
     ldc_reload_unresolve(l);
     ldc_reload_unwatch(l);
-    while (l->watcher_pid > 0 && waitpid(l->watcher_pid, NULL, 0) < 0 && errno == EINTR) continue;
+    ldc_reload_unwatch_next(l);
+    while (l->dismissed_n > 0) {
+        while (waitpid(l->dismissed[l->dismissed_n - 1], NULL, 0) < 0 && errno == EINTR) continue;
+        l->dismissed_n--;
+    }
     for (ldc_listener *s = l->listeners; s; s = s->next) {
         if (!s->watch.dead) ldc_reload_unlisten(l, s);
     }

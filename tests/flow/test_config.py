@@ -94,7 +94,8 @@ def test_unknown_key_that_is_near_nothing_gets_no_guess():
 
 @pytest.mark.parametrize('old, new', [
     ('instances', 'workers'), ('reload_on_sighup', 'reload'), ('max_restarts_on_crash', 'max_restarts'),
-    ('restart_backoff_on_crash', 'backoff_max')])
+    ('restart_backoff_on_crash', 'backoff_max'), ('limit_concurrency', 'max_req_per_worker'), ('threads', 'max_req_per_worker'),
+    ('use_backend', 'routes')])
 def test_names_of_older_systems_are_translated(old, new):
     assert '`%s`' % new in refused('[web]\nroutes = *\n%s%s = 1\n' % (UP, old), 4, 1)
 

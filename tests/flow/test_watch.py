@@ -57,6 +57,45 @@ def test_what_does_not_count():
         assert p.pids('web') == old and 'changed' not in p.log()
 
 
+def test_its_own_logs_do_not_count():
+    """In a watched directory each line of the log would be a restart, of which the next line tells."""
+    with Own(watched('worker_log = {dir}/src/said\n', ('--say=hello',)), top='log = {dir}/src/own.log\n', files={'src/app.py': 'x'},
+             wait=False) as p:
+        p.up()
+        p.wait_status(lambda s: all(w['state'] == 'ready' for g in s['groups'] for w in g['workers']))
+        settled(p)
+        for what in ('pause', 'resume'):
+            assert p.admin('POST', '/groups/web/' + what)[0] == 200
+            settled(p)
+        settled(p)
+        assert p.status()['generation'] == 1
+        with open(p.dir + '/src/own.log') as f:
+            assert 'changed' not in f.read()
+
+
+@pytest.mark.parametrize('before_the_end', [0.1, 0.3])
+def test_a_change_at_the_end_of_a_reload_counts(before_the_end):
+    """The new workers have read the old file: a watcher that begins with the switch must not take the new one for known."""
+    with Own(watched(options=('--hold-listen={dir}/go',)), files={'src/app.py': 'x', 'go': ''}) as p:
+        settled(p)
+        os.unlink(p.dir + '/go')
+        before, started = p.status()['last_reload'], len(p.starts())
+        p.signal(signal.SIGHUP)
+        wait_for(lambda: len(p.starts()) > started, what='a new worker')
+        settled(p)
+        source(p)
+        time.sleep(before_the_end)
+        p.touch('go')
+        p.wait_status(lambda s: s['last_reload'] != before)
+        p.wait_log(r'info  web: .*/src/app\.py changed')
+        p.wait_log('info  restart of web done after')
+
+
+def test_a_watched_path_that_is_not_there_gets_a_warning():
+    run = cli('-t', 'groups.ini', config='[web]\nroutes = *\ncmd = %s\nwatch = . nowhere\n' % counter())
+    assert run.status == 0 and 'groups.ini:4:11: warning: ' in run.err and 'nowhere' in run.err, run
+
+
 def test_a_broken_change_keeps_the_old_workers_and_the_next_one_is_tried():
     with Own(watched(options=('--fail-if={dir}/bad',)), files={'src/app.py': 'x'}) as p:
         old, = p.pids('web')
@@ -136,6 +175,21 @@ def test_ready_reloading_stopping(tmp_path, abstract):
         p.signal(signal.SIGTERM)
         assert m.next()['STOPPING'] == '1'
         p.wait_exit()
+
+
+def test_stopping_in_the_middle_of_a_reload_is_the_last_word(tmp_path):
+    m = Manager(tmp_path)
+    with Own(web('--hold-listen={dir}/go'), env=m.env, files={'go': ''}) as p:
+        assert m.next()['READY'] == '1'
+        os.unlink(p.dir + '/go')
+        p.signal(signal.SIGHUP)
+        assert m.next()['RELOADING'] == '1'
+        p.signal(signal.SIGTERM)
+        assert m.next()['STOPPING'] == '1'
+        p.wait_exit()
+        m.sock.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            m.next()
 
 
 def test_ready_is_said_when_all_groups_are_ready(tmp_path):

@@ -20,10 +20,10 @@ const note = id => { const e = document.getElementById(id); return e.hidden ? ''
 const groups = {};
 for (const s of all(document, 'section')) groups[text(s.querySelector('h2'))] = {
   items: items(s), routes: text(s.querySelector('code')), flag: text(s.querySelector('b')),
-  charts: all(s, 'svg').map(e => e.getAttribute('aria-label')),
-  lines: all(s, 'path').map(e => e.getAttribute('d') || ''),
-  rows: all(s, 'tbody > tr:first-child').map(r => [...r.children].map(text)),
-  exits: all(s, 'tbody > tr:last-child').filter(r => !r.hidden).map(r => all(r, 'summary, pre').map(text)) };
+  lines: Object.fromEntries(all(s, '.charts > div').map(d =>
+    [text(d.children[0]), d.querySelector('path').getAttribute('d') || ''])),
+  rows: all(s, 'tbody > tr').map(r => [...r.children].map(text)),
+  exits: all(s, 'details').filter(e => !e.hidden).map(e => all(e, 'summary, pre').map(text)) };
 return { groups, top: items(document.querySelector('main')), lost: note('lost'), news: note('news'),
   title: document.title };
 '''
@@ -174,35 +174,35 @@ def test_groups_workers_and_their_numbers(browser):
         ml, web = page['groups']['ml'], page['groups']['web']
         assert (sorted(ml['routes'].split()), web['routes']) == (['/embed', '/predict'], '*')
         assert ml['items']['Workers'] == ['2 of 2', 'ready', ''] and web['items']['Workers'][0] == '3 of 3'
-        assert ml['items']['Inside'] == ['0 of 2', '1 a worker', ''] and web['items']['Inside'] == ['0', 'no limit', '']
-        assert ml['items']['Queue'] == ['0 of 8', '', '']
+        assert ml['items']['Inside'][0] == '0 of 2' and web['items']['Inside'][0] == '0'
+        assert ml['items']['Queue'] == ['0 of 8', '0 ms old', '']
         assert ml['items']['Refused'][0] == ml['items']['Restarts'][0] == '0'
         for group in (ml, web):
             have = p.group('ml' if group is ml else 'web')['workers']
             assert [r[:3] for r in group['rows']] == [[str(w['index']), str(w['pid']), w['state']] for w in have]
             assert all(re.fullmatch(r'\d+ MiB', r[6]) for r in group['rows']), group['rows']
             assert not group['exits']
-        assert page['top']['Version'] == [p.status()['version'], 'pid %d' % p.pid, '']
+        assert page['top']['Up'][1] == '%s, pid %d' % (p.status()['version'], p.pid)
 
         for n in range(40):
             assert c.ask('GET', '/embed?ms=20', {'X-Ask': 'sleep'}).status == 200
         assert c.ask('GET', '/', {'X-Ask': 'health'}).status == 503
-        page = browser.see(lambda s: s['groups']['ml']['items']['Requests'][1] == '40 in all' and
+        page = browser.see(lambda s: s['groups']['ml']['items']['Requests a second'][1].endswith(', 40 in all') and
                            s['groups']['web']['items']['Answers 5xx'][0] == '1' and
-                           float(s['groups']['ml']['items']['Requests'][0].split()[0]) > 0)
+                           s['groups']['ml']['items']['Requests a second'][0] not in '0-')
         ml = page['groups']['ml']
         assert sum(int(r[5]) for r in ml['rows']) == 40
         value, unit = ml['items']['Worker time'][0].split()
         assert unit == 'ms' and 20 <= float(value) < 500
-        assert [re.sub(r'[\d.]+ m?s|[\d.]+', 'N', label) for label in ml['charts']] == [
-            'Queue length of ml: now N, at most N', 'Requests a second of ml: now N, at most N',
-            'Worker time, queue time (dashed) of ml: now N and N, at most N']
-        assert all(d.startswith('M') for d in (ml['lines'][0], ml['lines'][2], ml['lines'][4])), ml['lines']
+        shown = {name: re.sub(r'[\d.]+ m?s|[\d.]+', 'N', ml['items'][name][1]) for name in ml['lines']}
+        assert shown == {'Queue length': 'max N', 'Requests a second': 'max N, N in all',
+                         'Worker time': 'max N, pN to N', 'Queue time': 'max N, pN to N'}
+        assert all(re.fullmatch(r'(M[\d.]+,[\d.]+(L[\d.]+,[\d.]+)*)+', d) for d in ml['lines'].values()), ml['lines']
         assert browser.js('return [mean({count: 200, sum_ms: 3000}, {count: 100, sum_ms: 1000}), '
-                          'mean({count: 7, sum_ms: 1}, {count: 7, sum_ms: 1})]') == [20, None]
-        assert browser.js('return document.querySelectorAll("thead th[scope=col], tbody th[scope=row]").length') == 2 * 7 + 5
+                          'num(mean({count: 7, sum_ms: 1}, {count: 7, sum_ms: 1}))]') == [20, '-']
+        assert browser.js('return document.querySelectorAll("thead th, tbody th[scope=row]").length') == 2 * 7 + 5
         # After five seconds without a request the rate is back at nothing, and the times are not known.
-        browser.see(lambda s: s['groups']['ml']['items']['Requests'][0] == '0 /s' and
+        browser.see(lambda s: s['groups']['ml']['items']['Requests a second'][0] == '0' and
                     s['groups']['ml']['items']['Worker time'][0] == '-')
         browser.check()
 
@@ -210,23 +210,24 @@ def test_groups_workers_and_their_numbers(browser):
 def test_a_queue_that_fills(browser):
     with one_group('max_req_per_worker = 1\nqueue = 4\nqueue_timeout = 60s\n') as p:
         browser.open(p.url)
-        browser.see(lambda s: s['groups']['web']['items']['Queue'] == ['0 of 4', '', ''])
+        browser.see(lambda s: s['groups']['web']['items']['Queue'] == ['0 of 4', '0 ms old', ''])
         p.do('/groups/web/pause')
         clients = [p.connect().send(head('GET', '/x')) for _ in range(3)]
         page = browser.see(lambda s: s['groups']['web']['items']['Queue'][0] == '3 of 4')
         assert page['groups']['web']['flag'] == 'paused'
         value, more, mood = page['groups']['web']['items']['Queue']
-        assert re.fullmatch(r'oldest [\d.]+ m?s, past half', more) and mood == 'warn'
+        assert re.fullmatch(r'[\d.]+ m?s old', more) and mood == 'warn'
         clients.append(p.connect().send(head('GET', '/x')))
-        browser.see(lambda s: s['groups']['web']['items']['Queue'][1].endswith(', full'))
+        browser.see(lambda s: s['groups']['web']['items']['Queue'][0] == '4 of 4')
         with p.connect() as c:
             assert c.ask('GET', '/').status == 503
-        page = browser.see(lambda s: s['groups']['web']['items']['Refused'][:2] == ['1', 'full 1'])
-        assert 'now 4, at most 4' in page['groups']['web']['charts'][0]
+        page = browser.see(lambda s: s['groups']['web']['items']['Refused'][:2] == [
+            '1', 'full 1, timeout 0, no worker 0'])
+        assert page['groups']['web']['items']['Queue length'][:2] == ['4', 'max 4']
         p.do('/groups/web/resume')
         assert [c.read_response().status for c in clients] == [200] * 4
-        page = browser.see(lambda s: s['groups']['web']['items']['Queue'] == ['0 of 4', '', ''])
-        assert not page['groups']['web']['flag'] and 'at most 4' in page['groups']['web']['charts'][0]
+        page = browser.see(lambda s: s['groups']['web']['items']['Queue'] == ['0 of 4', '0 ms old', ''])
+        assert not page['groups']['web']['flag'] and page['groups']['web']['items']['Queue length'][:2] == ['0', 'max 4']
         for c in clients:
             c.close()
         browser.check()
@@ -250,8 +251,11 @@ def test_a_killed_worker_and_what_it_said(browser):
         page = browser.see(lambda s: s['groups']['web']['exits'] and s['groups']['web']['items']['Workers'][0] == '2 of 2'
                            and s['groups']['web']['items']['Restarts'][0] == '1')
         (summary, lines), = page['groups']['web']['exits']
-        assert re.fullmatch(r'Last exit \d+ s ago: killed by signal 9 \(KILL\).*', summary)
+        assert re.fullmatch(r'Worker \d ended \d+ s ago: killed by signal 9 \(KILL\).*', summary)
         assert HOSTILE in lines
+        browser.js('document.querySelector("details:not([hidden])").open = true')
+        browser.see(lambda s: s['groups']['web']['exits'][0][0] != summary)      # a later turn: it stays open
+        assert browser.js('return document.querySelectorAll("details[open]:not([hidden])").length') == 1
         assert str(pid) not in [r[1] for r in page['groups']['web']['rows']]
 
         p.write_config('<script>window.pwned=1</script> = 1\n' + p.config_text)
@@ -270,20 +274,34 @@ def test_it_comes_back_with_ldcorn(browser):
         for _ in range(3):
             p.get('/')
         old = p.pid
-        browser.see(lambda s: s['groups']['web']['items']['Requests'][1] == '3 in all')
+        browser.see(lambda s: s['groups']['web']['items']['Requests a second'][1].endswith(', 3 in all'))
         p.stop()
         page = browser.see(lambda s: s['lost'])
         assert re.match(r'Not reachable since \d+:\d\d:\d\d', page['lost']) and page['title'] == '(!) ldcorn'
-        assert page['groups']['web']['items']['Requests'][1] == '3 in all'     # what was known last stays
+        assert page['groups']['web']['items']['Requests a second'][1].endswith(', 3 in all')     # what was known last stays
         p.again()
-        page = browser.see(lambda s: not s['lost'] and s['top']['Version'][1] == 'pid %d' % p.pid
+        page = browser.see(lambda s: not s['lost'] and s['top']['Up'][1].endswith(', pid %d' % p.pid)
                            and s['groups']['web']['items']['Workers'][0] == '1 of 1')
         assert p.pid != old and page['title'] == 'ldcorn'
         p.get('/')
-        page = browser.see(lambda s: s['groups']['web']['items']['Requests'][1] == '1 in all')
-        assert len(re.findall('M', page['groups']['web']['lines'][0])) > 1      # a gap, not a line across it
-        assert not any('-' in d for d in page['groups']['web']['lines']), page['groups']['web']['lines']
+        # What was counted before is no part of the new numbers.
+        page = browser.see(lambda s: s['groups']['web']['items']['Requests a second'][1].endswith(', 1 in all'))
+        assert all(d.count('M') <= 1 and '-' not in d for d in page['groups']['web']['lines'].values())
         browser.check(r'/status - Failed to load resource: net::ERR_')
+
+
+def test_a_time_without_an_answer(browser):
+    """The page goes on where it was, with a gap in the lines instead of a line across it."""
+    with one_group() as p:
+        browser.open(p.url)
+        browser.see(lambda s: 'L' in s['groups']['web']['lines']['Queue length'])
+        os.kill(p.pid, signal.SIGSTOP)
+        try:
+            browser.see(lambda s: s['lost'].startswith('Not reachable since '))
+        finally:
+            os.kill(p.pid, signal.SIGCONT)
+        browser.see(lambda s: not s['lost'] and s['groups']['web']['lines']['Queue length'].count('M') == 2)
+        browser.check(r'/status - Failed to load resource: ')
 
 
 def test_a_token_that_is_wanted(browser):
