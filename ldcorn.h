@@ -46,18 +46,22 @@
      A group's workers are a command line (`cmd`), servers that somebody else runs (`upstream`),
      workers that connect to us and serve on that connection (`dial_in`), or a C function of yours
      (`function`) that runs in a forked child; ldcorn_serve() is a small server for such a function.
+     Hooks of the desc: a filter that sees each request before it is routed, an event callback, the
+     logger, the allocator.
 
      Every key with its type, default and a line of help stands in the table LDC_KEYS (@conf);
      `ldcorn -T FILE` prints what is in force and where it was said. Signals of ldcorn_run: TERM
      and INT stop gracefully, a second one or QUIT at once, HUP reloads the file, USR1 reopens
-     logs. The admin address answers GET /status /requests /server /metrics /healthz /readyz and
-     POST /reload[?processes=keep] /stop. Reason words of refusals: LDC_REASONS (@log).
+     logs. The admin address answers GET / (a page to look at) /status /requests /server /metrics
+     /healthz /readyz /route, POST /reload[?processes=keep] /stop, POST /groups/G/... to scale,
+     restart, pause, join. Reason words of refusals: LDC_REASONS (@log).
 
    3. A request's way, each step in the section that its name promises
          accept (@client) -> head parsed (@http) -> routed (@route) -> slot free? else queue
          (@group) -> connection reused or opened (@up) -> request sent, answer's head parsed,
          body relayed (@relay) -> slot given back, next in the queue started (@group)
          -> logged, counted (@log) -> keep-alive or close (@client)
+     On Linux a body of 32 KiB and more goes from socket to socket through a pipe (@relay).
      One process, one thread, one poll() loop (@loop, @turn): nothing to synchronise, which is
      why limits are exact, order is strict and a reload is one switch of a pointer.
 
@@ -249,6 +253,38 @@ typedef struct ldcorn_logger {
     void *user;
 } ldcorn_logger;
 
+/* One request, for a handler (ldcorn_serve) or a filter. Valid while that runs. */
+typedef struct ldcorn_call {
+    const char *method; /* zero-terminated, as all below */
+    const char *target; /* path and query as sent */
+    const char *body;   /* body_size bytes; a filter sees none of it */
+    size_t body_size;
+    const char *client; /* filter: the address; empty for a unix peer */
+    const char *group; /* filter: NULL; set to a group's name it is taken whatever the routes say */
+    const void *internal; /* for ldcorn_header, ldcorn_reply, ldcorn_add_header */
+} ldcorn_call;
+typedef void (*ldcorn_handler)(ldcorn_call *, void *user);
+
+/* What has happened. Valid during the call; the strings are never NULL. */
+typedef enum ldcorn_event_kind {
+    LDCORN_WORKER_READY,
+    LDCORN_WORKER_EXITED, /* text: how */
+    LDCORN_RELOADED,      /* text: ok, partial or failed */
+    LDCORN_REQUEST_DONE   /* text: the reason of an answer of our own, else empty */
+} ldcorn_event_kind;
+typedef struct ldcorn_event {
+    ldcorn_event_kind kind;
+    const char *group; /* empty: a reload of all, or a request that none was found for */
+    const char *text;
+    const char *id;                        /* request: X-Request-Id */
+    const char *client;                    /* request: address */
+    long pid;                              /* worker; 0: not a process of ours */
+    int worker;                            /* index, -1: none */
+    int status;                            /* request: of the answer */
+    int generation;                        /* the one in force */
+    int64_t total_ms, queue_ms, worker_ms; /* request, from its whole head on; -1: not reached */
+} ldcorn_event;
+
 /* The whole service. Zero-initialise it, set what differs. Keys of a file win over fields, `set`
    wins over both. */
 typedef struct ldcorn_desc {
@@ -292,6 +328,11 @@ typedef struct ldcorn_desc {
     bool no_signals; /* ldcorn_run installs no handlers */
     void (*after_fork)(void *user, const ldcorn_worker_info *); /* first in a function's child */
     void *after_fork_user;
+    /* Both run inside a turn: they must not wait, nor call this instance. */
+    void (*event)(void *user, const ldcorn_event *);
+    void *event_user;
+    ldcorn_handler filter; /* each public request before it is routed: may answer, choose, add */
+    void *filter_user;
     ldcorn_allocator allocator; /* default realloc and free */
     ldcorn_logger logger;       /* default: to `log` */
 } ldcorn_desc;
@@ -323,6 +364,12 @@ LDCORN_DEF void ldcorn_stop(ldcorn *);
 /* Starts a reload of the file; 0, or -1 and error if it cannot be started. The result is in the
    log and in /status. */
 LDCORN_DEF int ldcorn_reload(ldcorn *, ldcorn_error *error);
+/* As the admin requests of these names; worker -1: the whole group. 0, or -1 and error: no such
+   group or worker, no process of ours, a reload is under way. What comes of it: log and events. */
+LDCORN_DEF int ldcorn_scale(ldcorn *, const char *group, int workers, ldcorn_error *error);
+LDCORN_DEF int ldcorn_restart(ldcorn *, const char *group, int worker, ldcorn_error *error);
+LDCORN_DEF int ldcorn_pause(ldcorn *, const char *group, int worker, ldcorn_error *error);
+LDCORN_DEF int ldcorn_resume(ldcorn *, const char *group, int worker, ldcorn_error *error);
 /* Reads and checks as ldcorn_open would, also programs and directories; binds and starts
    nothing. 0, or -1 and error. `warnings` (may be NULL) gets lines; owned by the caller. */
 LDCORN_DEF int ldcorn_check(const ldcorn_desc *, ldcorn_error *error, ldcorn_error *warnings);
@@ -346,19 +393,14 @@ LDCORN_DEF bool ldcorn_group_at(const ldcorn *, int index, ldcorn_group_info *);
 
 /* A small HTTP/1.1 server for C workers, from the same parser: one thread, keep-alive, bodies up
    to 1 MiB. Each complete request goes to the handler, which answers with ldcorn_reply once. */
-typedef struct ldcorn_call {
-    const char *method; /* zero-terminated, valid during the handler, as all below */
-    const char *target; /* path and query as sent */
-    const char *body;   /* body_size bytes */
-    size_t body_size;
-    const void *internal; /* for ldcorn_header and ldcorn_reply */
-} ldcorn_call;
-typedef void (*ldcorn_handler)(ldcorn_call *, void *user);
 /* Serves until accept() fails for good: then 1 and errno. Sets listen_fd non-blocking. */
 LDCORN_DEF int ldcorn_serve(int listen_fd, ldcorn_handler, void *user);
 /* Answers; type NULL is text/plain. 0, or -1 without memory or when already answered. */
 LDCORN_DEF int ldcorn_reply(ldcorn_call *, int status, const char *type, const void *body,
                             size_t size);
+/* In a filter: one more field for the worker, in place of the client's own of this name. 0, or -1
+   without memory, or if name or value may not stand in a head, or are ldcorn's to write. */
+LDCORN_DEF int ldcorn_add_header(ldcorn_call *, const char *name, const char *value);
 /* Copies the first field of that name, zero-terminated, cut to room; its length or -1. */
 LDCORN_DEF int ldcorn_header(const ldcorn_call *, const char *name, char *out, size_t room);
 
@@ -1885,6 +1927,7 @@ typedef struct ldc_forward { /* what the head to a worker needs beside the reque
     bool trusted;     /* the peer's own X-Forwarded-* count */
     bool keep;        /* ask the worker for keep-alive, else close */
     bool collects;    /* we answer Expect ourselves */
+    ldc_str more;     /* lines of a filter */
 } ldc_forward;
 
 static void ldc_http_put(ldc_buf *b, const char *p, size_t n) {
@@ -2013,8 +2056,8 @@ static bool ldc_http_write_request(ldc_mem *m, ldc_buf *b, ldc_head *h, const ld
     ldc_str host = h->host.n ? h->host : w->host;
     uint64_t hops;
     if (!ldc_buf_room(m, b,
-                      h->size + host.n * 2 + h->prefix.n + w->id.n + w->client.n + peer.n + 512 +
-                          LDC_FIELDS))
+                      h->size + host.n * 2 + h->prefix.n + w->id.n + w->client.n + peer.n +
+                          w->more.n + 512 + LDC_FIELDS))
         return false;
     ldc_http_strip(h, w);
     ldc_http_put(b, h->method.p, h->method.n);
@@ -2032,6 +2075,7 @@ static bool ldc_http_write_request(ldc_mem *m, ldc_buf *b, ldc_head *h, const ld
                       ldc_util_str(digits, ldc_util_decimal(hops ? hops - 1 : 0, digits)));
     }
     ldc_http_trust_lines(b, h, w, peer);
+    ldc_http_put(b, w->more.p, w->more.n);
     if (h->frame == LDC_FRAME_LENGTH) ldc_http_length(b, h->length);
     if (h->frame == LDC_FRAME_CHUNKED) ldc_http_put(b, "Transfer-Encoding: chunked\r\n", 28);
     if (ldc_http_upgrades(h)) {
@@ -4828,6 +4872,7 @@ struct ldc_exchange {             /* one request, from its head to its log line 
     int status;
     int tries, interim;
     int worker_index;
+    int chosen; /* by a filter: the group's index + 1, -1: one that is not there, 0: nothing */
     pid_t worker_pid;
     char id[33];
     char address[INET6_ADDRSTRLEN]; /* of the client, as trusted */
@@ -5010,6 +5055,20 @@ typedef enum ldc_life {
     LDC_LIFE_OVER
 } ldc_life;
 
+typedef struct ldc_serve_call { /* what `internal` of a call points to */
+    ldc_mem *mem;
+    const ldc_head *head;
+    ldc_text *out;
+    bool answered, head_only, close, http10;
+    struct ldc_filtered *filtered; /* of a filter; NULL: of a handler */
+} ldc_serve_call;
+
+struct ldc_filtered { /* what a filter wants */
+    ldc_head *head;
+    int status; /* its own answer, 0: none */
+    ldc_text type, body, lines;
+};
+
 struct ldcorn {
     ldc_mem mem;
     ldc_log log;
@@ -5036,6 +5095,7 @@ struct ldcorn {
     char *path_room; /* for @route; max_header bytes */
     size_t path_cap;
     ldc_head head;    /* the one under the parser */
+    ldc_str more;     /* lines that a filter added to it */
     ldc_watch signal; /* read end of the self-pipe */
     int signal_out, reserve, lock;
     volatile sig_atomic_t stop_asked;
@@ -5077,6 +5137,8 @@ static void ldc_client_tunnel(ldcorn *l, ldc_exchange *e); /* 101 */
 static void ldc_client_accept_failed(ldcorn *l, ldc_listener *s);
 static ldc_str ldc_client_field(const ldc_exchange *e, const char *name);
 static void ldc_client_dead(ldcorn *l, ldc_client *c);
+static void ldc_turn_event(const ldcorn *l, ldcorn_event *v, ldcorn_event_kind kind,
+                           const char *group);
 static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e); /* an answer of its own */
 static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e);
 static void ldc_proc_probe_readable(ldcorn *l, ldc_up *u);
@@ -7482,6 +7544,22 @@ static void ldc_client_record(ldcorn *l, ldc_exchange *e) {
     ldc_text_free(&t);
 }
 
+static void ldc_client_tell(ldcorn *l, const ldc_exchange *e) {
+    ldcorn_event v;
+    if (l->desc.event == NULL) return;
+    ldc_turn_event(l, &v, LDCORN_REQUEST_DONE, e->group ? e->group->name : "");
+    v.text = ldc_log_reasons[e->why].word;
+    v.id = e->id;
+    v.client = e->address;
+    v.status = e->status;
+    v.worker = e->started ? e->worker_index : -1;
+    v.pid = e->started ? (long)e->worker_pid : 0;
+    v.total_ms = ldc_client_ms(e->arrived, l->now);
+    v.queue_ms = e->group ? ldc_client_ms(e->queued, e->started ? e->started : l->now) : -1;
+    v.worker_ms = e->started ? ldc_client_ms(e->started, l->now) : -1;
+    l->desc.event(l->desc.event_user, &v);
+}
+
 /* The request is over for its client: counted and logged, once. */
 static void ldc_client_log(ldcorn *l, ldc_exchange *e) {
     int class = e->status / 100;
@@ -7495,6 +7573,7 @@ static void ldc_client_log(ldcorn *l, ldc_exchange *e) {
         ldc_group_measure(&e->group->total, l->now - e->arrived);
     }
     ldc_client_record(l, e);
+    ldc_client_tell(l, e);
 }
 
 /* --- endings --- */
@@ -7978,6 +8057,7 @@ static bool ldc_client_prepare(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_he
     w.arrived = e->wall;
     w.keep = true;
     w.collects = e->collect != 0;
+    w.more = l->more;
     return ldc_http_write_request(&l->mem, &e->req.head, h, &w, ldc_util_z(c->peer));
 }
 
@@ -8031,13 +8111,17 @@ static ldc_why ldc_client_check(ldcorn *l, ldc_exchange *e, ldc_head *h) {
     const ldc_route *route = NULL;
     ldc_why why = ldc_route_find(e->conf, h, h->target, l->path_room, &route);
     int64_t most;
+    int group;
+    if (e->chosen && why == LDC_WHY_ROUTE) why = LDC_WHY_NONE;
+    if (why == LDC_WHY_NONE && e->chosen < 0) why = LDC_WHY_ROUTE;
     if (why) return why;
-    e->group = ldc_client_group(l, e->conf, route->group);
+    group = e->chosen ? e->chosen - 1 : route->group;
+    e->group = ldc_client_group(l, e->conf, group);
     if (e->group == NULL) return LDC_WHY_NO_WORKER;
     if ((why = ldc_client_limits(l, e, h)) != LDC_WHY_NONE) return why;
     if (e->group->conf->balance == LDC_HASH)
         e->hashed = ldc_route_hash(h, &e->group->conf->hash, ldc_util_z(e->address), &e->hash);
-    if (e->conf->group[route->group].s.strip_prefix) {
+    if (e->chosen == 0 && e->conf->group[group].s.strip_prefix) {
         ldc_str rest = ldc_route_strip(route, h->target);
         e->stripped = rest.n != h->target.n;
         if (e->stripped) h->prefix = route->text;
@@ -8198,6 +8282,64 @@ static bool ldc_client_ready_path(ldcorn *l, ldc_exchange *e, ldc_head *h) {
 }
 
 /* A whole head was parsed as `why` says. */
+/* Shows the request to the host's filter. True: it goes on, in e->chosen if the filter wants that. */
+static bool ldc_client_filter(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_head *h,
+                              struct ldc_filtered *f) {
+    ldc_serve_call in;
+    ldcorn_call call;
+    ldc_str z;
+    memset(&in, 0, sizeof in);
+    memset(&call, 0, sizeof call);
+    f->head = h;
+    in.mem = &l->mem;
+    in.head = h;
+    in.filtered = f;
+    call.internal = &in;
+    call.client = e->address;
+    call.body = "";
+    memcpy(l->path_room, h->method.p, h->method.n); /* both are parts of one head, with a blank */
+    l->path_room[h->method.n] = 0;
+    call.method = l->path_room;
+    z = ldc_util_str(l->path_room + h->method.n + 1, h->target.n);
+    memcpy(l->path_room + h->method.n + 1, h->target.p, h->target.n);
+    l->path_room[h->method.n + 1 + h->target.n] = 0;
+    call.target = z.p;
+    l->desc.filter(&call, l->desc.filter_user);
+    for (int i = 0; call.group && i < e->conf->groups; i++) {
+        if (strcmp(e->conf->group[i].name, call.group) == 0) e->chosen = i + 1;
+    }
+    if (call.group && e->chosen == 0) e->chosen = -1;
+    if (f->status == 0 && !f->lines.failed) return true;
+    if (f->type.failed || f->body.failed || f->lines.failed || !ldc_client_prepare(l, c, e, h))
+        ldc_client_end(l, c, LDC_WHY_MEMORY);
+    else
+        ldc_client_reply(l, e, f->status, f->type.p, "",
+                         ldc_util_str(f->body.p ? f->body.p : "", f->body.n));
+    return false;
+}
+
+static bool ldc_client_prepared(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_head *h,
+                                ldc_why *why) {
+    struct ldc_filtered f;
+    bool goes_on;
+    memset(&f, 0, sizeof f);
+    ldc_text_init(&f.type, &l->mem);
+    ldc_text_init(&f.body, &l->mem);
+    ldc_text_init(&f.lines, &l->mem);
+    goes_on = l->desc.filter == NULL || ldc_client_filter(l, c, e, h, &f);
+    if (goes_on) {
+        *why = ldc_client_check(l, e, h);
+        l->more = ldc_util_str(f.lines.p ? f.lines.p : "", f.lines.n);
+        goes_on = ldc_client_prepare(l, c, e, h);
+        if (!goes_on) ldc_client_end(l, c, LDC_WHY_MEMORY);
+        l->more.n = 0;
+    }
+    ldc_text_free(&f.type);
+    ldc_text_free(&f.body);
+    ldc_text_free(&f.lines);
+    return goes_on;
+}
+
 static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) {
     ldc_exchange *e = ldc_client_exchange(l, c);
     if (e == NULL) {
@@ -8230,11 +8372,7 @@ static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) 
     }
     ldc_client_who(c, e, h);
     if (ldc_client_ready_path(l, e, h)) return;
-    why = ldc_client_check(l, e, h);
-    if (!ldc_client_prepare(l, c, e, h)) {
-        ldc_client_end(l, c, LDC_WHY_MEMORY);
-        return;
-    }
+    if (!ldc_client_prepared(l, c, e, h, &why)) return;
     if (why)
         ldc_client_refuse(l, e, why);
     else if (ldc_util_is(h->method, "OPTIONS") &&
@@ -9769,6 +9907,17 @@ static void ldc_proc_relieve(ldcorn *l, ldc_worker *w) {
     if (!old->replaced) ldc_proc_do(l, old, LDC_EV_RETIRE);
 }
 
+static void ldc_proc_tell(const ldcorn *l, const ldc_worker *w, ldcorn_event_kind kind,
+                          const char *text) {
+    ldcorn_event v;
+    if (l->desc.event == NULL) return;
+    ldc_turn_event(l, &v, kind, w->group->name);
+    v.text = text;
+    v.worker = w->index;
+    v.pid = (long)w->pid;
+    l->desc.event(l->desc.event_user, &v);
+}
+
 static void ldc_proc_ready(ldcorn *l, ldc_worker *w) {
     bool back = w->state == LDC_PROC_DOWN;
     ldc_proc_set(l, w, LDC_PROC_READY);
@@ -9777,6 +9926,7 @@ static void ldc_proc_ready(ldcorn *l, ldc_worker *w) {
     if (!w->was_ready) {
         int64_t requests = w->as->s.recycle_requests, after = w->as->s.recycle_after;
         w->ready_at = l->now;
+        ldc_proc_tell(l, w, LDCORN_WORKER_READY, "");
         w->due = false;
         if (w->foreign) requests = after = 0;
         w->due_served = requests > 0 ? w->served + ldc_proc_tenth(l, (uint64_t)requests) : 0;
@@ -10002,6 +10152,7 @@ static void ldc_proc_ended(ldcorn *l, ldc_worker *w, int status, bool known) {
             snprintf(w->last_exit, sizeof w->last_exit, "%s: %.60s", ldc_proc_steps[e.step],
                      strerror(e.error));
     }
+    ldc_proc_tell(l, w, LDCORN_WORKER_EXITED, w->last_exit);
     ldc_proc_do(l, w, LDC_EV_EXIT);
 }
 
@@ -10601,6 +10752,12 @@ static void ldc_reload_end(ldcorn *l, const char *result) {
             &l->log, LDCORN_LOG_ERROR,
             "%s failed after %.1fs, nothing changed: generation %d goes on with the old %s\n    %s",
             what, took, l->generation, r->only ? "workers" : "code and file", why);
+    }
+    if (l->desc.event) {
+        ldcorn_event v;
+        ldc_turn_event(l, &v, LDCORN_RELOADED, r->only ? r->only->name : "");
+        v.text = r->result;
+        l->desc.event(l->desc.event_user, &v);
     }
     if (r->only == NULL && l->life == LDC_LIFE_RUN) ldc_turn_notify_reload(l, false);
     r->only = NULL;
@@ -12088,21 +12245,25 @@ static int ldc_admin_say(ldc_text *t, int status, const char *format, ...) {
     return status;
 }
 
+static int ldc_admin_scale_to(ldcorn *l, ldc_text *t, ldc_group *g, int n) {
+    if (g->conf->source != LDC_FROM_PROCESSES)
+        return ldc_admin_say(t, 409, "%s has no processes of its own%s", g->name,
+                             g->conf->source == LDC_FROM_LIST ? "; join or quit addresses" : "");
+    if (ldc_reload_busy(l)) return ldc_admin_say(t, 409, "a reload is under way; ask again");
+    g->scaled = n;
+    ldc_reload_fill(l, g);
+    l->upset = true;
+    ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: scaled to %d workers", g->name, g->scaled);
+    return ldc_admin_say(t, 200, "%s: %d workers", g->name, g->scaled);
+}
+
 static int ldc_admin_scale(ldcorn *l, ldc_text *t, ldc_group *g, ldc_str query) {
     char word[16];
     uint64_t n = 0;
     if (!ldc_admin_word(query, "workers", word, sizeof word) ||
         !ldc_util_number(ldc_util_z(word), 4096, &n) || n == 0)
         return ldc_admin_say(t, 400, "write /groups/%s/scale?workers=N, 1 to 4096", g->name);
-    if (g->conf->source != LDC_FROM_PROCESSES)
-        return ldc_admin_say(t, 409, "%s has no processes of its own%s", g->name,
-                             g->conf->source == LDC_FROM_LIST ? "; join or quit addresses" : "");
-    if (ldc_reload_busy(l)) return ldc_admin_say(t, 409, "a reload is under way; ask again");
-    g->scaled = (int)n;
-    ldc_reload_fill(l, g);
-    l->upset = true;
-    ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: scaled to %d workers", g->name, g->scaled);
-    return ldc_admin_say(t, 200, "%s: %d workers", g->name, g->scaled);
+    return ldc_admin_scale_to(l, t, g, (int)n);
 }
 
 static int ldc_admin_pause(ldcorn *l, ldc_text *t, ldc_group *g, bool pause) {
@@ -12169,6 +12330,29 @@ static int ldc_admin_worker_do(ldcorn *l, ldc_text *t, ldc_group *g, ldc_str res
     if (ldc_util_is(rest, "drain")) return ldc_admin_drain(l, t, w, true);
     if (ldc_util_is(rest, "resume")) return ldc_admin_drain(l, t, w, false);
     return ldc_admin_say(t, 404, "a worker takes restart, drain and resume");
+}
+
+/* The same for the host program. */
+static int ldc_admin_call(ldcorn *l, ldc_text *t, const char *group, int index, const char *what,
+                          int n) {
+    ldc_group *g = l->groups;
+    ldc_worker *w;
+    while (g && (g->hidden || g->removed || strcmp(g->name, group) != 0)) g = g->next;
+    if (g == NULL) return ldc_admin_say(t, 404, "there is no group `%s`", group);
+    if (l->life != LDC_LIFE_RUN) return ldc_admin_say(t, 409, "ldcorn is stopping");
+    if (strcmp(what, "scale") == 0 && (n < 1 || n > 4096))
+        return ldc_admin_say(t, 400, "a group has 1 to 4096 workers");
+    if (strcmp(what, "scale") == 0) return ldc_admin_scale_to(l, t, g, n);
+    w = index < 0 ? NULL : ldc_reload_at_index(g, index);
+    if (index >= 0 && w == NULL) return ldc_admin_say(t, 404, "%s has no worker %d", group, index);
+    if (strcmp(what, "restart") == 0 && w) return ldc_admin_restart(l, t, w);
+    if (strcmp(what, "restart") != 0)
+        return w ? ldc_admin_drain(l, t, w, what[0] == 'p')
+                 : ldc_admin_pause(l, t, g, what[0] == 'p');
+    if (g->conf->source != LDC_FROM_PROCESSES)
+        return ldc_admin_say(t, 409, "%s has no processes of its own", group);
+    if (ldc_reload_restart(l, g)) return ldc_admin_say(t, 200, "%s: restarting", group);
+    return ldc_admin_say(t, 409, "a reload is under way");
 }
 
 /* --- join and quit --- */
@@ -12559,6 +12743,17 @@ static void ldc_turn_notify_reload(ldcorn *l, bool begins) {
     snprintf(text, sizeof text, "RELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=reloading",
              (unsigned long long)ldc_util_now());
     ldc_turn_notify(l, text);
+}
+
+static void ldc_turn_event(const ldcorn *l, ldcorn_event *v, ldcorn_event_kind kind,
+                           const char *group) {
+    memset(v, 0, sizeof *v);
+    v->kind = kind;
+    v->group = group;
+    v->text = v->id = v->client = "";
+    v->worker = -1;
+    v->generation = l->generation;
+    v->total_ms = v->queue_ms = v->worker_ms = -1;
 }
 
 static void ldc_turn_alive(ldcorn *l) {
@@ -13000,13 +13195,6 @@ typedef struct ldc_serve_conn {
     size_t sent;
     bool close, eof;
 } ldc_serve_conn;
-
-typedef struct ldc_serve_call { /* what `internal` of a call points to */
-    ldc_mem *mem;
-    const ldc_head *head;
-    ldc_text *out;
-    bool answered, head_only, close, http10;
-} ldc_serve_call;
 
 static void ldc_serve_end(ldc_mem *m, ldc_serve_conn *c) {
     close(c->fd);
@@ -13618,6 +13806,36 @@ LDCORN_DEF int ldcorn_reload(ldcorn *l, ldcorn_error *error) {
 
 static volatile sig_atomic_t ldc_public_signal_fd = -1;
 
+static int ldc_public_do(ldcorn *l, const char *group, int worker, const char *what, int n,
+                         ldcorn_error *error) {
+    ldc_text t;
+    int status;
+    ldc_text_init(&t, &l->mem);
+    ldc_turn_clock(l);
+    status = ldc_admin_call(l, &t, group, worker, what, n);
+    l->upset = true;
+    if (status != 200)
+        ldc_public_fail(error, 1, NULL, "%.*s", (int)(t.n ? t.n - 1 : 0), t.p ? t.p : "");
+    ldc_text_free(&t);
+    return status == 200 ? 0 : -1;
+}
+
+LDCORN_DEF int ldcorn_scale(ldcorn *l, const char *group, int workers, ldcorn_error *error) {
+    return ldc_public_do(l, group, -1, "scale", workers, error);
+}
+
+LDCORN_DEF int ldcorn_restart(ldcorn *l, const char *group, int worker, ldcorn_error *error) {
+    return ldc_public_do(l, group, worker, "restart", 0, error);
+}
+
+LDCORN_DEF int ldcorn_pause(ldcorn *l, const char *group, int worker, ldcorn_error *error) {
+    return ldc_public_do(l, group, worker, "pause", 0, error);
+}
+
+LDCORN_DEF int ldcorn_resume(ldcorn *l, const char *group, int worker, ldcorn_error *error) {
+    return ldc_public_do(l, group, worker, "resume", 0, error);
+}
+
 static void ldc_public_handler(int sig) {
     int saved = errno;
     char byte = sig == SIGCHLD   ? LDC_SIG_CHILD
@@ -13964,6 +14182,12 @@ LDCORN_DEF int ldcorn_reply(ldcorn_call *call, int status, const char *type, con
     ldc_serve_call *in = (ldc_serve_call *)(uintptr_t)call->internal;
     if (in->answered) return -1;
     in->answered = true;
+    if (in->filtered) {
+        in->filtered->status = status;
+        ldc_text_add(&in->filtered->type, type ? type : "text/plain; charset=utf-8");
+        ldc_text_put(&in->filtered->body, (const char *)body, size);
+        return in->filtered->body.failed || in->filtered->type.failed ? -1 : 0;
+    }
     ldc_text_fmt(in->out, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %llu\r\n%s\r\n",
                  status, ldc_client_phrase(status), type ? type : "text/plain; charset=utf-8",
                  (unsigned long long)size,
@@ -13972,6 +14196,21 @@ LDCORN_DEF int ldcorn_reply(ldcorn_call *call, int status, const char *type, con
                               : "");
     if (!in->head_only) ldc_text_put(in->out, (const char *)body, size);
     return in->out->failed ? -1 : 0;
+}
+
+LDCORN_DEF int ldcorn_add_header(ldcorn_call *call, const char *name, const char *value) {
+    const ldc_serve_call *in = (const ldc_serve_call *)call->internal;
+    ldc_str n = ldc_util_z(name), v = ldc_util_z(value);
+    uint8_t id = ldc_http_field_id(n);
+    ldc_head *h = in->filtered ? in->filtered->head : NULL;
+    if (h == NULL || !ldc_http_token(n) || !ldc_http_text(v) || ldc_util_trim(v).n != v.n ||
+        (id && id != LDC_FIELD_USER_AGENT && id != LDC_FIELD_REFERER && id != LDC_FIELD_ORIGIN &&
+         id != LDC_FIELD_AUTHORIZATION))
+        return -1;
+    for (int i = 0; i < h->count; i++)
+        h->field[i].drop = h->field[i].drop || ldc_util_isnocase(h->field[i].name, name);
+    ldc_text_fmt(&in->filtered->lines, "%s: %s\r\n", name, value);
+    return in->filtered->lines.failed ? -1 : 0;
 }
 
 LDCORN_DEF int ldcorn_header(const ldcorn_call *call, const char *name, char *out, size_t room) {

@@ -25,3 +25,80 @@ def test_two_instances_in_one_poll_loop(tmp_path):
     finally:
         if p.poll() is None:
             p.kill()
+
+
+class Host:
+    """tests/embed/hooks.c: its answers and events as lines."""
+
+    def __init__(self, tmp_path):
+        binary = str(tmp_path / 'hooks')
+        subprocess.run(['cc', '-O0', '-g', '-Wall', '-Wextra', '-DLDCORN_AUDIT', '-fsanitize=address,undefined',
+                        os.path.join(os.path.dirname(SOURCE), 'hooks.c'), '-o', binary], check=True)
+        self.port = free_port()
+        self.p = subprocess.Popen([binary, '127.0.0.1:%d' % self.port], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.seen = []
+
+    def next(self, start):
+        """The next line that begins so; those before it are kept."""
+        while True:
+            line = self.p.stdout.readline()
+            assert line, self.seen
+            self.seen.append(line.strip())
+            if line.startswith(start):
+                return line.strip()
+
+    def do(self, what):
+        self.p.stdin.write(what + '\n')
+        self.p.stdin.flush()
+        return self.next('did ')
+
+    def end(self):
+        out, _ = self.p.communicate(timeout=20)
+        assert self.p.returncode == 0
+        return out
+
+    def kill(self):
+        if self.p.poll() is None:
+            self.p.kill()
+            self.p.wait()
+        self.p.stdin.close()
+        self.p.stdout.close()
+
+
+def test_filter_events_and_control_by_the_host(tmp_path):
+    h = Host(tmp_path)
+    try:
+        assert {h.next('ready group=')[:22] for _ in range(2)} == {'ready group=a worker=0', 'ready group=b worker=0'}
+        with Client(('127.0.0.1', h.port)) as c:
+            def ask(method, path, *fields):
+                return c.send(head(method, path, fields)).read_response(method)
+            # Its fields come in place of the client's own.
+            assert ask('GET', '/', ('X-User', 'root'), ('x-user', 'root')).body == b'a ada 127.0.0.1'
+            assert h.next('request') == 'request group=a worker=0 status=200 text= id=1 client=127.0.0.1 times=111'
+            r = ask('BREW', '/teapot?now')
+            assert (r.status, r.body, r.get('content-type')) == (418, b'short and stout', 'text/plain; charset=utf-8')
+            assert h.next('request') == 'request group= worker=-1 status=418 text= id=1 client=127.0.0.1 times=100'
+            assert ask('GET', '/empty').status == 204
+            assert ask('GET', '/', ('X-Pick', 'b')).body.startswith(b'b ada')
+            assert ask('GET', '/b').body.startswith(b'b ada')
+            r = ask('GET', '/', ('X-Pick', 'nobody'))
+            assert r.status == 404 and h.next('request group= worker=-1 status=404 text=route')
+            assert ask('GET', '/%2e%2e/b/../../c', ('X-Pick', 'b')).status == 400        # a choice makes no path good
+
+            assert h.do('scale a 2') == 'did scale 0'
+            assert h.next('ready group=a worker=1')
+            assert h.do('scale a 0').startswith('did scale -1 ') and 'no group `z`' in h.do('pause z -1')
+            assert 'no worker 7' in h.do('restart a 7') and h.do('restart a 1') == 'did restart 0'
+            assert h.next('ready group=a worker=1') and h.next('exited group=a worker=1')
+            assert h.do('restart b -1') == 'did restart 0'
+            assert h.next('reloaded group=b').endswith('times=000')
+        with Client(('127.0.0.1', h.port)) as c:
+            assert h.do('pause a -1') == 'did pause 0'
+            c.send(head('GET', '/'))
+            assert c.silent()
+            assert h.do('resume a -1') == 'did resume 0'
+            assert c.read_response().body.startswith(b'a ada')
+            assert h.do('pause a 0') == 'did pause 0' and h.do('resume a 0') == 'did resume 0'
+        h.end()
+    finally:
+        h.kill()
