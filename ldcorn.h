@@ -1529,10 +1529,18 @@ static ptrdiff_t ldc_http_end(const char *p, size_t n, size_t *line) {
     }
 }
 
+/* `name` is a token: of those only a letter in the other case differs by 0x20 from our names. */
+static bool ldc_http_named(ldc_str name, const char *lower) {
+    for (size_t i = 0; i < name.n; i++) {
+        if ((name.p[i] | 0x20) != lower[i]) return false;
+    }
+    return true;
+}
+
 static uint8_t ldc_http_field_id(ldc_str name) {
     uint32_t same = name.n < LDC_LEN(ldc_http_lengths) ? ldc_http_lengths[name.n] : 0;
     for (unsigned i = 0; same; i++, same >>= 1) {
-        if ((same & 1) && ldc_util_isnocase(name, ldc_http_known[i].text)) return (uint8_t)(i + 1);
+        if ((same & 1) && ldc_http_named(name, ldc_http_known[i].text)) return (uint8_t)(i + 1);
     }
     return LDC_FIELD_OTHER;
 }
@@ -8318,15 +8326,22 @@ static bool ldc_client_filter(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_hea
     return false;
 }
 
+/* Filtered, routed, its head written. False: it is over. */
 static bool ldc_client_prepared(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_head *h,
                                 ldc_why *why) {
     struct ldc_filtered f;
     bool goes_on;
+    if (l->desc.filter == NULL) {
+        *why = ldc_client_check(l, e, h);
+        if (ldc_client_prepare(l, c, e, h)) return true;
+        ldc_client_end(l, c, LDC_WHY_MEMORY);
+        return false;
+    }
     memset(&f, 0, sizeof f);
     ldc_text_init(&f.type, &l->mem);
     ldc_text_init(&f.body, &l->mem);
     ldc_text_init(&f.lines, &l->mem);
-    goes_on = l->desc.filter == NULL || ldc_client_filter(l, c, e, h, &f);
+    goes_on = ldc_client_filter(l, c, e, h, &f);
     if (goes_on) {
         *why = ldc_client_check(l, e, h);
         l->more = ldc_util_str(f.lines.p ? f.lines.p : "", f.lines.n);
@@ -10278,7 +10293,12 @@ static ldc_worker *ldc_proc_new(ldcorn *l, ldc_group *g, ldc_conf *conf, const l
 /* How many workers `as` means for the group (NULL: a new one). What admin scaled holds until
    `workers` is edited. */
 static int ldc_proc_wanted(const ldc_group *g, const ldc_gconf *as) {
-    if (as->source == LDC_FROM_DIAL) return 1; /* one object for all that dial in */
+    int n = 0;
+    if (as->source == LDC_FROM_DIAL) return 1;               /* one object for all that dial in */
+    if (as->source == LDC_FROM_LIST && g && g->conf == as) { /* who joined, without who quit */
+        for (const ldc_worker *w = g->workers; w; w = w->next) n += !w->replaced && !w->candidate;
+        return n;
+    }
     if (as->source == LDC_FROM_LIST) return as->addrs;
     if (g && g->scaled && g->conf->s.workers == as->s.workers) return g->scaled;
     return (int)as->s.workers;
@@ -10732,7 +10752,16 @@ static void ldc_reload_end(ldcorn *l, const char *result) {
     ldc_reload *r = &l->reload;
     char what[80] = "reload";
     double took = ldc_proc_seconds(l->now - r->began);
-    const char *why = r->error.p ? r->error.p : "";
+    const char *why;
+    ldc_text t;
+    ldc_text_init(&t, &l->mem);
+    for (size_t i = 0; i < r->error.n; i++) { /* in the log its lines stand under the first */
+        ldc_text_put(&t, r->error.p + i, 1);
+        if (r->error.p[i] == '\n' &&
+            !ldc_util_starts(ldc_util_str(r->error.p + i + 1, r->error.n - i - 1), "    "))
+            ldc_text_add(&t, "    ");
+    }
+    why = t.p ? t.p : "";
     if (r->only) snprintf(what, sizeof what, "restart of %s", r->only->name);
     r->took = (l->now - r->began) / 1000;
     r->at = l->wall;
@@ -10753,6 +10782,7 @@ static void ldc_reload_end(ldcorn *l, const char *result) {
             "%s failed after %.1fs, nothing changed: generation %d goes on with the old %s\n    %s",
             what, took, l->generation, r->only ? "workers" : "code and file", why);
     }
+    ldc_text_free(&t);
     if (l->desc.event) {
         ldcorn_event v;
         ldc_turn_event(l, &v, LDCORN_RELOADED, r->only ? r->only->name : "");
@@ -10767,10 +10797,7 @@ static void ldc_reload_end(ldcorn *l, const char *result) {
 
 static void ldc_reload_note(ldc_text *t, const char *why, size_t n) {
     while (n && why[n - 1] == '\n') n--;
-    for (size_t i = 0; i < n; i++) { /* continuation lines stand under the first */
-        ldc_text_put(t, why + i, 1);
-        if (why[i] == '\n' && i + 1 < n && why[i + 1] != ' ') ldc_text_add(t, "    ");
-    }
+    ldc_text_put(t, why, n);
 }
 
 static void ldc_reload_unresolve(ldcorn *l);
@@ -10836,7 +10863,7 @@ static void ldc_reload_stuck(ldcorn *l, ldc_group *g, ldc_worker *w) {
     ldc_text_fmt(&t, "%s.%d did not become ready, the rest of [%s] stays as it is: %s", g->name,
                  w->index, g->name, w->last_exit);
     ldc_proc_tail(&t, w);
-    if (l->reload.error.n) ldc_text_add(&l->reload.error, "\n    ");
+    if (l->reload.error.n) ldc_text_add(&l->reload.error, "\n");
     ldc_reload_note(&l->reload.error, t.p ? t.p : "", t.n);
     ldc_text_free(&t);
     l->reload.partial = true;
@@ -14201,7 +14228,7 @@ LDCORN_DEF int ldcorn_reply(ldcorn_call *call, int status, const char *type, con
 LDCORN_DEF int ldcorn_add_header(ldcorn_call *call, const char *name, const char *value) {
     const ldc_serve_call *in = (const ldc_serve_call *)call->internal;
     ldc_str n = ldc_util_z(name), v = ldc_util_z(value);
-    uint8_t id = ldc_http_field_id(n);
+    uint8_t id = ldc_http_token(n) ? ldc_http_field_id(n) : LDC_FIELD_HOST;
     ldc_head *h = in->filtered ? in->filtered->head : NULL;
     if (h == NULL || !ldc_http_token(n) || !ldc_http_text(v) || ldc_util_trim(v).n != v.n ||
         (id && id != LDC_FIELD_USER_AGENT && id != LDC_FIELD_REFERER && id != LDC_FIELD_ORIGIN &&
