@@ -609,6 +609,202 @@ static void test_numbers(void) {
     for (size_t i = 0; i < LDC_LEN(bad); i++) number_is(bad[i], NULL);
 }
 
+/* --- what a balancer may send first --- */
+
+typedef struct proxied {
+    ptrdiff_t size;
+    ldc_proxied who;
+} proxied;
+
+/* What is said of p[0..n): the same with anything behind it, LDC_MORE for each shorter part of what is
+   taken. What is refused may be refused early, and is then refused for good. */
+static proxied proxy(const char *p, size_t n, bool *even) {
+    static const char behind[] = "GET / HTTP/1.1\r\n\r\nPROXY \r\n\r\n\0\r\nQUIT\n";
+    proxied whole, part;
+    char *copy = exactly(p, n), more[5000];
+    bool bad = false;
+    whole.size = ldc_http_proxy(copy, n, &whole.who);
+    free(copy);
+    for (size_t cut = 0; cut < n; cut++) {
+        ptrdiff_t want = whole.size > 0 && cut >= (size_t)whole.size ? whole.size
+                         : bad                                       ? LDC_BAD
+                                                                     : LDC_MORE;
+        copy = exactly(p, cut);
+        part.size = ldc_http_proxy(copy, cut, &part.who);
+        free(copy);
+        if (part.size == LDC_BAD && whole.size == LDC_BAD) bad = true, want = LDC_BAD;
+        *even = *even && part.size == want;
+    }
+    if (whole.size == LDC_MORE || n + sizeof behind > sizeof more) return whole;
+    memcpy(more, p, n);
+    memcpy(more + n, behind, sizeof behind);
+    copy = exactly(more, n + sizeof behind);
+    part.size = ldc_http_proxy(copy, n + sizeof behind, &part.who);
+    free(copy);
+    *even = *even && part.size == whole.size;
+    return whole;
+}
+
+/* `want`: how many bytes of it, LDC_MORE, LDC_BAD; `client`: the address that it says, NULL: none. */
+static void proxy_is(const char *text, size_t n, ptrdiff_t want, int family, const char *client,
+                     const char *what) {
+    bool even = true;
+    char said[INET6_ADDRSTRLEN] = "";
+    proxied got = proxy(text, n, &even);
+    expect(got.size == want, what, text);
+    expect(even, "PROXY cut anywhere", text);
+    if (want <= 0) return;
+    if (client) inet_ntop(family, got.who.ip, said, sizeof said);
+    expect(got.who.family == family && (!client || strcmp(said, client) == 0), "who it is", text);
+}
+
+static void proxy_line(const char *text, int family, const char *client) {
+    proxy_is(text, strlen(text), (ptrdiff_t)strlen(text), family, client, "PROXY v1");
+}
+
+/* v2 in p, which has room: -> its length. `size` is what the header says, body the bytes that come. */
+static size_t proxy_v2(char *p, int command, int family, size_t size, const char *body, size_t n) {
+    memcpy(p, "\r\n\r\n\0\r\nQUIT\n", 12);
+    p[12] = (char)command;
+    p[13] = (char)family;
+    p[14] = (char)(size >> 8);
+    p[15] = (char)(size & 255);
+    memset(p + 16, 'x', size);
+    if (n) memcpy(p + 16, body, n);
+    return 16 + size;
+}
+
+static void test_proxy(void) {
+    static const char *const bad[] = {"PROXY\r\n",
+                                      "PROXY \r\n",
+                                      "PROXY  \r\n",
+                                      "PROXY TCP4\r\n",
+                                      "PROXY TCP4 1.2.3.4\r\n",
+                                      "PROXY TCP4 1.2.3.4 5.6.7.8\r\n",
+                                      "PROXY TCP4 1.2.3.4 5.6.7.8 1\r\n",
+                                      "PROXY TCP4 1.2.3.4 5.6.7.8 1 2 3\r\n",
+                                      "PROXY TCP4 1.2.3.4 5.6.7.8 1 2 \r\n",
+                                      "PROXY TCP4  1.2.3.4 5.6.7.8 1 2\r\n",
+                                      "PROXY TCP4\t1.2.3.4 5.6.7.8 1 2\r\n",
+                                      "PROXY TCP4 1.2.3.4 5.6.7.8 1 65536\r\n",
+                                      "PROXY TCP4 1.2.3.4 5.6.7.8 -1 2\r\n",
+                                      "PROXY TCP4 1.2.3.4 5.6.7.8 +1 2\r\n",
+                                      "PROXY TCP4 1.2.3.4 5.6.7.8 x 2\r\n",
+                                      "PROXY TCP4 1.2.3.4 5.6.7.8 1 2\n",
+                                      "PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\r\n",
+                                      "PROXY TCP4 1.2.3 5.6.7.8 1 2\r\n",
+                                      "PROXY TCP4 1.2.3.256 5.6.7.8 1 2\r\n",
+                                      "PROXY TCP4 1.2.3.4 5.6.7 1 2\r\n",
+                                      "PROXY TCP4 ::1 ::1 1 2\r\n",
+                                      "PROXY TCP6 1.2.3.4 5.6.7.8 1 2\r\n",
+                                      "PROXY TCP6 ::1%lo ::1 1 2\r\n",
+                                      "PROXY TCP6 [::1] [::1] 1 2\r\n",
+                                      "PROXY UDP4 1.2.3.4 5.6.7.8 1 2\r\n",
+                                      "PROXY tcp4 1.2.3.4 5.6.7.8 1 2\r\n",
+                                      "PROXY UNKNOWNS\r\n",
+                                      "PROXY UNKNOW\r\n",
+                                      "proxy UNKNOWN\r\n",
+                                      "PROXYUNKNOWN\r\n",
+                                      "PROXX",
+                                      "GET / HTTP/1.1\r\n\r\n",
+                                      "\n",
+                                      "\r\n\r\nG",
+                                      "\r\n\n",
+                                      "PUT / HTTP/1.1\r\nHost: a\r\n\r\n"};
+    static const int commands[] = {0x00, 0x01, 0x10, 0x11, 0x22, 0x2f, 0x31, 0x12, 0xf1, 0x01};
+    static const char v4[] = "\1\2\3\4\5\6\7\10\0\1\0\2",
+                      v6[] = "\x20\1\xd\xb8\0\0\0\0\0\0\0\0\0\0\0\7";
+    char p[4200], line[160];
+    proxy_line("PROXY TCP4 1.2.3.4 5.6.7.8 1 65535\r\n", AF_INET, "1.2.3.4");
+    proxy_line("PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n", AF_INET,
+               "255.255.255.255");
+    proxy_line("PROXY TCP6 2001:db8::7 ::1 1 2\r\n", AF_INET6, "2001:db8::7");
+    proxy_line("PROXY UNKNOWN\r\n", AF_UNSPEC, NULL);
+    proxy_line("PROXY UNKNOWN anything, at all  1 2\r\n", AF_UNSPEC, NULL);
+    for (size_t i = 0; i < LDC_LEN(bad); i++)
+        proxy_is(bad[i], strlen(bad[i]), LDC_BAD, 0, NULL, "PROXY that is refused");
+    proxy_is("PROXY TCP4 1.2.3.4\0 5.6.7.8 1 2\r\n", 34, LDC_BAD, 0, NULL, "PROXY with a 0 in it");
+    proxy_is("", 0, LDC_MORE, 0, NULL, "PROXY, nothing");
+    snprintf(line, sizeof line, "PROXY UNKNOWN %091d\r\n", 0); /* 107, the longest */
+    proxy_is(line, 107, 107, AF_UNSPEC, NULL, "PROXY, the longest line");
+    snprintf(line, sizeof line, "PROXY UNKNOWN %092d\r\n", 0);
+    proxy_is(line, 108, LDC_BAD, 0, NULL, "PROXY, a line too long");
+    proxy_is(line, 106, LDC_MORE, 0, NULL, "PROXY, a long line");
+
+    proxy_is(p, proxy_v2(p, 0x21, 0x11, 12, v4, 12), 28, AF_INET, "1.2.3.4", "PROXY v2");
+    proxy_is(p, proxy_v2(p, 0x21, 0x11, 40, v4, 12), 56, AF_INET, "1.2.3.4", "v2 and TLVs");
+    proxy_is(p, proxy_v2(p, 0x21, 0x21, 36, v6, 16), 52, AF_INET6, "2001:db8::7", "v2 of IPv6");
+    proxy_is(p, proxy_v2(p, 0x21, 0x21, 99, v6, 16), 115, AF_INET6, "2001:db8::7",
+             "v2 of IPv6 and TLVs");
+    proxy_is(p, proxy_v2(p, 0x21, 0x31, 216, "/a", 3), 232, AF_UNIX, NULL, "v2 of a unix peer");
+    proxy_is(p, proxy_v2(p, 0x21, 0x31, 220, "/a", 3), 236, AF_UNIX, NULL,
+             "v2 of a unix peer and TLVs");
+    proxy_is(p, proxy_v2(p, 0x20, 0x00, 0, "", 0), 16, AF_UNSPEC, NULL, "LOCAL");
+    proxy_is(p, proxy_v2(p, 0x20, 0x11, 12, v4, 12), 28, AF_UNSPEC, NULL, "LOCAL with an address");
+    proxy_is(p, proxy_v2(p, 0x20, 0xff, 3, "", 0), 19, AF_UNSPEC, NULL, "LOCAL of any family");
+    proxy_is(p, proxy_v2(p, 0x21, 0x00, 7, "", 0), 23, AF_UNSPEC, NULL, "UNSPEC");
+    proxy_is(p, proxy_v2(p, 0x21, 0x11, LDC_PROXY_MOST, v4, 12), 16 + LDC_PROXY_MOST, AF_INET,
+             "1.2.3.4", "v2 of the most");
+    proxy_is(p, proxy_v2(p, 0x21, 0x11, LDC_PROXY_MOST + 1, v4, 12), LDC_BAD, 0, NULL,
+             "v2 too long");
+    proxy_is(p, proxy_v2(p, 0x21, 0x11, 11, v4, 11), LDC_BAD, 0, NULL,
+             "v2 without room for its ports");
+    proxy_is(p, proxy_v2(p, 0x21, 0x21, 35, v6, 16), LDC_BAD, 0, NULL, "v2 of IPv6 too short");
+    proxy_is(p, proxy_v2(p, 0x21, 0x31, 215, "/a", 3), LDC_BAD, 0, NULL,
+             "v2 of a unix peer too short");
+    proxy_is(p, proxy_v2(p, 0x21, 0x12, 12, v4, 12), LDC_BAD, 0, NULL, "v2 of a datagram");
+    proxy_is(p, proxy_v2(p, 0x21, 0x41, 12, v4, 12), LDC_BAD, 0, NULL, "v2 of an unknown family");
+    for (size_t i = 0; i < LDC_LEN(commands); i++)
+        proxy_is(p, proxy_v2(p, commands[i], 0x11, 12, v4, 12), LDC_BAD, 0, NULL,
+                 "v2 of another version or command");
+    for (size_t i = 0; i < 12; i++) {
+        proxy_v2(p, 0x21, 0x11, 12, v4, 12);
+        p[i] ^= 1;
+        proxy_is(p, 28, LDC_BAD, 0, NULL, "another mark");
+    }
+}
+
+/* Whatever comes, no byte behind it is read, and no more is taken than there is. */
+static void test_proxy_mutations(void) {
+    static const char *const from[] = {"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n",
+                                       "PROXY TCP6 2001:db8::7 ::1 80 65535\r\n",
+                                       "PROXY UNKNOWN a b\r\n"};
+    static const char odd[] = " \r\n\0:.PROXYTCP46UNKNOWN0159af\x21\x20\x11\xff";
+    bool ok = true;
+    uint64_t seed = 88172645463325252u;
+    char p[300];
+    for (int round = 0; round < 60000; round++) {
+        size_t n;
+        ldc_proxied who;
+        ptrdiff_t got;
+        char *copy;
+        if (round % 4 == 3) {
+            n = proxy_v2(p, 0x20 | (round >> 2 & 1), (round >> 3 & 3) << 4 | 1,
+                         (size_t)(round >> 4) % 256, "", 0);
+        } else {
+            n = strlen(from[round % 4]);
+            memcpy(p, from[round % 4], n);
+        }
+        for (int k = round % 5; k >= 0; k--) {
+            size_t at;
+            seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
+            at = (size_t)(seed >> 8) % n;
+            if (seed % 5 == 0 && n > 1)
+                memmove(p + at, p + at + 1, --n - at);
+            else if (seed % 5 == 1)
+                n = at + 1;
+            else
+                p[at] = seed % 5 == 2 ? (char)(seed >> 40) : odd[(seed >> 40) % sizeof odd];
+        }
+        copy = exactly(p, n);
+        got = ldc_http_proxy(copy, n, &who);
+        free(copy);
+        ok = ok && (got == LDC_MORE || got == LDC_BAD || (got >= 15 && got <= (ptrdiff_t)n));
+        ok = ok && (who.family == AF_UNSPEC || got > 0 || got == LDC_BAD);
+    }
+    expect(ok, "PROXY", "mutations");
+}
+
 int main(void) {
     ldc_http_init();
     test_end();
@@ -624,6 +820,8 @@ int main(void) {
     test_chunk_limits();
     test_routes();
     test_numbers();
+    test_proxy();
+    test_proxy_mutations();
     printf("unit http: %d passed, %d failed\n", passed, failed);
     return failed != 0;
 }
