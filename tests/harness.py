@@ -677,12 +677,12 @@ class Proxy:
     """
 
     def __init__(self, config_text, *, port=None, env=None, args=(), wait=True, files=None,
-                 expect_status=0, start_timeout=20, stop_timeout=STOP_TIMEOUT, preexec=None):
+                 expect_status=0, start_timeout=20, stop_timeout=STOP_TIMEOUT, preexec=None, popen=subprocess.Popen):
         self.dir = make_dir(files)
         self.port = port or free_port()
         self.address = ('127.0.0.1', self.port)
         self.admin_address = 'unix:%s/admin.sock' % self.dir
-        self.expect_status, self.stop_timeout = expect_status, stop_timeout
+        self.expect_status, self.stop_timeout, self.popen = expect_status, stop_timeout, popen
         self.config_path = os.path.join(self.dir, 'groups.ini')
         self.log_path = os.path.join(self.dir, 'log')
         self.access_path = os.path.join(self.dir, 'access')
@@ -694,8 +694,8 @@ class Proxy:
                 overrides += ['-o', '%s=%s' % (key, value)]
         self.command = [BIN] + overrides + [a.replace('{dir}', self.dir) for a in args] + ['groups.ini']
         with open(self.log_path, 'ab') as log, open(os.path.join(self.dir, 'out'), 'ab') as out:
-            self.proc = subprocess.Popen(self.command, cwd=self.dir, env=_environ(env), stderr=log,
-                                         stdout=out, stdin=subprocess.DEVNULL, preexec_fn=preexec)
+            self.proc = popen(self.command, cwd=self.dir, env=_environ(env), stderr=log, stdout=out,
+                              stdin=subprocess.DEVNULL, preexec_fn=preexec)
         self.pid = self.proc.pid
         if wait:
             try:

@@ -32,8 +32,8 @@ class Own(Proxy):
         """Start once more what has ended, in the same directory."""
         assert not self.alive()
         with open(self.log_path, 'ab') as log:
-            self.proc = subprocess.Popen(self.command, cwd=self.dir, stderr=log, stdin=subprocess.DEVNULL,
-                                         stdout=subprocess.DEVNULL)
+            self.proc = self.popen(self.command, cwd=self.dir, stderr=log, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL)
         self.pid = self.proc.pid
         return self.up()
 
