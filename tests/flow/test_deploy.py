@@ -814,3 +814,418 @@ def test_a_reload_of_lame_duck():
         p.wait_log('serving for 10.0s more')
         p.signal(signal.SIGTERM)
         assert p.wait_exit() == 0 and time.monotonic() - start < 5
+
+
+# --- pid_file ---
+
+def test_pid_file():
+    with Own(WEB + 'cmd = %s\n' % counter(), 'pid_file = {dir}/pid\n', files={'pid': 'what was here before, and is longer\n'}) as p:
+        path = p.dir + '/pid'
+
+        def right():
+            with open(path) as f:
+                return f.read() == '%d\n' % p.pid and stat.S_IMODE(os.stat(path).st_mode) == 0o644
+        assert right()
+        reload(p)
+        good = p.config_text
+        for old, new, line in (('{dir}/pid', '{dir}/other', 5), ('pid_file = {dir}/pid\n', '', None)):
+            p.edit((old, new))
+            text = reload(p, status=409)
+            assert '`pid_file` cannot change at a reload' in text and (line is None or 'groups.ini:%d:' % line in text), text
+            p.write_config(good)
+        assert right() and not os.path.exists(p.dir + '/other')
+        reload(p)
+        p.stop()
+        assert not os.path.exists(path)
+        p.again()
+        assert right()
+        p.signal(signal.SIGKILL)
+        p.wait_exit()
+        assert os.path.exists(path)
+        p.again()
+        assert right(), 'what a dead one left is no obstacle'
+        p.stop()
+        assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize('what', ['missing', 'directory', 'fifo', 'link', 'dangling', 'socket', 'full'])
+def test_a_pid_file_that_cannot_be_written(what, tmp_path):
+    path, other = str(tmp_path / 'pid'), tmp_path / 'other'
+    other.write_text('precious')
+    if what == 'missing':
+        path = str(tmp_path / 'no' / 'pid')
+    elif what == 'directory':
+        os.mkdir(path)
+    elif what == 'fifo':
+        os.mkfifo(path)
+    elif what == 'link':
+        os.symlink(str(other), path)
+    elif what == 'dangling':
+        os.symlink(str(tmp_path / 'nothing'), path)
+    elif what == 'socket':
+        socket.socket(socket.AF_UNIX).bind(path)
+    else:
+        path = '/dev/full'
+    before = sorted(os.listdir(str(tmp_path)))
+    run = cli('groups.ini', config='listen = 127.0.0.1:0\nruntime_dir = {dir}/run\npid_file = %s\n' % path + UP)
+    assert run.status == 1 and re.search(r'^ldcorn: cannot write pid_file %s: .* \(groups\.ini:3\)$' % re.escape(path), run.err, re.M), run
+    assert sorted(os.listdir(str(tmp_path))) == before and other.read_text() == 'precious'
+    assert os.path.exists(path) or what in ('missing', 'dangling')
+
+
+@pytest.mark.xfail(strict=True, reason='at the end it removes a pid_file that names somebody else by now')
+def test_the_pid_file_of_a_successor_stays():
+    with Own(WEB + 'cmd = %s\n' % counter(), 'pid_file = {dir}/pid\n') as p:
+        with open(p.dir + '/pid.new', 'w') as f:
+            f.write('1\n')
+        os.rename(p.dir + '/pid.new', p.dir + '/pid')
+        p.stop()
+        assert os.path.exists(p.dir + '/pid')
+
+
+# --- umask ---
+
+def who(pid):
+    """-> (uid, gid, supplementary groups, umask) of a process; all four uids must be one."""
+    with open('/proc/%d/status' % pid) as f:
+        said = dict(line.split(':\t', 1) for line in f.read().splitlines() if ':\t' in line)
+    uids, gids = ({int(n) for n in said[k].split()} for k in ('Uid', 'Gid'))
+    assert len(uids) == len(gids) == 1, said
+    return uids.pop(), gids.pop(), sorted(map(int, said['Groups'].split())), int(said['Umask'], 8)
+
+
+@pytest.mark.parametrize('said, value', [('027', 0o27), ('0', 0), ('0777', 0o777), ('22', 0o22), (None, 0o35)])
+def test_umask(said, value):
+    groups = WEB + ('umask = %s\n' % said if said else '') + 'cmd = %s\n' % counter()
+    with Own(groups, preexec=lambda: os.umask(0o35)) as p:
+        assert who(p.pids()[0])[3] == value and who(p.pid)[3] == 0o35
+        path = p.info()['env']['LDCORN_SOCKET']
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o777 & ~value
+
+
+@pytest.mark.parametrize('value', ['x', '8', '1000', '-1', '0o22', '22 2', '0x12', '99999999999999999999'])
+def test_wrong_umask(value):
+    place(UP.replace('upstream = 127.0.0.1:9', 'cmd = true {socket}') + 'umask = %s\n' % value, 4, 9,
+          '`umask` does not take', 'write an octal number')
+
+
+@pytest.mark.xfail(strict=True, reason='?processes=keep does not look at user and umask: the worker stays what it was')
+@pytest.mark.parametrize('line', ['umask = 077\n', pytest.param('user = nobody\n', marks=pytest.mark.skipif(os.getuid() != 0, reason='not root'))])
+def test_umask_and_user_at_a_reload_that_keeps_processes(line):
+    with Apps(WEB + 'cmd = {counter} {socket}\n') as p:
+        before = who(p.pids()[0])
+        p.edit((WEB, WEB + line))
+        reload(p, '?processes=keep')
+        p.wait_status(lambda s: p.pids())
+        assert who(p.pids()[0]) != before
+
+
+# --- user and run_as ---
+
+root = pytest.mark.skipif(os.getuid() != 0, reason='only root can become somebody else')
+NOBODY, WWW = (pwd.getpwnam(n) for n in ('nobody', 'www-data')) if os.getuid() == 0 else (None, None)
+
+
+class Apps(Own):
+    """Its directory lets everybody through, and what workers need is in it."""
+
+    def __init__(self, groups, top='', owner=None, **kw):
+        with open(COUNTER) as f:
+            files = {'counter.py': f.read(), 'counted': ''}
+
+        def preexec():
+            os.umask(0o22)
+            os.chmod('.', 0o711)
+            os.chmod('counted', 0o666)
+            if owner:
+                os.chown('.', owner.pw_uid, owner.pw_gid)
+                os.chown('out', owner.pw_uid, owner.pw_gid)
+        super().__init__(groups.replace('{counter}', sys.executable + ' -S {dir}/counter.py'), top, files=files, preexec=preexec, **kw)
+
+
+def reaches(path, user):
+    """Can that user connect there? A process of its own tries."""
+    code = 'import socket, sys\ns = socket.socket(socket.AF_UNIX)\ntry:\n s.connect(sys.argv[1])\nexcept OSError:\n sys.exit(3)'
+    run = subprocess.run([sys.executable, '-S', '-c', code, path], user=user.pw_uid, group=user.pw_gid, extra_groups=[], timeout=20)
+    assert run.returncode in (0, 3)
+    return run.returncode == 0
+
+
+@root
+@pytest.mark.parametrize('said, uid, gid, name', [
+    ('nobody', 65534, 65534, 'nobody'), ('www-data', 33, 33, 'www-data'), ('nobody:www-data', 65534, 33, 'nobody'),
+    ('33', 33, 33, 'www-data'), ('nobody:12345', 65534, 12345, 'nobody'), ('23456:34567', 23456, 34567, '23456'),
+    ('root', 0, 0, 'root'), ('0:33', 0, 33, 'root')])
+def test_user(said, uid, gid, name):
+    """Who the workers are, in each way of reaching them; ldcorn stays root."""
+    with Apps('user = %s\nenv = KEPT=1\n' % said +
+              ''.join('[%s]\nroutes = /%s\ncmd = {counter} %s\n' % (n, n, t)
+                      for n, t in (('socket', '{socket}'), ('port', '{port}'), ('fd', 'fd:{fd}')))) as p:
+        for transport in ('socket', 'port', 'fd'):
+            said_ = p.info('/' + transport)
+            groups = os.getgrouplist(name, gid) if not name.isdigit() else [gid]
+            assert who(said_['pid'])[:3] == (uid, gid, sorted(groups)) and said_['started']['fds'][:3] == [0, 1, 2]
+            env = said_['env']
+            home = pwd.getpwuid(uid).pw_dir if not name.isdigit() else '/'
+            assert (env['USER'], env['LOGNAME'], env['HOME'], env['KEPT']) == (name, name, home, '1')
+        assert who(p.pid)[0] == 0
+        path = p.info('/socket')['env']['LDCORN_SOCKET']
+        st = os.stat(os.path.dirname(path))
+        assert path.startswith('%s/run/%d/' % (p.dir, uid)) and (st.st_uid, stat.S_IMODE(st.st_mode)) == (uid, 0o700)
+        p.stop()
+        assert not os.path.exists(p.dir + '/run')
+
+
+@root
+def test_env_wins_over_the_user():
+    with Apps(WEB + 'user = nobody\nenv = HOME=/elsewhere USER=me\ncmd = {counter} {socket}\n') as p:
+        env = p.info()['env']
+        assert (env['HOME'], env['USER'], env['LOGNAME']) == ('/elsewhere', 'me', 'nobody')
+
+
+TWO = ''.join('[%s]\nroutes = /%s\n%scmd = {counter} --tag=%s {socket}\n' % (n, n, u, n)
+              for n, u in (('one', 'user = nobody\n'), ('two', 'user = www-data\n')))
+
+
+@root
+def test_nobody_else_reaches_a_worker_of_a_user():
+    """Each has a directory, closed to others even where the socket is open to all."""
+    with Apps(TWO) as p:
+        paths = [p.info(t)['env']['LDCORN_SOCKET'] for t in ('/one', '/two')]
+        for path in paths:
+            os.chmod(path, 0o777)
+        assert [[reaches(path, u) for u in (NOBODY, WWW)] for path in paths] == [[True, False], [False, True]]
+        assert not reaches(p.dir + '/admin.sock', NOBODY)
+        for u in (NOBODY, WWW):
+            code = 'import os, sys\ntry:\n os.listdir(sys.argv[1])\nexcept OSError:\n sys.exit(3)'
+            assert subprocess.run([sys.executable, '-S', '-c', code, p.dir + '/run'], user=u.pw_uid).returncode == 3
+
+
+@root
+@pytest.mark.xfail(strict=True, reason='one group with `user` opens runtime_dir to everybody, for the sockets of groups without, too')
+def test_nobody_reaches_a_worker_without_a_user_beside_one_with():
+    """FORWARDED_ALLOW_IPS=* is right as long as only ldcorn can reach it; uvicorn makes its socket 0666."""
+    with Apps(TWO.replace('user = www-data\n', 'umask = 0\n')) as p:
+        path = p.info('/two')['env']['LDCORN_SOCKET']
+        assert p.info('/two')['env']['FORWARDED_ALLOW_IPS'] == '*'
+        assert not reaches(path, WWW)
+
+
+@root
+@pytest.mark.xfail(strict=True, reason='a worker that puts a link in the place of its socket has ldcorn connect as root to any other')
+def test_a_link_in_the_place_of_a_socket():
+    """The worker of a user must not reach by ldcorn what that user cannot reach."""
+    with Apps(WEB + 'user = nobody\nworker_keepalive = 0\nhealth_interval = none\ncmd = {counter} {socket}\n') as p:
+        path = p.info()['env']['LDCORN_SOCKET']
+        assert not reaches(p.dir + '/admin.sock', NOBODY)
+        code = 'import os, sys\nos.unlink(sys.argv[1])\nos.symlink(sys.argv[2], sys.argv[1])'
+        subprocess.run([sys.executable, '-S', '-c', code, path, p.dir + '/admin.sock'], user='nobody', check=True, timeout=20)
+        with p.connect() as c:
+            r = c.ask('GET', '/status', {'Host': 'localhost'})
+        assert r.status in (502, 503), r
+
+
+@root
+def test_what_a_user_leaves_is_gone_after_a_restart():
+    with Apps(TWO) as p:
+        olds = p.starts()
+        p.signal(signal.SIGKILL)
+        p.wait_exit()
+        wait_gone(*olds)
+        assert sorted(os.listdir(p.dir + '/run')) == ['33', '65534', 'lock']
+        assert os.listdir(p.dir + '/run/33') and os.listdir(p.dir + '/run/65534')
+        p.again()
+        p.wait_status(lambda s: all(g['workers'][0]['state'] == 'ready' for g in s['groups']))
+        assert who(p.info('/one')['pid'])[0] == 65534
+        assert [len(os.listdir(p.dir + '/run/' + n)) for n in ('33', '65534')] == [1, 1]
+        p.edit(('user = www-data\n', ''))
+        reload(p)
+        assert who(p.info('/two')['pid'])[0] == 0
+        p.stop()
+        assert not os.path.exists(p.dir + '/run') or os.listdir(p.dir + '/run') == []
+
+
+@root
+@pytest.mark.xfail(strict=True, reason='a file that a worker leaves in the directory of its user keeps runtime_dir')
+def test_a_file_beside_the_socket_of_a_user():
+    with Apps(WEB + 'user = nobody\ncmd = /bin/sh -c \'touch "$$(dirname $$0)/left"; exec {counter} $$0\' {socket}\n'.replace('$$', '$')) as p:
+        wait_for(lambda: os.path.exists(p.dir + '/run/65534/left'))
+        p.stop()
+        assert not os.path.exists(p.dir + '/run')
+
+
+@root
+@pytest.mark.parametrize('transport', ['{socket}', '{port}', 'fd:{fd}'])
+def test_user_changes_at_a_reload(transport):
+    with Apps(WEB + '; user\ncmd = {counter} %s\n' % transport) as p:
+        uids = []
+        for now, new in ((None, 'nobody'), ('nobody', 'www-data'), ('www-data', '0'), ('0', None), (None, '33:0')):
+            uids.append(who(p.info()['pid'])[0])
+            p.edit(('user = %s\n' % now if now else '; user\n', 'user = %s\n' % new if new else '; user\n'))
+            reload(p)
+        assert uids == [0, 65534, 33, 0, 0] and who(p.info()['pid'])[:3] == (33, 0, sorted(os.getgrouplist('www-data', 0)))
+        p.stop()
+        assert not os.path.exists(p.dir + '/run')
+
+
+@root
+@pytest.mark.parametrize('key', ['user', 'run_as'])
+def test_workers_of_a_user_end_with_the_parent(key):
+    with Apps(WEB + ('user = nobody\n' if key == 'user' else '') + 'workers = 2\ncmd = {counter} --stubborn {socket}\n',
+              'run_as = nobody\n' if key == 'run_as' else '', owner=NOBODY if key == 'run_as' else None,
+              env=NO_LEAKS, expect_status=-9) as p:
+        pids = p.pids()
+        assert [who(pid)[0] for pid in pids] == [65534] * 2
+        p.signal(signal.SIGKILL)
+        p.wait_exit()
+        wait_gone(*pids)
+
+
+@pytest.mark.parametrize('key, prefix', [('run_as', ''), ('user', WEB + 'cmd = true {socket}\n')])
+@pytest.mark.parametrize('value, words', [
+    ('no-such-user', 'there is no user `no-such-user`'), ('nobody:no-such-group', 'there is no group `no-such-group`'),
+    ('nobody:', 'there is no group'), (':nogroup', 'there is no user'), ('23456', 'there is no user `23456`'), ('-1', 'there is no user'),
+('0x10:1', 'there is no user'), ('1:4294967295', 'there is no group'),
+    ('nobody:nogroup:more', 'there is no group'), ('nobody nogroup', 'there is no user'), ('1 :1', 'there is no user')])
+def test_wrong_users(key, prefix, value, words):
+    config = prefix + '%s = %s\n' % (key, value) + ('' if prefix else UP)
+    place(config, prefix.count('\n') + 1, r'\d+', words, 'write name, name:group or 1000:1000')
+
+
+@root
+@pytest.mark.parametrize('value', ['18446744073709551616:1', '12x:1', '1000.5:1', '1:12x', '1:4294967296'] + [
+    pytest.param(v + ':1', marks=pytest.mark.xfail(strict=True, reason='a number that is too large is cut: 4294967296 is root'))
+    for v in ('4294967295', '4294967296', '4294967297')])
+def test_users_that_are_no_numbers(value):
+    config = WEB + 'user = %s\ncmd = true {socket}\n' % value
+    run = cli('-t', 'groups.ini', config=config)
+    assert run.status == 2 and 'there is no ' in run.err + run.out, run
+
+
+@root
+@pytest.mark.xfail(strict=True, reason='it says that another run_as needs root, not that it cannot change')
+def test_run_as_cannot_change():
+    with Apps(WEB + 'cmd = {counter} {socket}\n', 'run_as = nobody\n', owner=NOBODY, env=NO_LEAKS) as p:
+        p.edit(('run_as = nobody', 'run_as = www-data'))
+        assert '`run_as` cannot change at a reload' in reload(p, status=409)
+
+
+@root
+def test_user_and_run_as():
+    place('run_as = nobody\n' + WEB + 'cmd = true {socket}\nuser = nobody\n', 5, 8, '`user` needs root, which `run_as` gives up', 'keep one')
+
+
+NO_LEAKS = {'ASAN_OPTIONS': os.environ.get('ASAN_OPTIONS', '').replace('detect_leaks=1', 'detect_leaks=0')}
+
+
+@root
+@pytest.mark.parametrize('key', ['run_as', 'user'])
+def test_not_root(key):
+    """Somebody else is an error, oneself is not."""
+    path = make_dir()
+    try:
+        os.chmod(path, 0o755)
+        shutil.copy(BIN, path + '/ldcorn')
+        for value, status in (('www-data', 2), ('nobody:www-data', 2), ('root', 2), ('nobody', 0), ('65534:65534', 0)):
+            with open(path + '/groups.ini', 'w') as f:
+                f.write(('run_as = %s\n' % value if key == 'run_as' else '') + WEB + 'cmd = true {socket}\n' + ('user = %s\n' % value if key == 'user' else ''))
+            run = subprocess.run(['./ldcorn', '-t', 'groups.ini'], cwd=path, user='nobody', group='nogroup', extra_groups=[], timeout=20,
+                                 env=_environ(NO_LEAKS), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            text = run.stderr.decode()
+            assert run.returncode == status, text
+            if status:
+                assert '`%s = %s` needs root, and this is uid 65534' % (key, value) in text and 'start ldcorn as root' in text
+    finally:
+        shutil.rmtree(path)
+
+
+# run_as: the directory belongs to that user, unless a test says otherwise.
+
+@root
+def test_run_as():
+    """ldcorn and its workers, its files and sockets, and all that it does later on."""
+    groups = WEB + 'cmd = {counter} {socket}\n[fd]\nroutes = /fd\ncmd = {counter} fd:{fd}\n[port]\nroutes = /port\ncmd = {counter} {port}\n'
+    with Apps(groups, 'run_as = www-data\nlog = {dir}/own.log\npid_file = {dir}/pid\n', owner=WWW, env=NO_LEAKS, wait=False).up() as p:
+        p.wait_status(lambda s: all(g['workers'][0]['state'] == 'ready' for g in s['groups']))
+        assert who(p.pid)[:3] == (33, 33, [33])
+        for target in ('/', '/fd', '/port'):
+            assert who(p.info(target)['pid'])[:3] == (33, 33, [33])
+        for name in ('own.log', 'access', 'run', 'run/lock', 'admin.sock'):
+            assert os.stat(p.dir + '/' + name).st_uid == 33, name
+        assert stat.S_IMODE(os.stat(p.dir + '/run').st_mode) == 0o700 and stat.S_IMODE(os.stat(p.dir + '/admin.sock').st_mode) == 0o600
+        assert reaches(p.dir + '/admin.sock', WWW) and not reaches(p.dir + '/admin.sock', NOBODY)
+        os.rename(p.dir + '/own.log', p.dir + '/own.1')
+        os.rename(p.dir + '/access', p.dir + '/access.1')
+        p.signal(signal.SIGUSR1)
+        wait_for(lambda: os.path.exists(p.dir + '/own.log') and os.path.exists(p.dir + '/access'))
+        assert os.stat(p.dir + '/own.log').st_uid == 33
+        old = p.info()['pid']
+        reload(p)
+        assert p.info()['pid'] != old and who(p.info()['pid'])[0] == 33
+        p.edit(('run_as = www-data', 'run_as = nobody'))
+        assert 'groups.ini:5:' in reload(p, status=409)
+        p.edit(('run_as = nobody', '; run_as'))
+        assert '`run_as` cannot change at a reload' in reload(p, status=409)
+        p.edit(('; run_as', 'run_as = www-data'))
+        os.kill(p.info()['pid'], signal.SIGKILL)
+        p.wait_status(lambda s: p.pids() and s['groups'][0]['workers'][0]['generation'] and 'KILL' in (s['groups'][0]['workers'][0]['last_exit'] or ''))
+        assert p.get('/')
+        p.stop()
+        assert not os.path.exists(p.dir + '/run') and not os.path.exists(p.dir + '/pid') and not os.path.exists(p.dir + '/admin.sock')
+
+
+def low_port():
+    """One below 1024 that is free, on an address of loopback that nobody else uses."""
+    for port in range(1023, 900, -1):
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(('127.61.%d.%d' % divmod(os.getpid() % 65000, 256), port))
+                return s.getsockname()
+            except OSError:
+                continue
+    pytest.skip('no port below 1024 is free')
+
+
+@root
+def test_run_as_binds_before():
+    address = low_port()
+    with Apps(WEB + 'cmd = {counter} {socket}\n', owner=NOBODY, top='run_as = nobody:www-data\n', env=NO_LEAKS,
+              args=('-o', 'listen=%s:%d' % address)) as p:
+        assert who(p.pid)[:3] == (65534, 33, sorted(os.getgrouplist('nobody', 33)))
+        with Client(address) as c:
+            assert c.ask('GET', '/').status == 200
+        reload(p)
+        with Client(address) as c:
+            assert c.ask('GET', '/').status == 200
+
+
+@root
+@pytest.mark.xfail(strict=True, reason='what run_as made its own is then not root\'s: runtime_dir is refused at the next start')
+@pytest.mark.parametrize('end', [signal.SIGTERM, signal.SIGKILL])
+def test_run_as_starts_again(end):
+    """The directory above belongs to root, as /run does: after an end, or a kill, it starts again."""
+    with Apps(WEB + 'cmd = {counter} {socket}\n', 'run_as = nobody\n', env=NO_LEAKS) as p:
+        p.signal(end)
+        p.wait_exit()
+        p.again()
+        p.wait_status(lambda s: p.pids())
+        assert p.get('/')
+
+
+@root
+@pytest.mark.xfail(strict=True, reason='what was bound or written in a directory of root cannot be removed any more')
+def test_run_as_removes_what_it_made():
+    with Apps(WEB + 'cmd = {counter} {socket}\n', 'run_as = nobody\npid_file = {dir}/pid\n', env=NO_LEAKS,
+              args=('-o', 'listen=unix:{dir}/public')) as p:
+        assert Client('unix:%s/public' % p.dir).ask('GET', '/').status == 200
+        p.stop()
+        assert [n for n in ('pid', 'public', 'run', 'admin.sock') if os.path.exists(p.dir + '/' + n)] == []
+
+
+@root
+@pytest.mark.xfail(strict=True, reason='a second instance hears that runtime_dir is not ours instead of who has it')
+def test_run_as_and_a_second_instance():
+    with Apps(WEB + 'cmd = {counter} {socket}\n', 'run_as = nobody\n', owner=NOBODY, env=NO_LEAKS) as p:
+        run = subprocess.run(p.command, cwd=p.dir, stderr=subprocess.PIPE, timeout=20)
+        assert run.returncode == 1 and b'ldcorn pid %d already runs' % p.pid in run.stderr

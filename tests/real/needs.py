@@ -5,7 +5,7 @@ import pytest
 from harness import Client
 
 PACKAGES = {'node': 'nodejs', 'fastapi': 'python3-fastapi', 'websockets': 'python3-websockets',
-            'hypercorn': 'python3-hypercorn', 'requests': 'python3-requests', 'httpx': 'python3-httpx',
+            'hypercorn': 'python3-hypercorn', 'haproxy': 'haproxy', 'requests': 'python3-requests', 'httpx': 'python3-httpx',
             'aiohttp': 'python3-aiohttp', 'nginx': 'nginx-light', 'selenium': 'python3-selenium',
             'chromedriver': 'chromium-driver'}
 
