@@ -806,7 +806,7 @@ def test_a_lame_duck_longer_than_the_stop(lame, whole):
 def test_a_reload_of_lame_duck():
     """A reload changes it; one that is under way is undone when the stop begins."""
     with Own(WEB + 'cmd = %s\n' % counter(), LAME % '10s') as p:
-        p.edit(('lame_duck = 10s', 'lame_duck = 300ms'), ('cmd = ', 'start_timeout = 20s\ncmd = sleep 60; '))
+        p.edit(('lame_duck = 10s', 'lame_duck = 300ms'), ('{socket}', '--hold-listen={dir}/never {socket}'))
         p.signal(signal.SIGHUP)
         p.wait_status(lambda s: any(g['workers'][1:] for g in s['groups']))
         start = time.monotonic()
