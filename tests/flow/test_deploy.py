@@ -415,6 +415,24 @@ def test_words_of_an_address_change_at_a_reload():
             assert (got['x-real-ip'], got['x-forwarded-proto']) == ('127.0.0.1', 'https')
 
 
+@pytest.mark.xfail(strict=True, reason='of an address that stands there twice the first words count at the start, the last ones after a reload')
+@pytest.mark.parametrize('words', ['{listen} proxy {listen}', '{listen} {listen} proxy', '{listen} https {listen}'])
+def test_an_address_twice(words):
+    """Refused, or the same for good."""
+    def asks():
+        with p.connect() as c:
+            r = c.send(head('GET', '/info')).read_response()
+        return r.status, r.status == 200 and json.loads(r.body)['fields']['x-forwarded-proto']
+    with Own(WEB + 'cmd = %s\n' % counter()) as p:
+        p.edit(('listen = {listen}\n', 'listen = %s\n' % words))
+        p.stop()
+        p.again()
+        p.wait_status(lambda s: p.pids())
+        first = asks()
+        reload(p, '?processes=keep')
+        assert asks() == first
+
+
 def place(config, line, column, *words, env=None, status=2, args=('groups.ini',)):
     """There must be an error at that place, with these words in it."""
     run = cli(*args, config=config, env=env)
@@ -692,6 +710,19 @@ def admin_socket(p, n):
     with open('/proc/net/unix') as f:
         return any(link == 'socket:[%s]' % line.split()[6] and line.endswith('/admin.sock\n') and line.split()[3] == '00010000'
                    for line in f if line.endswith('/admin.sock\n'))
+
+
+@pytest.mark.xfail(strict=True, reason='when a number of our own goes again, admin is closed for good')
+def test_a_number_of_our_own_comes_and_goes():
+    with Own(WEB + 'cmd = %s\n' % counter()) as p:
+        fd, = [n for n in os.listdir('/proc/%d/fd' % p.pid) if admin_socket(p, n)]
+        for new in ('{listen} fd:%s' % fd, '{listen}'):
+            p.write_config(re.sub('listen = .*', 'listen = ' + new, p.config_text))
+            p.admin('POST', '/reload?processes=keep')
+        with contextlib.suppress(ConnectionError):
+            assert p.admin('GET', '/healthz')[0] == 200
+            return
+        pytest.fail('admin is gone')
 
 
 @pytest.mark.xfail(strict=True, reason='an IPv4 client of a dual-stack socket is ::ffff:a.b.c.d to workers and logs')
@@ -1023,6 +1054,20 @@ def test_a_link_in_the_place_of_a_socket():
         with p.connect() as c:
             r = c.ask('GET', '/status', {'Host': 'localhost'})
         assert r.status in (502, 503), r
+
+
+@pytest.mark.xfail(strict=True, reason='a directory in runtime_dir that begins with a digit is taken for that of a user')
+def test_a_directory_of_somebody_else_in_runtime_dir():
+    """/run/user has such names too."""
+    with Own(WEB + 'cmd = %s\n' % counter()) as p:
+        p.stop()
+        os.makedirs(p.dir + '/run/1000')
+        os.mkdir(p.dir + '/run/2empty')
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(p.dir + '/run/1000/bus')
+        p.again()
+        p.wait_status(lambda s: p.pids())
+        assert os.listdir(p.dir + '/run/1000') == ['bus'] and os.path.isdir(p.dir + '/run/2empty')
 
 
 @root
