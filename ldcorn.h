@@ -498,27 +498,28 @@ extern int getgrouplist(const char *name, gid_t group, gid_t *list, int *n);
 #endif
 
 enum {
-    LDC_SCRATCH = 131072,   /* one read; more than 64 KiB and a head, a usual size of answers */
-    LDC_AHEAD = 65536,      /* bytes kept for a peer that is slower than the other side */
-    LDC_LONG = 32768,       /* bytes still to come that make splice() worth it */
-    LDC_GLANCE = 4096,      /* a read where a head with a long body behind it is to be expected */
-    LDC_PIPE = 1048576,     /* for splice(): bytes, of which a piece of a page takes a whole page */
-    LDC_PIPELINE = 16384,   /* bytes kept of a client that sends ahead */
-    LDC_ADMINS = 128,       /* connections to admin at a time */
-    LDC_COLLECT = 65536,    /* a body up to this is small: a quarter of the memory is for those */
-    LDC_INHERITED = 64,     /* listening sockets from systemd */
-    LDC_USER_GROUPS = 256,  /* of one user */
-    LDC_FIELDS = 100,       /* fields in one head */
-    LDC_INTERIM = 16,       /* 1xx answers before the final one (RFC 9110 15.2) */
-    LDC_ACCEPTS = 64,       /* accepts per listener and turn */
-    LDC_SPIN = 100,         /* turns ready without progress before we give up on a peer */
-    LDC_TRAILER = 8192,     /* bytes of trailers, read and dropped */
-    LDC_EXTENSION = 256,    /* bytes of chunk extensions in one line */
-    LDC_EXTENSIONS = 16384, /* and in one body: an amplifier otherwise */
-    LDC_LOG_LINE = 8192,    /* a worker's line, longer ones are split */
-    LDC_LOG_RING = 262144,  /* bytes waiting for a slow log target, then whole lines drop */
-    LDC_TAIL = 2048,        /* a worker's last words, for the log and /status */
-    LDC_BUCKETS = 15        /* of a histogram, the last one is +Inf */
+    LDC_SCRATCH = 131072, /* one read; more than 64 KiB and a head, a usual size of answers */
+    LDC_AHEAD = 65536,    /* bytes kept for a peer that is slower than the other side */
+    LDC_LONG = 32768,     /* bytes still to come that make splice() worth it */
+    LDC_GLANCE = 4096,    /* a read where a head with a long body behind it is to be expected */
+    LDC_PIPE = 1048576,   /* for splice(): bytes, of which a piece of a page takes a whole page */
+    LDC_PIPELINE = 16384, /* bytes kept of a client that sends ahead */
+    LDC_ADMINS = 128,     /* connections to admin at a time */
+    LDC_COLLECT = 65536,  /* a body up to this is small: a quarter of the memory is for those */
+    LDC_INHERITED = 64,   /* listening sockets from systemd */
+    LDC_INHERITED_MOST = 1024, /* numbers of inherited descriptors are below */
+    LDC_USER_GROUPS = 256,     /* of one user */
+    LDC_FIELDS = 100,          /* fields in one head */
+    LDC_INTERIM = 16,          /* 1xx answers before the final one (RFC 9110 15.2) */
+    LDC_ACCEPTS = 64,          /* accepts per listener and turn */
+    LDC_SPIN = 100,            /* turns ready without progress before we give up on a peer */
+    LDC_TRAILER = 8192,        /* bytes of trailers, read and dropped */
+    LDC_EXTENSION = 256,       /* bytes of chunk extensions in one line */
+    LDC_EXTENSIONS = 16384,    /* and in one body: an amplifier otherwise */
+    LDC_LOG_LINE = 8192,       /* a worker's line, longer ones are split */
+    LDC_LOG_RING = 262144,     /* bytes waiting for a slow log target, then whole lines drop */
+    LDC_TAIL = 2048,           /* a worker's last words, for the log and /status */
+    LDC_BUCKETS = 15           /* of a histogram, the last one is +Inf */
 };
 
 /* Internal results: 0 or a count, else one of these. */
@@ -3443,8 +3444,8 @@ static bool ldc_conf_listen_word(const char *word, ldc_addr *list, int *count, c
         return true;
     }
     if (strncmp(word, "fd:", 3) == 0) {
-        if (!ldc_util_number(ldc_util_z(word + 3), 65535, &fd) || fd < 3)
-            *hint = "write fd:3, the number of an open listening socket, 3 or more";
+        if (!ldc_util_number(ldc_util_z(word + 3), LDC_INHERITED_MOST - 1, &fd) || fd < 3)
+            *hint = "write fd:3, the number of an open listening socket, 3 to 1023";
         else
             ldc_conf_inherited(&list[(*count)++], word, (int)fd);
         return true;
@@ -3613,17 +3614,19 @@ static void ldc_conf_user(ldc_reader *r, ldc_user *u, ldc_key_id id, const ldc_o
     const struct passwd *who;
     const struct group *of;
     uint64_t n = 0;
+    bool numeric;
     const char *z = ldc_conf_z(r, name);
     memset(u, 0, sizeof *u);
     if (group.n) group = ldc_util_cut(group, 1);
     who = getpwnam(z);
-    if (who == NULL && ldc_util_number(name, UINT32_MAX - 1, &n)) who = getpwuid((uid_t)n);
+    numeric = ldc_util_number(name, UINT32_MAX - 1, &n);
+    if (who == NULL && numeric) who = getpwuid((uid_t)n);
     u->set = true;
     u->uid = who ? who->pw_uid : (uid_t)n;
     u->gid = who ? who->pw_gid : (gid_t)n;
     u->name = ldc_conf_z(r, who ? ldc_util_z(who->pw_name) : name);
     u->home = ldc_conf_z(r, who ? ldc_util_z(who->pw_dir) : LDC_S("/"));
-    if (who == NULL && (n == 0 || group.n == 0)) { /* a number without a name needs a group */
+    if (who == NULL && (!numeric || group.n == 0)) { /* a number without a name needs a group */
         ldc_conf_fail(r, at, "write name, name:group or 1000:1000", "`%s`: there is no user `%s`",
                       ldc_conf_keys[id].name, z);
         return;
@@ -3642,8 +3645,9 @@ static void ldc_conf_user(ldc_reader *r, ldc_user *u, ldc_key_id id, const ldc_o
     if (u->n == 1) u->groups[0] = u->gid;
     if (geteuid() != 0 && (u->uid != geteuid() || u->gid != getegid()))
         ldc_conf_fail(r, at, "start ldcorn as root, or remove it",
-                      "`%s = %s` needs root, and this is uid %ld", ldc_conf_keys[id].name, text,
-                      (long)geteuid());
+                      "`%s = %s` needs root, and this is uid %ld%s", ldc_conf_keys[id].name, text,
+                      (long)geteuid(),
+                      id == LDC_KEY_run_as ? "; it cannot change at a reload" : "");
     else if (geteuid() != 0)
         u->set = false; /* that is who we are */
 }
@@ -3675,6 +3679,16 @@ static void ldc_conf_globals(ldc_reader *r) {
     r->conf->listen = ldc_conf_addresses(r, &s->said[LDC_KEY_listen], "listen", true,
                                          &r->conf->listens, NULL, NULL);
     if (r->memory) return;
+    for (int i = 1; i < r->conf->listens; i++) {
+        const ldc_addr *a = &r->conf->listen[i];
+        for (int j = 0; j < i && a->inherited >= 0; j++) {
+            if (!ldc_conf_same_addr(&r->conf->listen[j], a) || a->at.column == a[-1].at.column)
+                continue;
+            ldc_conf_fail(r, &a->at, "keep one, with all its words", "`listen` says `%s` twice",
+                          a->text);
+            break;
+        }
+    }
     ldc_conf_runtime_dir(r, s);
     ldc_conf_admin(r, s);
     ldc_conf_trust(r, s);
@@ -3993,6 +4007,11 @@ static void ldc_conf_choices(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
                                              "wait, restart, close")];
     if (g->s.user)
         ldc_conf_user(r, &g->user, LDC_KEY_user, ldc_conf_at(s, LDC_KEY_user), g->s.user);
+#ifndef SO_PEERCRED
+    if (g->user.set && g->argv && g->transport == LDC_BY_SOCKET)
+        ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_user), "write {fd} or {port} in cmd",
+                      "with `user` a {socket} cannot be checked on this system");
+#endif
     if (g->user.set && r->conf->run_as.set)
         ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_user), "keep one of the two",
                       "`user` needs root, which `run_as` gives up");
@@ -5097,15 +5116,17 @@ struct ldcorn {
     ldc_reload reload;
     int generation;
     uint64_t now, turn, began, wall;
-    char *scratch;   /* one read; LDC_SCRATCH bytes */
-    int pipe[2];     /* for splice(); empty between its uses */
-    bool unspliced;  /* splice() is not to be had with these sockets */
-    char *path_room; /* for @route; max_header bytes */
+    char *scratch; /* one read; LDC_SCRATCH bytes */
+    unsigned char
+        inherited[LDC_INHERITED_MOST / 8]; /* listening sockets that were there before us */
+    int pipe[2];                           /* for splice(); empty between its uses */
+    bool unspliced;                        /* splice() is not to be had with these sockets */
+    char *path_room;                       /* for @route; max_header bytes */
     size_t path_cap;
     ldc_head head;    /* the one under the parser */
     ldc_str more;     /* lines that a filter added to it */
     ldc_watch signal; /* read end of the self-pipe */
-    int signal_out, reserve, lock;
+    int signal_out, reserve, lock, pid_fd;
     volatile sig_atomic_t stop_asked;
     int stops_seen;
     ldc_life life;
@@ -5114,7 +5135,7 @@ struct ldcorn {
     int clients_count, conns_max, admins, forks;
     bool admin_full;              /* its listener waits until one of them is gone */
     bool untrusted_said, refused; /* refused: a group has something to report */
-    bool paused, ready_said, running, reap_all, child_noted, made_dir, pid_made, lean;
+    bool paused, ready_said, running, reap_all, child_noted, made_dir, lean;
     uint64_t accepted, bytes_in, bytes_out, id_seed, id_next, refusals_at;
     bool handlers;           /* of ldcorn_run, until ldcorn_close */
     struct sigaction old[9]; /* what stood there before, SIGPIPE last */
@@ -5292,14 +5313,38 @@ static bool ldc_net_become(const ldc_user *u) {
     return u->uid == 0 || setuid(0) < 0;
 }
 
-/* A listening socket that somebody opened for us. It is ours from here on. -1 and errno. */
-static int ldc_net_inherit(int fd) {
+/* Who called listen() on the other side of a unix socket. */
+static bool ldc_net_peer_is(int fd, uid_t uid) {
+#ifdef SO_PEERCRED
+    struct {
+        pid_t pid;
+        uid_t uid;
+        gid_t gid;
+    } who;
+    socklen_t n = sizeof who;
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n) == 0 && n == sizeof who &&
+           who.uid == uid;
+#else
+    (void)fd, (void)uid;
+    return false;
+#endif
+}
+
+static bool ldc_net_listens(int fd) {
     int listens = 0;
     socklen_t n = sizeof listens;
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &n) == 0 && listens;
+}
+
+/* A listening socket that was there before us: a copy, so that it can go and come back. -1 and
+   errno. */
+static int ldc_net_inherit(int fd) {
+    int copy;
     errno = ENOTCONN;
-    if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &n) < 0) return -1;
-    if (!listens) errno = EINVAL;
-    return listens && ldc_net_flags(fd) ? fd : -1;
+    if (fd < 0 || !ldc_net_listens(fd) || !ldc_net_flags(fd)) return -1;
+    do copy = fcntl(fd, F_DUPFD, 3);
+    while (copy < 0 && errno == EINTR);
+    return copy < 0 || ldc_net_flags(copy) ? copy : (close(copy), -1);
 }
 
 /* Bytes that the kernel keeps because the peer did not take them, -1 where nobody tells. */
@@ -6535,12 +6580,20 @@ static ldc_up *ldc_up_new(ldcorn *l, ldc_worker *w, int fd) {
     return u;
 }
 
+/* Its socket lies where it may put a link to any other, which we could open as root. */
+static bool ldc_up_right_peer(const ldc_up *u) {
+    const ldc_worker *w = u->worker;
+    if (w->foreign || !w->as->user.set || w->as->transport != LDC_BY_SOCKET) return true;
+    errno = EPERM;
+    return ldc_net_peer_is(u->watch.fd, w->as->user.uid);
+}
+
 /* connect() once more or for the first time. 1 connected, 0 under way or busy, -1 refused. */
 static int ldc_up_connect(ldc_up *u) {
     int r;
     do r = connect(u->watch.fd, &u->worker->addr.u.any, u->worker->addr.len);
     while (r < 0 && errno == EINTR);
-    if (r == 0 || errno == EISCONN) return 1;
+    if (r == 0 || errno == EISCONN) return ldc_up_right_peer(u) ? 1 : -1;
     u->connected = errno == EINPROGRESS || errno == EALREADY; /* else: a full backlog, try again */
     return errno == EINPROGRESS || errno == EALREADY || errno == EAGAIN ? 0 : -1;
 }
@@ -7680,7 +7733,7 @@ static void ldc_client_run(ldcorn *l, ldc_client *c) {
 
 static void ldc_client_finish(ldcorn *l, ldc_client *c) {
     ldc_exchange *e = c->exchange;
-    bool keep = e->keep && (l->life == LDC_LIFE_RUN || c->admin) && !c->eof &&
+    bool keep = e->keep && (l->life <= LDC_LIFE_LAME || c->admin) && !c->eof &&
                 e->conf->s.keepalive_timeout != 0;
     bool clean = e->req.end && c->in.p == NULL && e->why == LDC_WHY_NONE && (!e->upgrade || c->eof);
     ldc_client_log(l, e);
@@ -8538,6 +8591,17 @@ static void ldc_client_head_part(ldcorn *l, ldc_client *c) {
         ldc_client_head_late(l, l->heads.old, LDC_WHY_SLOW);
 }
 
+/* ::ffff:a.b.c.d, of a socket for both, is a.b.c.d. */
+static void ldc_client_address(ldc_client *c, int family, const unsigned char ip[16]) {
+    static const unsigned char mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    bool v4 = family == AF_INET6 && memcmp(ip, mapped, sizeof mapped) == 0;
+    c->family = (uint8_t)(v4 ? AF_INET : family);
+    memset(c->ip, 0, sizeof c->ip);
+    memcpy(c->ip, v4 ? ip + 12 : ip, c->family == AF_INET ? 4 : 16);
+    c->peer[0] = 0;
+    if (c->family != AF_UNIX) inet_ntop(c->family, c->ip, c->peer, sizeof c->peer);
+}
+
 /* What a balancer says before the first request: who its client is. It is believed, because only
    such balancers may reach an address that wants it. Bytes of it, LDC_MORE, LDC_BAD. */
 static ptrdiff_t ldc_client_proxy(ldc_client *c, const char *p, size_t n) {
@@ -8546,10 +8610,7 @@ static ptrdiff_t ldc_client_proxy(ldc_client *c, const char *p, size_t n) {
     if (size < 0) return size;
     c->proxy = false;
     if (who.family == AF_UNSPEC) return size; /* of the balancer itself, as for its checks */
-    c->family = (uint8_t)who.family;
-    memcpy(c->ip, who.ip, sizeof c->ip);
-    c->peer[0] = 0;
-    if (who.family != AF_UNIX) inet_ntop(who.family, c->ip, c->peer, sizeof c->peer);
+    ldc_client_address(c, who.family, who.ip);
     return size;
 }
 
@@ -8745,8 +8806,7 @@ static void ldc_client_peer(ldc_client *c, const struct sockaddr_storage *from) 
         inet_ntop(AF_INET, c->ip, c->peer, sizeof c->peer);
     } else if (from->ss_family == AF_INET6) {
         const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)(const void *)from;
-        memcpy(c->ip, &v6->sin6_addr, 16);
-        inet_ntop(AF_INET6, c->ip, c->peer, sizeof c->peer);
+        ldc_client_address(c, AF_INET6, (const unsigned char *)&v6->sin6_addr);
     } else {
         c->family = AF_UNIX;
     }
@@ -9283,15 +9343,17 @@ static int ldc_proc_reserve(ldc_worker *w, char port[8]) {
     return fd;
 }
 
-/* In runtime_dir, which then lets others through but not look: the sockets of one user. */
+/* In runtime_dir, which lets others through but not look once one of them has a directory in it. */
 static bool ldc_proc_directory(ldcorn *l, const char *path, const ldc_user *u) {
     struct stat st;
-    if (chmod(l->conf->s.runtime_dir, 0711) < 0) return false;
+    uid_t uid = u ? u->uid : geteuid();
+    if (u && chmod(l->conf->s.runtime_dir, 0711) < 0) return false;
     if (mkdir(path, 0700) < 0 && errno != EEXIST) return false;
     if (lstat(path, &st) < 0) return false;
     errno = ENOTDIR;
     if (!S_ISDIR(st.st_mode)) return false;
-    return st.st_uid == u->uid || lchown(path, u->uid, u->gid) == 0;
+    if (st.st_uid != uid && lchown(path, uid, u ? u->gid : getegid()) < 0) return false;
+    return (st.st_mode & 0777) == 0700 || chmod(path, 0700) == 0;
 }
 
 /* Socket, port or listener for a new start. 0 or an errno. */
@@ -9301,11 +9363,13 @@ static int ldc_proc_transport(ldcorn *l, ldc_worker *w, ldc_spawn *s, char port[
         w->port_fd = ldc_proc_reserve(w, port);
         return w->port_fd < 0 ? errno : 0;
     }
-    if (w->as->user.set && w->as->transport == LDC_BY_SOCKET) { /* it makes its socket itself */
-        snprintf(path, sizeof path, "%s/%ld", l->conf->s.runtime_dir, (long)w->as->user.uid);
-        if (!ldc_proc_directory(l, path, &w->as->user)) return errno;
-        snprintf(path, sizeof path, "unix:%s/%ld/%.16s.%d.%x", l->conf->s.runtime_dir,
-                 (long)w->as->user.uid, w->group->name, w->index, ++l->serial);
+    if (geteuid() == 0) { /* each user has a directory of its own for them, so do we */
+        bool theirs = w->as->user.set && w->as->transport == LDC_BY_SOCKET;
+        uid_t uid = theirs ? w->as->user.uid : 0;
+        snprintf(path, sizeof path, "%s/uid-%ld", l->conf->s.runtime_dir, (long)uid);
+        if (!ldc_proc_directory(l, path, theirs ? &w->as->user : NULL)) return errno;
+        snprintf(path, sizeof path, "unix:%s/uid-%ld/%.16s.%d.%x", l->conf->s.runtime_dir,
+                 (long)uid, w->group->name, w->index, ++l->serial);
     } else {
         snprintf(path, sizeof path, "unix:%s/%.16s.%d.%x", l->conf->s.runtime_dir, w->group->name,
                  w->index, ++l->serial);
@@ -9589,12 +9653,14 @@ static ldc_worker *ldc_proc_reliever(const ldc_worker *w) {
     return NULL;
 }
 
-/* One fork per turn: a fork is the longest thing that a turn can do. */
+/* One fork per turn: a fork is the longest thing that a turn can do. And not in the turn that closed
+   the last one's pipes: their entries are still in the set. */
 static void ldc_proc_start(ldcorn *l, ldc_worker *w) {
     const char *step = "";
     char what[256];
     int failed;
-    if (l->forks++ > 0) {
+    bool closing = w->pipe[0].watch.dirty || w->pipe[1].watch.dirty || w->exec.watch.dirty;
+    if (closing || l->forks++ > 0) {
         ldc_proc_timer_at(l, w, l->now + 1);
         return;
     }
@@ -10387,12 +10453,20 @@ static ldc_listener *ldc_reload_listener(ldcorn *l, const ldc_addr *a, ldc_door 
     return NULL;
 }
 
+/* A number that is open now may be one of our own. */
+static bool ldc_reload_was_there(const ldcorn *l, int fd) {
+    return fd >= 0 && fd < LDC_INHERITED_MOST && (l->inherited[fd / 8] >> (fd % 8) & 1);
+}
+
 static int ldc_reload_bind(ldcorn *l, const ldc_addr *a, ldc_door door, int backlog) {
     ldc_listener *s;
     struct stat st;
     int fd, e;
     if (ldc_reload_listener(l, a, door)) return 0;
-    fd = a->inherited ? ldc_net_inherit(a->inherited) : ldc_net_listen(a, backlog);
+    errno = EBADF;
+    fd = !a->inherited                           ? ldc_net_listen(a, backlog)
+         : ldc_reload_was_there(l, a->inherited) ? ldc_net_inherit(a->inherited)
+                                                 : -1;
     if (fd < 0) return errno;
     s = (ldc_listener *)ldc_mem_zero(&l->mem, sizeof *s);
     if (s == NULL || !ldc_loop_open(l, &s->watch, fd, LDC_KIND_LISTENER, POLLIN)) {
@@ -10425,22 +10499,42 @@ static void ldc_reload_unlisten(ldcorn *l, ldc_listener *s) {
     ldc_loop_close(l, &s->watch);
 }
 
-/* Every address of `conf`; on failure *bad is the one, and an errno. */
-static int ldc_reload_listen(ldcorn *l, const ldc_conf *conf, const ldc_addr **bad) {
+static const char *ldc_reload_listen_error(const ldc_addr *a, int e) {
+    if (e == EADDRINUSE) return "address already in use";
+    if (a == NULL || !a->inherited) return strerror(e);
+    return a->text[0] == 'f'
+               ? "no inherited listening socket has this number"
+               : "systemd has passed no such socket (LISTEN_FDS); it needs a .socket unit";
+}
+
+static bool ldc_reload_below(const ldc_addr *a, const char *dir) {
+    size_t n = dir ? strlen(dir) : 0;
+    return n && a->u.any.sa_family == AF_UNIX && strncmp(a->u.un.sun_path, dir, n) == 0 &&
+           a->u.un.sun_path[n] == '/';
+}
+
+/* Every address of `conf` but sockets in directory `but` (NULL: none); on failure *bad is the one,
+   and an errno. */
+static int ldc_reload_listen(ldcorn *l, const ldc_conf *conf, const char *but,
+                             const ldc_addr **bad) {
     for (int i = 0; i < conf->listens; i++) {
-        int e = ldc_reload_bind(l, &conf->listen[i], LDC_DOOR_CLIENTS, (int)conf->s.backlog);
+        int e = 0;
         *bad = &conf->listen[i];
+        if (!ldc_reload_below(*bad, but))
+            e = ldc_reload_bind(l, *bad, LDC_DOOR_CLIENTS, (int)conf->s.backlog);
         if (e) return e;
     }
     for (int i = 0; i < conf->groups; i++) {
         int e = 0;
         *bad = &conf->group[i].dial;
-        if (conf->group[i].source == LDC_FROM_DIAL)
+        if (conf->group[i].source == LDC_FROM_DIAL && !ldc_reload_below(*bad, but))
             e = ldc_reload_bind(l, *bad, LDC_DOOR_DIAL, (int)conf->s.backlog);
         if (e) return e;
     }
     *bad = &conf->admin;
-    return conf->admin_on ? ldc_reload_bind(l, &conf->admin, LDC_DOOR_ADMIN, 128) : 0;
+    return conf->admin_on && !ldc_reload_below(*bad, but)
+               ? ldc_reload_bind(l, &conf->admin, LDC_DOOR_ADMIN, 128)
+               : 0;
 }
 
 static void ldc_reload_settle_listeners(ldcorn *l, bool switched) {
@@ -10557,7 +10651,8 @@ static bool ldc_reload_changed(const ldc_gconf *a, const ldc_gconf *b) {
     if (a->source != b->source || !ldc_reload_same_text(a->s.cmd, b->s.cmd) ||
         !ldc_reload_same_text(a->s.app, b->s.app) ||
         !ldc_reload_same_text(a->s.function, b->s.function) ||
-        !ldc_reload_same_text(a->s.dir, b->s.dir))
+        !ldc_reload_same_text(a->s.dir, b->s.dir) || !ldc_reload_same_text(a->s.user, b->s.user) ||
+        a->umask != b->umask)
         return true;
     return !ldc_reload_same_words(a->s.env, b->s.env);
 }
@@ -11125,10 +11220,15 @@ static void ldc_reload_load(ldcorn *l) {
     char text[PATH_MAX + 128];
     int e, count = 0;
     bool ok = true;
-    e = ldc_reload_listen(l, r->conf, &bad);
+    e = ldc_reload_listen(l, r->conf, NULL, &bad);
     if (e) {
-        int n = snprintf(text, sizeof text, "cannot listen on %s: %s", bad->text, strerror(e));
-        ldc_reload_undo(l, text, n > 0 ? (size_t)n : 0);
+        ldc_text note;
+        ldc_text_init(&note, &l->mem);
+        snprintf(text, sizeof text, "cannot listen on %s: %s", bad->text,
+                 ldc_reload_listen_error(bad, e));
+        ldc_conf_note(&note, &bad->at, text, "the old addresses stay");
+        ldc_reload_undo(l, note.p ? note.p : text, note.p ? note.n : strlen(text));
+        ldc_text_free(&note);
         return;
     }
     if (!ldc_reload_watcher(l, r->conf, &r->watcher, &r->watch_fd)) r->watcher = 0;
@@ -11863,7 +11963,7 @@ static void ldc_admin_metrics(ldcorn *l, ldc_text *t) {
 
 /* Names of groups that are not ready; 200 only if there is none and we are not stopping. */
 static bool ldc_admin_ready(ldcorn *l, ldc_text *t) {
-    bool ready = l->life == LDC_LIFE_RUN;
+    bool ready = l->life == LDC_LIFE_RUN && !l->stop_asked;
     if (!ready) ldc_text_add(t, "stopping\n");
     for (const ldc_group *g = l->groups; g; g = g->next) {
         if (g->hidden || g->removed || g->conf->s.optional || ldc_group_ready(g)) continue;
@@ -13468,13 +13568,8 @@ static bool ldc_public_copy_desc(ldcorn *l, const ldcorn_desc *desc) {
 
 static bool ldc_public_bind(ldcorn *l, ldcorn_error *error) {
     const ldc_addr *bad = NULL;
-    int e = ldc_reload_listen(l, l->conf, &bad);
-    const char *why =
-        e == EADDRINUSE   ? "address already in use"
-        : !bad->inherited ? strerror(e)
-        : bad->text[0] == 'f'
-            ? "no listening socket has this number"
-            : "systemd has passed no such socket (LISTEN_FDS); it needs a .socket unit";
+    int e = ldc_reload_listen(l, l->conf, NULL, &bad);
+    const char *why = ldc_reload_listen_error(bad, e);
     if (e == 0) {
         for (ldc_listener *s = l->listeners; s; s = s->next) s->fresh = false;
         return true;
@@ -13491,13 +13586,19 @@ static void ldc_public_sweep(ldcorn *l, const char *dir, bool deep) {
     char path[PATH_MAX + 256];
     if (d == NULL) return;
     while ((entry = readdir(d)) != NULL) {
-        snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
-        if (isdigit((unsigned char)entry->d_name[0]) && deep && lstat(path, &st) == 0 &&
-            S_ISDIR(st.st_mode)) { /* of a group's user */
+        const char *name = entry->d_name;
+        uint64_t uid;
+        snprintf(path, sizeof path, "%s/%s", dir, name);
+        if (lstat(path, &st) < 0) continue;
+        if (S_ISDIR(st.st_mode)) {
+            if (!deep || strncmp(name, "uid-", 4) != 0 ||
+                !ldc_util_number(ldc_util_z(name + 4), UINT32_MAX, &uid) || uid != st.st_uid)
+                continue;
             ldc_public_sweep(l, path, false);
             rmdir(path);
+            continue;
         }
-        if (lstat(path, &st) < 0 || !S_ISSOCK(st.st_mode)) continue;
+        if (deep && !S_ISSOCK(st.st_mode)) continue; /* below, what workers have left goes too */
         l->made_dir =
             l->made_dir || getenv("RUNTIME_DIRECTORY") == NULL; /* a predecessor's leftover */
         unlink(path);
@@ -13673,38 +13774,74 @@ static bool ldc_public_names(ldcorn *l, ldcorn_error *error) {
 static bool ldc_public_pid_file(ldcorn *l, ldcorn_error *error) {
     const char *path = l->conf->s.pid_file;
     char text[24];
-    int n = snprintf(text, sizeof text, "%ld\n", (long)getpid()), fd;
+    int n = snprintf(text, sizeof text, "%ld\n", (long)getpid());
     struct stat st;
+    bool ok = false;
     if (path == NULL) return true;
-    fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
-    errno = fd >= 0 ? EINVAL : errno;
-    if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && ftruncate(fd, 0) == 0)
-        l->pid_made = write(fd, text, (size_t)n) == n;
-    if (!l->pid_made)
+    l->pid_fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
+    if (l->pid_fd >= 0 && fstat(l->pid_fd, &st) == 0) {
+        errno = EINVAL;
+        ok = S_ISREG(st.st_mode) && ftruncate(l->pid_fd, 0) == 0 &&
+             write(l->pid_fd, text, (size_t)n) == n;
+    }
+    if (!ok)
         ldc_public_fail(error, 1, ldc_conf_at(l->conf->globals, LDC_KEY_pid_file),
                         "cannot write pid_file %s: %s", path, strerror(errno));
-    if (fd >= 0) close(fd);
-    return l->pid_made;
+    if (!ok && l->pid_fd >= 0) {
+        close(l->pid_fd);
+        l->pid_fd = -1;
+    }
+    return ok;
 }
 
-/* run_as. Everything from here on, the logs first, is opened as who we are then. */
+/* Removed if it is still the one that we wrote, or at least emptied: after run_as its directory
+   may be somebody else's. */
+static void ldc_public_unpid(ldcorn *l) {
+    struct stat ours, there;
+    const char *path = l->conf ? l->conf->s.pid_file : NULL;
+    if (l->pid_fd < 0 || path == NULL) return;
+    if (fstat(l->pid_fd, &ours) == 0 && lstat(path, &there) == 0 && ours.st_ino == there.st_ino &&
+        ours.st_dev == there.st_dev && unlink(path) < 0 && ftruncate(l->pid_fd, 0) < 0)
+        ldc_log_say(&l->log, LDCORN_LOG_WARN, "pid_file %s: %s", path, strerror(errno));
+    close(l->pid_fd);
+    l->pid_fd = -1;
+}
+
+/* run_as. Where root is needed, that is done: ports, pid_file, the directory itself. The rest, down
+   to the lock in it, is made as who we are then, so that nothing in there can lead root astray. */
 static bool ldc_public_become(ldcorn *l, ldcorn_error *error) {
     const ldc_user *u = &l->conf->run_as;
-    char path[PATH_MAX];
-    snprintf(path, sizeof path, "%s/lock", l->conf->s.runtime_dir);
-    if (!u->set) return true;
-    if (lchown(l->conf->s.runtime_dir, u->uid, u->gid) == 0 && lchown(path, u->uid, u->gid) == 0 &&
-        (!l->conf->admin_on || l->conf->admin.u.any.sa_family != AF_UNIX ||
-         lchown(l->conf->admin.u.un.sun_path, u->uid, u->gid) == 0) &&
-        ldc_net_become(u))
-        return true;
-    ldc_public_fail(error, 1, ldc_conf_at(l->conf->globals, LDC_KEY_run_as), "cannot become %s: %s",
-                    u->name, strerror(errno));
-    return false;
+    const char *dir = l->conf->s.runtime_dir;
+    const ldc_addr *bad = NULL;
+    struct stat st;
+    bool made = mkdir(dir, 0700) == 0;
+    if (lstat(dir, &st) < 0 || !S_ISDIR(st.st_mode) || (st.st_uid != 0 && st.st_uid != u->uid)) {
+        ldc_public_fail(error, 1, NULL, "runtime_dir %s is a link, no directory, or not ours", dir);
+        return false;
+    }
+    l->made_dir = made;
+    if (ldc_reload_listen(l, l->conf, dir, &bad) == 0) ldc_public_pid_file(l, error);
+    for (const ldc_listener *s = l->listeners; s; s = s->next) {
+        if (s->inode && lchown(s->addr.u.un.sun_path, u->uid, u->gid) < 0) {
+            ldc_public_fail(error, 1, NULL, "%s: %s", s->addr.u.un.sun_path, strerror(errno));
+            return false;
+        }
+    }
+    if (st.st_uid == 0 && lchown(dir, u->uid, u->gid) < 0) {
+        ldc_public_fail(error, 1, NULL, "runtime_dir %s: %s", dir, strerror(errno));
+        return false;
+    }
+    if (!ldc_net_become(u)) {
+        ldc_public_fail(error, 1, ldc_conf_at(l->conf->globals, LDC_KEY_run_as),
+                        "cannot become %s: %s", u->name, strerror(errno));
+        return false;
+    }
+    return true; /* who has the addresses is said by the lock, or by a second try */
 }
 
 static bool ldc_public_start(ldcorn *l, ldcorn_error *error) {
     int fd[2];
+    if (l->conf->run_as.set && !ldc_public_become(l, error)) return false;
     if (!ldc_public_runtime_dir(l, error)) return false;
     ldc_public_raise_files(l);
     ldc_reload_limits(l);
@@ -13723,13 +13860,22 @@ static bool ldc_public_start(ldcorn *l, ldcorn_error *error) {
     }
     l->signal_out = fd[1];
     if (!ldc_public_names(l, error) || !ldc_public_bind(l, error) ||
-        !ldc_public_pid_file(l, error) || !ldc_public_become(l, error))
+        (l->pid_fd < 0 && !ldc_public_pid_file(l, error)))
         return false;
     if (!ldc_public_groups(l)) {
         ldc_public_fail(error, 1, NULL, "out of memory");
         return false;
     }
     ldc_reload_logs(l);
+    if ((l->log.own.fd < 0 && strcmp(l->conf->s.log, "off") != 0) ||
+        (l->log.access.fd < 0 && strcmp(l->conf->s.access_log, "off") != 0)) {
+        int id = l->log.own.fd < 0 && strcmp(l->conf->s.log, "off") != 0 ? LDC_KEY_log
+                                                                         : LDC_KEY_access_log;
+        ldc_public_fail(error, 1, ldc_conf_at(l->conf->globals, id), "cannot open %s %s",
+                        ldc_conf_keys[id].name,
+                        id == LDC_KEY_log ? l->conf->s.log : l->conf->s.access_log);
+        return false;
+    }
     ldc_public_start_text(l);
     while (l->warned.n && l->warned.p[l->warned.n - 1] == '\n') l->warned.n--;
     if (l->warned.n) ldc_log_line(&l->log, LDCORN_LOG_WARN, ldc_util_str(l->warned.p, l->warned.n));
@@ -13753,7 +13899,10 @@ LDCORN_DEF ldcorn *ldcorn_open(const ldcorn_desc *desc, ldcorn_error *error) {
     l->log.level = LDCORN_LOG_INFO;
     l->err.fd = 2;
     l->out.fd = 1;
-    l->signal_out = l->reserve = l->lock = l->pipe[0] = l->pipe[1] = -1;
+    l->signal_out = l->reserve = l->lock = l->pipe[0] = l->pipe[1] = l->pid_fd = -1;
+    for (int n = 3; n < LDC_INHERITED_MOST; n++) {
+        if (ldc_net_listens(n)) l->inherited[n / 8] |= (unsigned char)(1 << n % 8);
+    }
     l->signal.fd = -1;
     l->generation = 1;
     l->runnable_end = &l->runnable;
@@ -14004,7 +14153,7 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
     ldc_turn_bury(l);
     ldc_turn_bury_workers(l);
     ldc_reload_sweep(l);
-    if (l->pid_made) unlink(l->conf->s.pid_file);
+    ldc_public_unpid(l);
     ldc_public_unlock(l);
     if (l->handlers) ldc_public_signal_fd = -1;
     if (l->signal_out >= 0) close(l->signal_out);

@@ -415,22 +415,11 @@ def test_words_of_an_address_change_at_a_reload():
             assert (got['x-real-ip'], got['x-forwarded-proto']) == ('127.0.0.1', 'https')
 
 
-@pytest.mark.xfail(strict=True, reason='of an address that stands there twice the first words count at the start, the last ones after a reload')
 @pytest.mark.parametrize('words', ['{listen} proxy {listen}', '{listen} {listen} proxy', '{listen} https {listen}'])
 def test_an_address_twice(words):
-    """Refused, or the same for good."""
-    def asks():
-        with p.connect() as c:
-            r = c.send(head('GET', '/info')).read_response()
-        return r.status, r.status == 200 and json.loads(r.body)['fields']['x-forwarded-proto']
-    with Own(WEB + 'cmd = %s\n' % counter()) as p:
-        p.edit(('listen = {listen}\n', 'listen = %s\n' % words))
-        p.stop()
-        p.again()
-        p.wait_status(lambda s: p.pids())
-        first = asks()
-        reload(p, '?processes=keep')
-        assert asks() == first
+    run = cli('-t', 'groups.ini', config='listen = %s\n[web]\nroutes = *\nupstream = 127.0.0.1:1\n' %
+              words.replace('{listen}', '127.0.0.1:8123'))
+    assert run.status == 2 and re.search(r'groups\.ini:1:\d+: `listen` says `127\.0\.0\.1:8123` twice', run.err), run.err
 
 
 def place(config, line, column, *words, env=None, status=2, args=('groups.ini',)):
@@ -590,7 +579,7 @@ def test_an_inherited_socket_for_workers_with_fd():
         assert said['env']['LISTEN_PID'] == str(said['pid']) and 'LISTEN_FDNAMES' not in said['env']
 
 
-@pytest.mark.parametrize('kinds, n', [((), 3), (('tcp',), 4), (('tcp',), 60000), (('datagram',), 3), (('bound',), 3)])
+@pytest.mark.parametrize('kinds, n', [((), 3), (('tcp',), 4), (('tcp',), 1023), (('datagram',), 3), (('bound',), 3)])
 def test_a_number_that_is_no_listening_socket(kinds, n):
     held = Held(*(kinds or ('tcp',)))
     with held:
@@ -603,7 +592,7 @@ def test_a_number_that_is_no_listening_socket(kinds, n):
             assert p.wait(20) == 1
             err.seek(0)
             text = err.read()
-        assert re.search(r'^ldcorn: cannot listen on fd:%d: no listening socket has this number \(groups\.ini:1\)$' % n, text, re.M), text
+        assert re.search(r'^ldcorn: cannot listen on fd:%d: no inherited listening socket has this number \(groups\.ini:1\)$' % n, text, re.M), text
         assert not os.path.exists(held.dir + '/run')
 
 
@@ -621,7 +610,7 @@ def test_the_sockets_of_systemd():
 
 def test_sockets_of_systemd_by_name():
     with Held('tcp', 'unix', 'tcp', 'tcp') as held, \
-            Given(held, 'systemd:web systemd:tls https systemd:web', how=dict(SYSTEMD, names='web:tls:other:web')) as p:
+            Given(held, 'systemd:web systemd:tls https', how=dict(SYSTEMD, names='web:tls:other:web')) as p:
         assert [json.loads(p.get('/info', n))['fields']['x-forwarded-proto'] for n in (0, 1, 3)] == ['http', 'https', 'http']
         with p.at(2) as c:
             c.send(GET)
@@ -670,7 +659,6 @@ def test_a_restart_loses_nobody_who_waits():
             assert c.read_response().status == 200
 
 
-@pytest.mark.xfail(strict=True, reason='a reload that fails closes the inherited sockets that it would have added')
 def test_a_reload_that_fails_keeps_inherited_sockets():
     with Held('tcp', 'tcp') as held, Given(held, 'fd:3') as p:
         p.get()
@@ -682,7 +670,6 @@ def test_a_reload_that_fails_keeps_inherited_sockets():
         assert p.get(n=1)
 
 
-@pytest.mark.xfail(strict=True, reason='a reload that takes an inherited socket away closes it for good')
 def test_an_inherited_socket_goes_and_comes_back():
     with Held('tcp', 'tcp') as held, Given(held, 'systemd:a systemd:b', how=dict(SYSTEMD, names='a:b')) as p:
         p.edit(('systemd:a systemd:b', 'systemd:a'))
@@ -694,7 +681,6 @@ def test_an_inherited_socket_goes_and_comes_back():
             assert c.read_response().status == 200
 
 
-@pytest.mark.xfail(strict=True, reason='fd:N at a reload takes any listening socket of ldcorn for one that it inherited')
 def test_a_number_of_our_own():
     """Not inherited: the admin socket, which would be open to everybody."""
     with Own(WEB + 'cmd = %s\n' % counter()) as p:
@@ -712,7 +698,6 @@ def admin_socket(p, n):
                    for line in f if line.endswith('/admin.sock\n'))
 
 
-@pytest.mark.xfail(strict=True, reason='when a number of our own goes again, admin is closed for good')
 def test_a_number_of_our_own_comes_and_goes():
     with Own(WEB + 'cmd = %s\n' % counter()) as p:
         fd, = [n for n in os.listdir('/proc/%d/fd' % p.pid) if admin_socket(p, n)]
@@ -725,7 +710,6 @@ def test_a_number_of_our_own_comes_and_goes():
         pytest.fail('admin is gone')
 
 
-@pytest.mark.xfail(strict=True, reason='an IPv4 client of a dual-stack socket is ::ffff:a.b.c.d to workers and logs')
 def test_an_ipv4_client_of_a_dual_stack_socket():
     """ListenStream=8000 is one socket for both."""
     with Held('dual') as held, Given(held, 'systemd', how=SYSTEMD) as p:
@@ -831,7 +815,6 @@ def test_a_lame_duck_is_hurried_by_admin():
         assert p.wait_exit() == 0 and time.monotonic() - start < 2
 
 
-@pytest.mark.xfail(strict=True, reason='a kept connection whose answer had begun before is closed without a word, under the next request')
 def test_an_answer_that_had_begun_before_a_lame_duck():
     """It promised to keep the connection: the next answer is the one that says otherwise."""
     with Own(WEB + 'cmd = %s\n' % counter(), LAME % '3s') as p, p.connect() as c:
@@ -930,7 +913,6 @@ def test_a_pid_file_that_cannot_be_written(what, tmp_path):
     assert os.path.exists(path) or what in ('missing', 'dangling')
 
 
-@pytest.mark.xfail(strict=True, reason='at the end it removes a pid_file that names somebody else by now')
 def test_the_pid_file_of_a_successor_stays():
     with Own(WEB + 'cmd = %s\n' % counter(), 'pid_file = {dir}/pid\n') as p:
         with open(p.dir + '/pid.new', 'w') as f:
@@ -966,7 +948,6 @@ def test_wrong_umask(value):
           '`umask` does not take', 'write an octal number')
 
 
-@pytest.mark.xfail(strict=True, reason='?processes=keep does not look at user and umask: the worker stays what it was')
 @pytest.mark.parametrize('line', ['umask = 077\n', pytest.param('user = nobody\n', marks=pytest.mark.skipif(os.getuid() != 0, reason='not root'))])
 def test_umask_and_user_at_a_reload_that_keeps_processes(line):
     with Apps(WEB + 'cmd = {counter} {socket}\n') as p:
@@ -1028,7 +1009,7 @@ def test_user(said, uid, gid, name):
         assert who(p.pid)[0] == 0
         path = p.info('/socket')['env']['LDCORN_SOCKET']
         st = os.stat(os.path.dirname(path))
-        assert path.startswith('%s/run/%d/' % (p.dir, uid)) and (st.st_uid, stat.S_IMODE(st.st_mode)) == (uid, 0o700)
+        assert path.startswith('%s/run/uid-%d/' % (p.dir, uid)) and (st.st_uid, stat.S_IMODE(st.st_mode)) == (uid, 0o700)
         p.stop()
         assert not os.path.exists(p.dir + '/run')
 
@@ -1059,7 +1040,6 @@ def test_nobody_else_reaches_a_worker_of_a_user():
 
 
 @root
-@pytest.mark.xfail(strict=True, reason='one group with `user` opens runtime_dir to everybody, for the sockets of groups without, too')
 def test_nobody_reaches_a_worker_without_a_user_beside_one_with():
     """FORWARDED_ALLOW_IPS=* is right as long as only ldcorn can reach it; uvicorn makes its socket 0666."""
     with Apps(TWO.replace('user = www-data\n', 'umask = 0\n')) as p:
@@ -1069,7 +1049,6 @@ def test_nobody_reaches_a_worker_without_a_user_beside_one_with():
 
 
 @root
-@pytest.mark.xfail(strict=True, reason='a worker that puts a link in the place of its socket has ldcorn connect as root to any other')
 def test_a_link_in_the_place_of_a_socket():
     """The worker of a user must not reach by ldcorn what that user cannot reach."""
     with Apps(WEB + 'user = nobody\nworker_keepalive = 0\nhealth_interval = none\ncmd = {counter} {socket}\n') as p:
@@ -1079,10 +1058,9 @@ def test_a_link_in_the_place_of_a_socket():
         subprocess.run([sys.executable, '-S', '-c', code, path, p.dir + '/admin.sock'], user='nobody', check=True, timeout=20)
         with p.connect() as c:
             r = c.ask('GET', '/status', {'Host': 'localhost'})
-        assert r.status in (502, 503), r
+        assert r.status in (502, 503) or r.body.isdigit(), r        # a new worker of the group may have answered
 
 
-@pytest.mark.xfail(strict=True, reason='a directory in runtime_dir that begins with a digit is taken for that of a user')
 def test_a_directory_of_somebody_else_in_runtime_dir():
     """/run/user has such names too."""
     with Own(WEB + 'cmd = %s\n' % counter()) as p:
@@ -1103,12 +1081,12 @@ def test_what_a_user_leaves_is_gone_after_a_restart():
         p.signal(signal.SIGKILL)
         p.wait_exit()
         wait_gone(*olds)
-        assert sorted(os.listdir(p.dir + '/run')) == ['33', '65534', 'lock']
-        assert os.listdir(p.dir + '/run/33') and os.listdir(p.dir + '/run/65534')
+        assert sorted(os.listdir(p.dir + '/run')) == ['lock', 'uid-33', 'uid-65534']
+        assert os.listdir(p.dir + '/run/uid-33') and os.listdir(p.dir + '/run/uid-65534')
         p.again()
         p.wait_status(lambda s: all(g['workers'][0]['state'] == 'ready' for g in s['groups']))
         assert who(p.info('/one')['pid'])[0] == 65534
-        assert [len(os.listdir(p.dir + '/run/' + n)) for n in ('33', '65534')] == [1, 1]
+        assert [len(os.listdir(p.dir + '/run/' + n)) for n in ('uid-33', 'uid-65534')] == [1, 1]
         p.edit(('user = www-data\n', ''))
         reload(p)
         assert who(p.info('/two')['pid'])[0] == 0
@@ -1117,10 +1095,9 @@ def test_what_a_user_leaves_is_gone_after_a_restart():
 
 
 @root
-@pytest.mark.xfail(strict=True, reason='a file that a worker leaves in the directory of its user keeps runtime_dir')
 def test_a_file_beside_the_socket_of_a_user():
     with Apps(WEB + 'user = nobody\ncmd = /bin/sh -c \'touch "$$(dirname $$0)/left"; exec {counter} $$0\' {socket}\n'.replace('$$', '$')) as p:
-        wait_for(lambda: os.path.exists(p.dir + '/run/65534/left'))
+        wait_for(lambda: os.path.exists(p.dir + '/run/uid-65534/left'))
         p.stop()
         assert not os.path.exists(p.dir + '/run')
 
@@ -1164,9 +1141,8 @@ def test_wrong_users(key, prefix, value, words):
 
 
 @root
-@pytest.mark.parametrize('value', ['18446744073709551616:1', '12x:1', '1000.5:1', '1:12x', '1:4294967296'] + [
-    pytest.param(v + ':1', marks=pytest.mark.xfail(strict=True, reason='a number that is too large is cut: 4294967296 is root'))
-    for v in ('4294967295', '4294967296', '4294967297')])
+@pytest.mark.parametrize('value', ['18446744073709551616:1', '12x:1', '1000.5:1', '1:12x', '1:4294967296', '4294967295:1',
+                                   '4294967296:1', '4294967297:1'])
 def test_users_that_are_no_numbers(value):
     config = WEB + 'user = %s\ncmd = true {socket}\n' % value
     run = cli('-t', 'groups.ini', config=config)
@@ -1174,11 +1150,10 @@ def test_users_that_are_no_numbers(value):
 
 
 @root
-@pytest.mark.xfail(strict=True, reason='it says that another run_as needs root, not that it cannot change')
 def test_run_as_cannot_change():
     with Apps(WEB + 'cmd = {counter} {socket}\n', 'run_as = nobody\n', owner=NOBODY, env=NO_LEAKS) as p:
         p.edit(('run_as = nobody', 'run_as = www-data'))
-        assert '`run_as` cannot change at a reload' in reload(p, status=409)
+        assert 'cannot change at a reload' in reload(p, status=409)
 
 
 @root
@@ -1236,7 +1211,7 @@ def test_run_as():
         p.edit(('run_as = www-data', 'run_as = nobody'))
         assert 'groups.ini:5:' in reload(p, status=409)
         p.edit(('run_as = nobody', '; run_as'))
-        assert '`run_as` cannot change at a reload' in reload(p, status=409)
+        assert 'cannot change at a reload' in reload(p, status=409)
         p.edit(('; run_as', 'run_as = www-data'))
         os.kill(p.info()['pid'], signal.SIGKILL)
         p.wait_status(lambda s: p.pids() and s['groups'][0]['workers'][0]['generation'] and 'KILL' in (s['groups'][0]['workers'][0]['last_exit'] or ''))
@@ -1272,11 +1247,10 @@ def test_run_as_binds_before():
 
 
 @root
-@pytest.mark.xfail(strict=True, reason='what run_as made its own is then not root\'s: runtime_dir is refused at the next start')
 @pytest.mark.parametrize('end', [signal.SIGTERM, signal.SIGKILL])
 def test_run_as_starts_again(end):
     """The directory above belongs to root, as /run does: after an end, or a kill, it starts again."""
-    with Apps(WEB + 'cmd = {counter} {socket}\n', 'run_as = nobody\n', env=NO_LEAKS) as p:
+    with Apps(WEB + 'cmd = {counter} {socket}\n', 'run_as = nobody\n', env=NO_LEAKS, args=('-o', 'access_log=off')) as p:
         p.signal(end)
         p.wait_exit()
         p.again()
@@ -1285,17 +1259,21 @@ def test_run_as_starts_again(end):
 
 
 @root
-@pytest.mark.xfail(strict=True, reason='what was bound or written in a directory of root cannot be removed any more')
-def test_run_as_removes_what_it_made():
+def test_run_as_leaves_what_root_has_to_remove():
+    """In a directory of root it can remove nothing: pid_file is emptied, the rest is no hindrance at the next start."""
     with Apps(WEB + 'cmd = {counter} {socket}\n', 'run_as = nobody\npid_file = {dir}/pid\n', env=NO_LEAKS,
-              args=('-o', 'listen=unix:{dir}/public')) as p:
-        assert Client('unix:%s/public' % p.dir).ask('GET', '/').status == 200
-        p.stop()
-        assert [n for n in ('pid', 'public', 'run', 'admin.sock') if os.path.exists(p.dir + '/' + n)] == []
+              args=('-o', 'listen=unix:{dir}/public', '-o', 'access_log=off')) as p:
+        for _ in range(2):
+            assert Client('unix:%s/public' % p.dir).ask('GET', '/').status == 200
+            with open(p.dir + '/pid') as f:
+                assert f.read() == '%d\n' % p.pid
+            p.stop()
+            assert os.path.getsize(p.dir + '/pid') == 0 and os.listdir(p.dir + '/run') == []
+            p.again()
+            p.wait_status(lambda s: p.pids())
 
 
 @root
-@pytest.mark.xfail(strict=True, reason='a second instance hears that runtime_dir is not ours instead of who has it')
 def test_run_as_and_a_second_instance():
     with Apps(WEB + 'cmd = {counter} {socket}\n', 'run_as = nobody\n', owner=NOBODY, env=NO_LEAKS) as p:
         run = subprocess.run(p.command, cwd=p.dir, stderr=subprocess.PIPE, timeout=20)
