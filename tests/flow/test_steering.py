@@ -1,8 +1,8 @@
 """Reload, restart, recycling, join and quit, watching and dialling in, one while another is under way."""
-import os, resource, signal, subprocess, sys, time
+import os, re, resource, signal, subprocess, sys, time
 
 import pytest
-from harness import AutoWorker, Client, Proxy, free_port, head, wait_for
+from harness import AutoWorker, Client, Proxy, cli, free_port, head, wait_for
 from test_dial import Hub, OK
 
 # Ready after as many seconds as the file `slow` says; /s/N answers after N seconds.
@@ -237,3 +237,64 @@ def test_idle_connections_do_not_shut_admin():
             assert c.ask('GET', '/healthz', {'Host': 'localhost'}).status == 200
         for c in held:
             c.close()
+
+
+# --- join and quit ---
+
+def join(p, address, method='POST'):
+    return p.admin(method, '/groups/pool/workers?address=' + address)[::2]
+
+
+@pytest.mark.parametrize('address', ['unix:/tmp/a%0ainfo%20forged', 'unix:/tmp/%1b[31m', '127.0.0.1:0', '[::1]:0', 'unix:/tmp/%C3%A4%20b'])
+def test_addresses_that_do_not_join(address):
+    with Proxy('listen = {listen}\nadmin = {admin}\n[pool]\nroutes = *\nupstream = dynamic\n') as p:
+        code, body = join(p, address)
+        assert code == 400 and b'not an address' in body
+        assert 'forged' not in p.log() and p.group('pool')['workers'] == []
+
+
+def test_workers_of_one_group_have_indexes_of_their_own():
+    """A list that grows at a reload takes the first indexes; who had joined there gets another one."""
+    text = 'listen = {listen}\nadmin = {admin}\n[pool]\nroutes = *\nupstream = dynamic %s\n'
+    with AutoWorker() as a, AutoWorker() as b, AutoWorker() as c, Proxy(text % a.address) as p:
+        assert join(p, b.address)[0] == 200
+        p.write_config(p.config_text.replace('dynamic ' + a.address, 'dynamic %s %s' % (a.address, c.address)))
+        assert p.admin('POST', '/reload')[0] == 200
+        workers = p.group('pool')['workers']
+        assert len({w['index'] for w in workers}) == len(workers), workers
+        assert p.group('pool')['workers_wanted'] == len(workers)
+
+
+# --- what a process is asked by others ---
+
+@pytest.mark.parametrize('sig', [signal.SIGUSR2, signal.SIGTTIN])
+def test_signals_that_mean_something_elsewhere(sig):
+    with Proxy(TOP + '[g]\nroutes = *\n' + CMD, files=FILES) as p:
+        p.signal(sig)
+        p.wait_log('USR2 and TTIN do nothing here: HUP reloads')
+        with p.connect() as c:
+            assert c.ask('GET', '/').status == 200
+
+
+@pytest.mark.parametrize('usec', ['1', '2', '1999'])
+def test_a_watchdog_of_microseconds_does_not_burn(usec, tmp_path):
+    with Proxy(TOP + '[g]\nroutes = *\n' + CMD, files=FILES, env={'WATCHDOG_USEC': usec}) as p:
+        before = os.times().elapsed, p.status()['cpu']
+        wait_for(lambda: os.times().elapsed - before[0] > 1)
+        assert p.status()['cpu'] - before[1] < 0.6 * (os.times().elapsed - before[0])
+
+
+@pytest.mark.parametrize('key', ['log', 'access_log'])
+def test_a_log_that_cannot_be_opened(key):
+    run = cli('groups.ini', config='listen = 127.0.0.1:%d\nruntime_dir = {dir}/run\n%s = {dir}/nowhere/log\n'
+              '[g]\nroutes = *\nupstream = 127.0.0.1:1\n' % (free_port(), key))
+    assert run.status == 1 and re.search(r'cannot open %s \S*/nowhere/log.*groups\.ini:3' % key, run.err), run.err
+
+
+@pytest.mark.parametrize('line, text', [
+    ('max_tunnels_per_worker = 1', '`max_tunnels_per_worker` does not go with `dial_in`'),
+    ('recycle_requests = 5', 'warning: recycling restarts processes of our own'),
+    ('recycle_after = 5m', 'warning: recycling restarts processes of our own')])
+def test_keys_that_need_processes(line, text):
+    run = cli('-t', 'groups.ini', config='[hub]\nroutes = *\ndial_in = unix:{dir}/hub\n%s\n' % line)
+    assert text in run.err + run.out and 'groups.ini:4:' in run.err + run.out, run
