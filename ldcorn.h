@@ -5790,7 +5790,9 @@ static void ldc_relay_pipe_close(ldcorn *l) {
 #if defined(SPLICE_F_MOVE) && !defined(LDCORN_PORTABLE)
 
 /* One pipe for all, empty between its uses, made when first needed. Without MSG_NOSIGNAL this
-   takes an ignored SIGPIPE, which ldcorn_run() sees to. */
+   takes an ignored SIGPIPE, which ldcorn_run() sees to. What it is for (tools/bench, processor time
+   to HAProxy's): answers of 10 MiB 0.32 instead of 0.85, of 64 KiB 0.64 instead of 0.79 (there
+   only if little of the body is read together with the head), POSTs of 1 MiB 0.59 instead of 0.79. */
 static bool ldc_relay_pipe(ldcorn *l) {
     if (l->unspliced) return false;
     if (l->pipe[0] >= 0) return true;
