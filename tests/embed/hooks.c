@@ -20,6 +20,12 @@ static void filter(ldcorn_call *call, void *user) {
     if (strcmp(call->target, "/teapot?now") == 0 && strcmp(call->method, "BREW") == 0)
         ldcorn_reply(call, 418, NULL, "short and stout", 15);
     if (strcmp(call->target, "/empty") == 0) ldcorn_reply(call, 204, "text/x", "", 0);
+    if (strcmp(call->target, "/none") == 0) ldcorn_reply(call, 204, NULL, "body", 4);
+    if (strcmp(call->target, "/same") == 0) ldcorn_reply(call, 304, NULL, "body", 4);
+    if (strcmp(call->target, "/wrong") == 0 &&
+        (ldcorn_reply(call, 100, NULL, "", 0) == 0 || ldcorn_reply(call, 1000, NULL, "", 0) == 0 ||
+         ldcorn_reply(call, 0, NULL, "", 0) == 0))
+        abort();
     if (ldcorn_header(call, "x-pick", pick, sizeof pick) > 0)
         call->group = strcmp(pick, "b") ? "c" : "b";
     for (size_t i = 0; i < sizeof never / sizeof *never; i++) {

@@ -102,3 +102,24 @@ def test_filter_events_and_control_by_the_host(tmp_path):
         h.end()
     finally:
         h.kill()
+
+
+def test_answers_of_a_filter_that_have_no_body(tmp_path):
+    """204 and 304 end with their head, and 204 names no length (RFC 9110 8.6): what stood behind it would be
+    taken for the next answer. What is no final status is refused."""
+    h = Host(tmp_path)
+    try:
+        for _ in range(2):
+            h.next('ready group=')
+        for target, status in ('/none', 204), ('/same', 304), ('/empty', 204):
+            with Client(('127.0.0.1', h.port)) as c:
+                c.send(head('GET', target) + head('GET', '/'))
+                r = c.read_response()
+                assert r.status == status
+                assert status != 204 or r.get('content-length') is None
+                assert c.read_response().body.startswith(b'a ada')
+        with Client(('127.0.0.1', h.port)) as c:
+            assert c.ask('GET', '/wrong').status == 200
+        h.end()
+    finally:
+        h.kill()
