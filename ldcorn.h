@@ -296,15 +296,14 @@ typedef struct ldcorn_desc {
     const ldcorn_function_desc *functions; /* function_count of them; kept by reference */
     int function_count;
 
-    const char *const
-        *listen;       /* host:port, [v6]:port, :port, unix:path [mode=0660], fd:N (inherited),
-                                  systemd[:NAME] (its sockets), each then `proxy` (PROXY v1 or v2
-                                  comes first) or `https` (TLS ends before us) if it is so;
-                                  default 127.0.0.1:8000 */
-    const char *admin; /* one such address or off; default admin.sock in runtime_dir */
+    /* host:port, [v6]:port, :port, unix:path [mode=0660], fd:N (inherited), systemd[:NAME] (its
+       sockets); behind one of them the words `proxy` (PROXY v1 or v2 comes first) and `https` (TLS
+       ends before us); default 127.0.0.1:8000 */
+    const char *const *listen;
+    const char *admin;         /* one such address or off; default admin.sock in runtime_dir */
     const char *admin_token;   /* bearer token for admin, default none; never printed */
     const char *ready_path;    /* answered 200 or 503 by ldcorn on public listeners, default none */
-    const char *runtime_dir;   /* for worker and admin sockets, 0700 */
+    const char *runtime_dir;   /* for worker and admin sockets, 0700; 0711 if a group has `user` */
     int64_t max_conns;         /* client connections, default 2/3 of the descriptors left */
     int64_t backlog;           /* listen backlog, default 1024 */
     int64_t header_timeout;    /* ms for a whole request head, default 10s */
@@ -3683,8 +3682,7 @@ static void ldc_conf_globals(ldc_reader *r) {
     for (int i = 1; i < r->conf->listens; i++) {
         const ldc_addr *a = &r->conf->listen[i];
         for (int j = 0; j < i && a->inherited >= 0; j++) {
-            if (!ldc_conf_same_addr(&r->conf->listen[j], a) || a->at.column == a[-1].at.column)
-                continue;
+            if (!ldc_conf_same_addr(&r->conf->listen[j], a) || a->text == a[-1].text) continue;
             ldc_conf_fail(r, &a->at, "keep one, with all its words", "`listen` says `%s` twice",
                           a->text);
             break;
@@ -5117,12 +5115,11 @@ struct ldcorn {
     ldc_reload reload;
     int generation;
     uint64_t now, turn, began, wall;
-    char *scratch; /* one read; LDC_SCRATCH bytes */
-    unsigned char
-        inherited[LDC_INHERITED_MOST / 8]; /* listening sockets that were there before us */
-    int pipe[2];                           /* for splice(); empty between its uses */
-    bool unspliced;                        /* splice() is not to be had with these sockets */
-    char *path_room;                       /* for @route; max_header bytes */
+    char *scratch;                                   /* one read; LDC_SCRATCH bytes */
+    unsigned char inherited[LDC_INHERITED_MOST / 8]; /* bits: it listened before we began */
+    int pipe[2];                                     /* for splice(); empty between its uses */
+    bool unspliced;  /* splice() is not to be had with these sockets */
+    char *path_room; /* for @route; max_header bytes */
     size_t path_cap;
     ldc_head head;    /* the one under the parser */
     ldc_str more;     /* lines that a filter added to it */
@@ -5153,7 +5150,7 @@ struct ldcorn {
     ldc_watch watcher; /* of the child that looks after `watch` */
     pid_t watcher_pid, dismissed[16]; /* killed helpers that are not reaped yet */
     int dismissed_n;
-    int dials_max;                  /* connections of workers that dial in, all groups together */
+    int dials, dials_max;           /* connections of workers that dial in, and the most */
     bool watching, watch_due;       /* due: the paths may be others now */
     uint64_t alive_every, alive_at; /* systemd's watchdog */
 };
@@ -5790,9 +5787,10 @@ static void ldc_relay_pipe_close(ldcorn *l) {
 
 #if defined(SPLICE_F_MOVE) && !defined(LDCORN_PORTABLE)
 
-/* One pipe for all, empty between its uses, made when first needed. What it is for (tools/bench, processor time
-   to HAProxy's): answers of 10 MiB 0.32 instead of 0.85, of 64 KiB 0.64 instead of 0.79 (there
-   only if little of the body is read together with the head), POSTs of 1 MiB 0.59 instead of 0.79. */
+/* One pipe for all, empty between its uses, made when first needed. What it is for: tools/bench of
+   this and of a build with LDCORN_PORTABLE, which copies, gave 0.34 and 0.67 of HAProxy's processor
+   time for answers of 10 MiB, 0.51 and 0.81 for POSTs of 1 MiB, and 0.69 and 0.81 for answers of
+   64 KiB; there only because little of the body is read together with the head. */
 static bool ldc_relay_pipe(ldcorn *l) {
     int fd[2];
     if (l->unspliced) return false;
@@ -6512,6 +6510,7 @@ static void ldc_up_close(ldcorn *l, ldc_up *u) {
     ldc_loop_close(l, &u->watch);
     ldc_loop_forget(l, &u->timer);
     u->worker->conns--;
+    l->dials -= u->worker->dial;
     *u->prev = u->next;
     if (u->next) u->next->prev = u->prev;
     u->prev = NULL;
@@ -6601,6 +6600,7 @@ static ldc_up *ldc_up_new(ldcorn *l, ldc_worker *w, int fd) {
     if (w->ups) w->ups->prev = &u->next;
     w->ups = u;
     w->conns++;
+    l->dials += w->dial;
     return u;
 }
 
@@ -7051,6 +7051,7 @@ static bool ldc_up_bytes(ldcorn *l, ldc_up *u, char *p, size_t n, bool quiet, si
     }
     return ldc_up_passed(l, u, r, *used == n, quiet);
 }
+
 /* The worker ended its side, orderly or not. */
 static void ldc_up_ended(ldcorn *l, ldc_up *u, bool reset) {
     ldc_exchange *e = u->exchange;
@@ -7257,21 +7258,12 @@ static void ldc_up_turned_away(ldcorn *l, ldc_group *g, const struct sockaddr_st
                 g->name, why, ip);
 }
 
-/* Of the descriptors so many are for workers that dial in; the rest is for those who ask. */
-static bool ldc_up_dials_full(const ldcorn *l) {
-    int n = 0;
-    for (const ldc_group *g = l->groups; g; g = g->next) {
-        for (const ldc_worker *w = g->workers; w; w = w->next) n += w->dial ? w->conns : 0;
-    }
-    return n >= l->dials_max;
-}
-
 static bool ldc_up_dialled_one(ldcorn *l, ldc_worker *w, int fd,
                                const struct sockaddr_storage *from) {
     ldc_group *g = w->group;
     const char *why = !ldc_up_may_dial(g->conf, from)  ? "its address is not in `dial_allow`"
                       : w->conns >= g->conf->s.workers ? "there are `workers` of them already"
-                      : ldc_up_dials_full(l)
+                      : l->dials >= l->dials_max
                           ? "a third of the descriptors is for those who dial in (ulimit -n)"
                           : NULL;
     ldc_up *u = why ? NULL : ldc_up_new(l, w, fd);
@@ -7460,10 +7452,12 @@ static void ldc_client_set(ldcorn *l, ldc_client *c, ldc_client_state to) {
     c->state = (uint8_t)to;
     c->since = l->now;
     ldc_loop_progress(&c->watch);
-    if (c->admin && ldc_client_line_of(l, c)) ldc_client_line_add(&l->admin_idle, c);
-    if (to != LDC_CLIENT_IDLE || c->admin)
-        return;                                /* an admin connection makes room for admin only */
-    if (l->paused) ldc_client_pause(l, false); /* this one can, for a new client */
+    if (c->admin) { /* one of those makes room for admin only */
+        if (ldc_client_line_of(l, c)) ldc_client_line_add(&l->admin_idle, c);
+        return;
+    }
+    if (to != LDC_CLIENT_IDLE) return;
+    if (l->paused) ldc_client_pause(l, false); /* this one can make room, for a new client */
     ldc_client_line_add(&l->idle, c);
 }
 
@@ -12393,25 +12387,21 @@ static int ldc_admin_say(ldc_text *t, int status, const char *format, ...) {
     return status;
 }
 
-static int ldc_admin_scale_to(ldcorn *l, ldc_text *t, ldc_group *g, int n) {
-    if (g->conf->source != LDC_FROM_PROCESSES)
-        return ldc_admin_say(t, 409, "%s has no processes of its own%s", g->name,
-                             g->conf->source == LDC_FROM_LIST ? "; join or quit addresses" : "");
-    if (ldc_reload_busy(l)) return ldc_admin_say(t, 409, "a reload is under way; ask again");
-    g->scaled = n;
-    ldc_reload_fill(l, g);
-    l->upset = true;
-    ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: scaled to %d workers", g->name, g->scaled);
-    return ldc_admin_say(t, 200, "%s: %d workers", g->name, g->scaled);
-}
-
 static int ldc_admin_scale(ldcorn *l, ldc_text *t, ldc_group *g, ldc_str query) {
     char word[16];
     uint64_t n = 0;
     if (!ldc_admin_word(query, "workers", word, sizeof word) ||
         !ldc_util_number(ldc_util_z(word), 4096, &n) || n == 0)
         return ldc_admin_say(t, 400, "write /groups/%s/scale?workers=N, 1 to 4096", g->name);
-    return ldc_admin_scale_to(l, t, g, (int)n);
+    if (g->conf->source != LDC_FROM_PROCESSES)
+        return ldc_admin_say(t, 409, "%s has no processes of its own%s", g->name,
+                             g->conf->source == LDC_FROM_LIST ? "; join or quit addresses" : "");
+    if (ldc_reload_busy(l)) return ldc_admin_say(t, 409, "a reload is under way; ask again");
+    g->scaled = (int)n;
+    ldc_reload_fill(l, g);
+    l->upset = true;
+    ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: scaled to %d workers", g->name, g->scaled);
+    return ldc_admin_say(t, 200, "%s: %d workers", g->name, g->scaled);
 }
 
 static int ldc_admin_pause(ldcorn *l, ldc_text *t, ldc_group *g, bool pause) {
@@ -12451,7 +12441,7 @@ static int ldc_admin_restart(ldcorn *l, ldc_text *t, ldc_worker *w) {
     return ldc_admin_say(t, 200, "%s.%d: restarting", w->group->name, w->index);
 }
 
-/* 0: the answer comes when it is done. */
+/* 0: the answer comes when it is done; without an exchange nobody waits for it. */
 static int ldc_admin_group_do(ldcorn *l, ldc_exchange *e, ldc_text *t, ldc_group *g, ldc_str what,
                               ldc_str query) {
     if (ldc_util_is(what, "scale")) return ldc_admin_scale(l, t, g, query);
@@ -12461,8 +12451,10 @@ static int ldc_admin_group_do(ldcorn *l, ldc_exchange *e, ldc_text *t, ldc_group
         return ldc_admin_say(t, 404, "a group takes scale, restart, pause and resume");
     if (g->conf->source != LDC_FROM_PROCESSES)
         return ldc_admin_say(t, 409, "%s has no processes of its own", g->name);
-    ldc_admin_wait(l, e);
-    e->interim = 1;
+    if (e) {
+        ldc_admin_wait(l, e);
+        e->interim = 1;
+    }
     if (ldc_reload_restart(l, g)) return 0;
     return ldc_admin_say(t, 409, "a reload is under way; ask again");
 }
@@ -12478,29 +12470,6 @@ static int ldc_admin_worker_do(ldcorn *l, ldc_text *t, ldc_group *g, ldc_str res
     if (ldc_util_is(rest, "drain")) return ldc_admin_drain(l, t, w, true);
     if (ldc_util_is(rest, "resume")) return ldc_admin_drain(l, t, w, false);
     return ldc_admin_say(t, 404, "a worker takes restart, drain and resume");
-}
-
-/* The same for the host program. */
-static int ldc_admin_call(ldcorn *l, ldc_text *t, const char *group, int index, const char *what,
-                          int n) {
-    ldc_group *g = l->groups;
-    ldc_worker *w;
-    while (g && (g->hidden || g->removed || strcmp(g->name, group) != 0)) g = g->next;
-    if (g == NULL) return ldc_admin_say(t, 404, "there is no group `%s`", group);
-    if (l->life != LDC_LIFE_RUN) return ldc_admin_say(t, 409, "ldcorn is stopping");
-    if (strcmp(what, "scale") == 0 && (n < 1 || n > 4096))
-        return ldc_admin_say(t, 400, "a group has 1 to 4096 workers");
-    if (strcmp(what, "scale") == 0) return ldc_admin_scale_to(l, t, g, n);
-    w = index < 0 ? NULL : ldc_reload_at_index(g, index);
-    if (index >= 0 && w == NULL) return ldc_admin_say(t, 404, "%s has no worker %d", group, index);
-    if (strcmp(what, "restart") == 0 && w) return ldc_admin_restart(l, t, w);
-    if (strcmp(what, "restart") != 0)
-        return w ? ldc_admin_drain(l, t, w, what[0] == 'p')
-                 : ldc_admin_pause(l, t, g, what[0] == 'p');
-    if (g->conf->source != LDC_FROM_PROCESSES)
-        return ldc_admin_say(t, 409, "%s has no processes of its own", group);
-    if (ldc_reload_restart(l, g)) return ldc_admin_say(t, 200, "%s: restarting", group);
-    return ldc_admin_say(t, 409, "a reload is under way");
 }
 
 /* --- join and quit --- */
@@ -12595,10 +12564,23 @@ static int ldc_admin_members(ldcorn *l, ldc_text *t, ldc_group *g, bool join, ld
     return ldc_admin_say(t, 200, "%s: %s %s", g->name, text, join ? "joined" : "quits");
 }
 
+/* What /groups/NAME/PATH asks for, by a request or by a call of the host (e is NULL). `query` begins
+   with its question mark. */
+static int ldc_admin_ask(ldcorn *l, ldc_exchange *e, ldc_text *t, bool quit, ldc_str name,
+                         ldc_str path, ldc_str query) {
+    ldc_group *g = l->groups;
+    while (g && (g->hidden || g->removed || !ldc_util_is(name, g->name))) g = g->next;
+    if (g == NULL) return ldc_admin_say(t, 404, "there is no group `%.*s`", LDC_STR_ARG(name));
+    if (l->life != LDC_LIFE_RUN) return ldc_admin_say(t, 409, "ldcorn is stopping");
+    if (ldc_util_is(path, "workers")) return ldc_admin_members(l, t, g, !quit, query);
+    if (ldc_util_starts(path, "workers/"))
+        return ldc_admin_worker_do(l, t, g, ldc_util_cut(path, 8));
+    return ldc_admin_group_do(l, e, t, g, path, query);
+}
+
 static void ldc_admin_groups(ldcorn *l, ldc_exchange *e, const ldc_head *h, ldc_str path,
                              ldc_str query) {
     ldc_why why = ldc_admin_allowed(l, e, h, true, false);
-    ldc_group *g = NULL;
     ldc_text t;
     ldc_str name;
     int status;
@@ -12614,17 +12596,7 @@ static void ldc_admin_groups(ldcorn *l, ldc_exchange *e, const ldc_head *h, ldc_
         return;
     }
     ldc_text_init(&t, &l->mem);
-    for (g = l->groups; g && (g->hidden || g->removed || !ldc_util_is(name, g->name));) g = g->next;
-    if (g == NULL)
-        status = ldc_admin_say(&t, 404, "there is no group `%.*s`", LDC_STR_ARG(name));
-    else if (l->life != LDC_LIFE_RUN)
-        status = ldc_admin_say(&t, 409, "ldcorn is stopping");
-    else if (ldc_util_is(path, "workers"))
-        status = ldc_admin_members(l, &t, g, !quit, query);
-    else if (ldc_util_starts(path, "workers/"))
-        status = ldc_admin_worker_do(l, &t, g, ldc_util_cut(path, 8));
-    else
-        status = ldc_admin_group_do(l, e, &t, g, path, query);
+    status = ldc_admin_ask(l, e, &t, quit, name, path, query);
     if (status)
         ldc_admin_answer(l, e, status, "text/plain; charset=utf-8", &t);
     else
@@ -13215,6 +13187,7 @@ static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
 }
 
 static void ldc_turn_audit(ldcorn *l) {
+    int dials = 0;
     uint32_t clients = 0;
     uint64_t heads = 0;
     for (ldc_client *c = l->clients; c; c = c->next) {
@@ -13229,7 +13202,11 @@ static void ldc_turn_audit(ldcorn *l) {
         LDCORN_ASSERT(c->head_bytes == 0 || c->state == LDC_CLIENT_HEAD);
     }
     LDCORN_ASSERT((int)clients == l->clients_count && heads == l->heads_bytes);
-    for (ldc_group *g = l->groups; g; g = g->next) ldc_turn_audit_group(l, g);
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        ldc_turn_audit_group(l, g);
+        for (const ldc_worker *w = g->workers; w; w = w->next) dials += w->dial ? w->conns : 0;
+    }
+    LDCORN_ASSERT(dials == l->dials);
     for (uint32_t i = 0; i < l->loop.n;
          i++) { /* each descriptor has one owner, each entry its watch */
         ldc_watch *w = l->loop.who[i];
@@ -14003,34 +13980,45 @@ LDCORN_DEF int ldcorn_reload(ldcorn *l, ldcorn_error *error) {
 
 static volatile sig_atomic_t ldc_public_signal_fd = -1;
 
-static int ldc_public_do(ldcorn *l, const char *group, int worker, const char *what, int n,
+static int ldc_public_do(ldcorn *l, const char *group, const char *path, const char *query,
                          ldcorn_error *error) {
     ldc_text t;
     int status;
     ldc_text_init(&t, &l->mem);
     ldc_turn_clock(l);
-    status = ldc_admin_call(l, &t, group, worker, what, n);
+    status =
+        ldc_admin_ask(l, NULL, &t, false, ldc_util_z(group), ldc_util_z(path), ldc_util_z(query));
     l->upset = true;
-    if (status != 200)
+    if (status >= 400)
         ldc_public_fail(error, 1, NULL, "%.*s", (int)(t.n ? t.n - 1 : 0), t.p ? t.p : "");
     ldc_text_free(&t);
-    return status == 200 ? 0 : -1;
+    return status < 400 ? 0 : -1;
+}
+
+/* `of_group` for worker -1, else `of_worker` for that one. */
+static int ldc_public_one(ldcorn *l, const char *group, int worker, const char *of_group,
+                          const char *of_worker, ldcorn_error *error) {
+    char path[48];
+    snprintf(path, sizeof path, "workers/%d/%s", worker, of_worker);
+    return ldc_public_do(l, group, worker < 0 ? of_group : path, "", error);
 }
 
 LDCORN_DEF int ldcorn_scale(ldcorn *l, const char *group, int workers, ldcorn_error *error) {
-    return ldc_public_do(l, group, -1, "scale", workers, error);
+    char query[32];
+    snprintf(query, sizeof query, "?workers=%d", workers);
+    return ldc_public_do(l, group, "scale", query, error);
 }
 
 LDCORN_DEF int ldcorn_restart(ldcorn *l, const char *group, int worker, ldcorn_error *error) {
-    return ldc_public_do(l, group, worker, "restart", 0, error);
+    return ldc_public_one(l, group, worker, "restart", "restart", error);
 }
 
 LDCORN_DEF int ldcorn_pause(ldcorn *l, const char *group, int worker, ldcorn_error *error) {
-    return ldc_public_do(l, group, worker, "pause", 0, error);
+    return ldc_public_one(l, group, worker, "pause", "drain", error);
 }
 
 LDCORN_DEF int ldcorn_resume(ldcorn *l, const char *group, int worker, ldcorn_error *error) {
-    return ldc_public_do(l, group, worker, "resume", 0, error);
+    return ldc_public_one(l, group, worker, "resume", "resume", error);
 }
 
 static void ldc_public_handler(int sig) {
