@@ -42,6 +42,8 @@ def refused(p):
         Client(p.address).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:              # it was closed under this very connect: look again
+        return False
 
 
 def upgrade(p, target='/ws'):
