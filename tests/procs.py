@@ -1,5 +1,5 @@
 """What the tests of queues and processes share: proxies before counting workers, and ways to look at both."""
-import json, os, re, signal, subprocess, sys
+import contextlib, json, os, re, signal, subprocess, sys
 
 from harness import FakeWorker, Proxy, head, upstream_config, wait_for
 
@@ -153,12 +153,15 @@ class Before:
 
 
 def alive(pid):
-    """Is it running? A zombie is not."""
+    """Is any thread of it running? A zombie is not. Its sockets are closed with its last thread, which may outlive the first."""
     try:
-        with open('/proc/%d/stat' % pid) as f:
-            return f.read().rsplit(')', 1)[1].split()[0] not in 'ZX'
+        for task in os.listdir('/proc/%d/task' % pid):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError), open('/proc/%d/task/%s/stat' % (pid, task)) as f:
+                if f.read().rsplit(')', 1)[1].split()[0] not in 'ZX':
+                    return True
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        pass
+    return False
 
 
 def wait_gone(*pids, timeout=10):
