@@ -742,6 +742,18 @@ static void ldc_util_stamp(uint64_t ms, char out[40]) {
     snprintf(out + n, 40 - n, ".%03dZ", (int)(ms % 1000));
 }
 
+/* As HTTP writes it (RFC 9110 5.6.7): in English whatever the host's locale is. */
+static ldc_str ldc_util_date(time_t now, char out[40]) {
+    static const char days[] = "SunMonTueWedThuFriSat",
+                      months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    struct tm t;
+    gmtime_r(&now, &t);
+    snprintf(out, 40, "%.3s, %02d %.3s %04d %02d:%02d:%02d GMT", days + 3 * (t.tm_wday % 7),
+             t.tm_mday % 100, months + 3 * (t.tm_mon % 12), (t.tm_year + 1900) % 10000,
+             t.tm_hour % 100, t.tm_min % 100, t.tm_sec % 100);
+    return ldc_util_z(out);
+}
+
 /* --- processors --- */
 
 /* Whole processors of a cgroup's quota ("200000 100000"), 0: no limit or no such file. */
@@ -1360,6 +1372,7 @@ typedef enum ldc_frame {
     X(REWRITE_URL, "x-rewrite-url")           \
     X(VIA, "via")                             \
     X(USER_AGENT, "user-agent")               \
+    X(DATE, "date")                           \
     X(REFERER, "referer") X(ORIGIN, "origin") X(AUTHORIZATION, "authorization")
 
 #define LDC_FIELD_ENUM(name, text) LDC_FIELD_##name,
@@ -2110,11 +2123,13 @@ static bool ldc_http_relength(ldc_mem *m, ldc_buf *b, uint64_t length) {
 }
 
 /* The head that a client gets. `frame` is how the body goes out: a worker's until-close answer
-   becomes chunked for an HTTP/1.1 client. */
+   becomes chunked for an HTTP/1.1 client. `date`, where there is one, goes to an answer that has
+   none: whoever forwards a final answer has to add it (RFC 9110 6.6.1). */
 static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, ldc_frame frame,
-                                    const char *connection) {
+                                    const char *connection, ldc_str date) {
     char status[4];
     ldc_str upgrade = ldc_http_value(h, LDC_FIELD_UPGRADE);
+    const ldc_field *stamp = ldc_http_get(h, LDC_FIELD_DATE);
     if (!ldc_buf_room(m, b, h->size + 256 + LDC_FIELDS)) return false;
     status[0] = (char)('0' + h->status / 100);
     status[1] = (char)('0' + h->status / 10 % 10);
@@ -2125,6 +2140,7 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     ldc_http_put(b, h->reason.p, h->reason.n);
     ldc_http_put(b, "\r\n", 2);
     ldc_http_copy(b, h);
+    if (date.n && (stamp == NULL || stamp->drop)) ldc_http_line(b, "Date: ", date);
     if (frame == LDC_FRAME_CHUNKED)
         ldc_http_put(b, "Transfer-Encoding: chunked\r\n", 28);
     else if (h->has_length)
@@ -5115,6 +5131,8 @@ struct ldcorn {
     ldc_reload reload;
     int generation;
     uint64_t now, turn, began, wall;
+    char date[40]; /* `dated` as an answer has it */
+    uint64_t dated;
     char *scratch;                                   /* one read; LDC_SCRATCH bytes */
     unsigned char inherited[LDC_INHERITED_MOST / 8]; /* bits: it listened before we began */
     int pipe[2];                                     /* for splice(); empty between its uses */
@@ -5656,6 +5674,14 @@ static int ldc_loop_timeout(const ldcorn *l, int most) {
     if (o->heap[0].key <= l->now) return 0;
     ms = (o->heap[0].key - l->now + 999) / 1000;
     return most >= 0 && ms > (uint64_t)most ? most : ms > 60000 ? 60000 : (int)ms;
+}
+
+/* This second, made once in it. */
+static ldc_str ldc_loop_date(ldcorn *l) {
+    uint64_t second = l->wall / 1000;
+    if (l->dated == second) return ldc_util_str(l->date, 29);
+    l->dated = second;
+    return ldc_util_date((time_t)second, l->date);
 }
 
 static uint64_t ldc_loop_after(const ldcorn *l, int64_t ms) {
@@ -6910,7 +6936,7 @@ static bool ldc_up_interim(ldcorn *l, ldc_up *u) {
         return false;
     }
     if (e->http10 || e->res.discard) return true;
-    if (!ldc_http_write_response(&l->mem, &e->res.buf, &l->head, LDC_FRAME_NONE, NULL)) {
+    if (!ldc_http_write_response(&l->mem, &e->res.buf, &l->head, LDC_FRAME_NONE, NULL, LDC_S(""))) {
         ldc_up_failed(l, u, LDC_WHY_MEMORY);
         return false;
     }
@@ -6937,7 +6963,7 @@ static bool ldc_up_upgraded(ldcorn *l, ldc_up *u) {
         ldc_group_give(l, u, false);
         return false;
     }
-    if (!ldc_http_write_response(&l->mem, &e->res.buf, &l->head, LDC_FRAME_NONE, NULL)) {
+    if (!ldc_http_write_response(&l->mem, &e->res.buf, &l->head, LDC_FRAME_NONE, NULL, LDC_S(""))) {
         ldc_up_failed(l, u, LDC_WHY_MEMORY);
         return false;
     }
@@ -6977,7 +7003,7 @@ static bool ldc_up_final(ldcorn *l, ldc_up *u) {
         connection = "keep-alive";
     /* behind an interim answer that the client did not take yet */
     if (!ldc_http_write_response(&l->mem, ldc_buf_size(&e->res.buf) ? &e->res.buf : &e->res.head, h,
-                                 (ldc_frame)e->res.out, connection)) {
+                                 (ldc_frame)e->res.out, connection, ldc_loop_date(l))) {
         ldc_up_failed(l, u, LDC_WHY_MEMORY);
         return false;
     }
@@ -7996,7 +8022,7 @@ static void ldc_client_reply(ldcorn *l, ldc_exchange *e, int status, const char 
     if (status != 204 && status != 304) /* a filter's: those have no body and no length */
         ldc_text_fmt(&t, "Content-Type: %s\r\nContent-Length: %llu\r\n", type,
                      (unsigned long long)body.n);
-    ldc_text_add(&t, extra);
+    ldc_text_fmt(&t, "Date: %s\r\n%s", ldc_loop_date(l).p, extra);
     if (e->id[0]) ldc_text_fmt(&t, "X-Request-Id: %s\r\n", e->id);
     if (!e->keep)
         ldc_text_add(&t, "Connection: close\r\n");
@@ -14395,7 +14421,7 @@ LDCORN_DEF int ldcorn_add_header(ldcorn_call *call, const char *name, const char
     ldc_head *h = in->filtered ? in->filtered->head : NULL;
     if (h == NULL || !ldc_http_token(n) || !ldc_http_text(v) || ldc_util_trim(v).n != v.n ||
         (id && id != LDC_FIELD_USER_AGENT && id != LDC_FIELD_REFERER && id != LDC_FIELD_ORIGIN &&
-         id != LDC_FIELD_AUTHORIZATION))
+         id != LDC_FIELD_AUTHORIZATION && id != LDC_FIELD_DATE))
         return -1;
     for (int i = 0; i < h->count; i++)
         h->field[i].drop = h->field[i].drop || ldc_util_isnocase(h->field[i].name, name);

@@ -283,7 +283,7 @@ static bool answer_heads(flow *ans, flow *req, size_t got, bool head_only, bool 
             req->done = ans->done = false;
         }
         if (!ldc_http_write_response(&mem, &ans->out, &head, head.frame,
-                                     last && ans->begun ? "close" : NULL))
+                                     last && ans->begun ? "close" : NULL, LDC_S("")))
             return false;
         flow_behind(ans, n);
     }

@@ -361,12 +361,16 @@ def request(proxy, method, path, headers={}, body=None):
 
 # --- workers ---
 
+# What the workers of the tests send: ldcorn adds a line of its own to an answer without one.
+DATE = 'Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n'
+
+
 def answer(body=b'', status='200 OK', headers=()):
     """The bytes of an answer with Content-Length."""
     if isinstance(body, str):
         body = body.encode()
     fields = ''.join('%s: %s\r\n' % f for f in headers)
-    return ('HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n' % (status, fields, len(body))).encode('latin-1') + body
+    return ('HTTP/1.1 %s\r\n%s%sContent-Length: %d\r\n\r\n' % (status, DATE, fields, len(body))).encode('latin-1') + body
 
 
 class WorkerConn(Stream):

@@ -3,7 +3,7 @@
 Each refused message is followed by another, innocent one on the same connection, which nobody may
 ever see: that is what request smuggling would look like. All tables are also run byte by byte.
 """
-import os, re, resource, time
+import email.utils, os, re, resource, time
 
 import pytest
 from harness import AutoWorker, FakeWorker, Proxy, answer, head, upstream_config, wait_for
@@ -485,6 +485,52 @@ def test_101_for_another_protocol_than_asked(script):
         c.send(head('GET', '/', {'Connection': 'upgrade', 'Upgrade': 'websocket'}))
         script.fake.one(b'HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\nPRI')
         assert c.read_response().status == 502
+
+
+# --- Date (RFC 9110 6.6.1) ---
+
+def is_now(response):
+    """Its one Date is that of this second, give or take a few."""
+    return abs(email.utils.parsedate_to_datetime(response.get('date')).timestamp() - time.time()) < 5
+
+
+@pytest.mark.parametrize('method', ['GET', 'HEAD'])
+@pytest.mark.parametrize('data', [
+    A + b'Content-Length: 0\r\n\r\n', A + b'Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n', b'HTTP/1.1 204 No Content\r\n\r\n',
+    b'HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n', b'HTTP/1.0 500 x\r\nContent-Length: 0\r\n\r\n', A + b'\r\n',
+    A + b'Connection: date\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 0\r\n\r\n'])
+def test_an_answer_without_a_date_gets_one(script, method, data):
+    with script.connect() as c:
+        c.send(head(method, '/'))
+        script.fake.one(data)[1].fin()
+        assert is_now(c.read_response(method))
+
+
+def test_an_answer_with_a_date_keeps_it(script):
+    with script.connect() as c:
+        c.send(head('GET', '/'))
+        script.fake.one(A + b'dAtE: whenever\r\nContent-Length: 0\r\n\r\n')
+        assert c.read_response().head == A + b'dAtE: whenever\r\nContent-Length: 0\r\n\r\n'
+
+
+def test_interim_answers_get_no_date(script):
+    with script.connect() as c:
+        c.send(head('GET', '/'))
+        script.fake.one(b'HTTP/1.1 103 Hints\r\nLink: </a>\r\n\r\n' + A + b'Content-Length: 0\r\n\r\n')
+        answer = c.read_response()
+        assert answer.interim[0].names() == ['link'] and is_now(answer)
+    with script.connect() as c:
+        c.send(b'GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n')
+        script.fake.one(b'HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n')
+        assert c.read_until(b'\r\n\r\n') == b'HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n'
+
+
+def test_our_own_answers_have_a_date(script):
+    with script.connect() as c:
+        c.send(b'GET / HTTP/1.1\r\n\r\n')
+        answer = c.read_response()
+        assert answer.status == 400 and is_now(answer)
+    assert abs(email.utils.parsedate_to_datetime(script.admin('GET', '/status')[1]['date']).timestamp() - time.time()) < 5
 
 
 # --- worker connections in the pool ---

@@ -35,9 +35,12 @@ static void same_fields(const ldc_head *h) {
     for (; at < again.count; at++) {
         unsigned id = again.field[at].id;
         CHECK(id == LDC_FIELD_CONTENT_LENGTH || id == LDC_FIELD_TRANSFER_ENCODING ||
-              id == LDC_FIELD_CONNECTION || id == LDC_FIELD_UPGRADE);
+              id == LDC_FIELD_CONNECTION || id == LDC_FIELD_UPGRADE || id == LDC_FIELD_DATE);
+        CHECK(id != LDC_FIELD_DATE || (h->status >= 200 && !ldc_http_get(h, LDC_FIELD_DATE)));
     }
 }
+
+#define DATE "Sun, 06 Nov 1994 08:49:37 GMT"
 
 static void forward(const ldc_head *h, bool head_only, bool http10, const char *connection) {
     ldc_mem m;
@@ -48,10 +51,11 @@ static void forward(const ldc_head *h, bool head_only, bool http10, const char *
     if (out == LDC_FRAME_CHUNKED && http10) out = LDC_FRAME_EOF;
     fuzz_mem(&m);
     memset(&b, 0, sizeof b);
-    CHECK(ldc_http_write_response(&m, &b, h, out, connection));
+    CHECK(ldc_http_write_response(&m, &b, h, out, connection,
+                                  h->status >= 200 ? LDC_S(DATE) : LDC_S("")));
     CHECK(b.len <= h->size + 256); /* the room that was asked for */
     CHECK(ldc_http_end(b.p, b.len, &line) == (ptrdiff_t)b.len);
-    if (h->count <= LDC_FIELDS - 3) {
+    if (h->count <= LDC_FIELDS - 4) {
         CHECK(parse(&again, b.p, b.len, head_only, 0x33));
         CHECK(again.status == h->status && again.minor == 1);
         CHECK(ldc_util_same(again.reason, h->reason));
@@ -59,6 +63,7 @@ static void forward(const ldc_head *h, bool head_only, bool http10, const char *
         CHECK(!h->has_length || again.length == h->length);
         CHECK(again.upgrade == (h->status == 101));
         CHECK(again.close == (h->status != 101 && connection && connection[0] == 'c'));
+        CHECK(again.status < 200 || ldc_http_get(&again, LDC_FIELD_DATE)); /* RFC 9110 6.6.1 */
         same_fields(h);
     }
     ldc_buf_free(&m, &b);

@@ -104,7 +104,7 @@ static void response_head(void) {
     CALLGRIND_TOGGLE_COLLECT;
     need(ldc_http_end(text, n, &line) == (ptrdiff_t)n, "head's end");
     need(ldc_http_response(&head, text, n, false), "response");
-    need(ldc_http_write_response(&mem, &out, &head, head.frame, NULL), "response written");
+    need(ldc_http_write_response(&mem, &out, &head, head.frame, NULL, LDC_S("")), "response written");
     CALLGRIND_TOGGLE_COLLECT;
     ldc_buf_free(&mem, &out);
 }
