@@ -454,12 +454,29 @@ LDCORN_DEF const char *ldcorn_version(void);
 #if defined(__linux__)
 #include <sys/ioctl.h>
 #include <sched.h>
-#include <sys/epoll.h>
 #include <sys/prctl.h>
+#endif
+
+/* What looks at idle connections in poll()'s place. LDCORN_KQUEUE chooses kqueue by hand. */
+#if defined(LDCORN_PORTABLE) || defined(LDCORN_POLL_ONLY)
+/* nothing: poll() does, now and then */
+#elif defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) || defined(__OpenBSD__) || \
+    defined(__DragonFly__) || defined(LDCORN_KQUEUE)
+#include <sys/event.h>
+#define LDC_KQUEUE 1
+#elif defined(__linux__)
+#include <sys/epoll.h>
+#define LDC_EPOLL 1
 #endif
 
 #ifndef SA_RESTART
 #error "ldcorn.h: sigaction is hidden; define _GNU_SOURCE before the first system header"
+#endif
+
+#if defined(__APPLE__)
+typedef int ldc_gid; /* what getgrouplist() fills; of one size with gid_t */
+#else
+typedef gid_t ldc_gid;
 #endif
 
 #ifndef LDCORN_ASSERT
@@ -506,6 +523,7 @@ enum {
     LDC_PIPELINE = 16384, /* bytes kept of a client that sends ahead */
     LDC_ADMINS = 128,     /* connections to admin at a time */
     LDC_COLLECT = 65536,  /* a body up to this is small: a quarter of the memory is for those */
+    LDC_DEEP_READY = 256, /* events taken from epoll or kqueue at a time */
     LDC_INHERITED = 64,   /* listening sockets from systemd */
     LDC_INHERITED_MOST = 1024, /* numbers of inherited descriptors are below */
     LDC_USER_GROUPS = 256,     /* of one user */
@@ -3657,7 +3675,8 @@ static void ldc_conf_user(ldc_reader *r, ldc_user *u, ldc_key_id id, const ldc_o
                       ldc_conf_keys[id].name, group.p);
     u->groups = (gid_t *)ldc_conf_take(r, LDC_USER_GROUPS * sizeof *u->groups);
     u->n = LDC_USER_GROUPS;
-    if (who == NULL || getgrouplist(u->name, u->gid, u->groups, &u->n) < 0) u->n = 1;
+    if (who == NULL || getgrouplist(u->name, (ldc_gid)u->gid, (ldc_gid *)u->groups, &u->n) < 0)
+        u->n = 1;
     if (u->n == 1) u->groups[0] = u->gid;
     if (geteuid() != 0 && (u->uid != geteuid() || u->gid != getegid()))
         ldc_conf_fail(r, at, "start ldcorn as root, or remove it",
@@ -4775,7 +4794,8 @@ typedef struct ldc_watch {
     short want; /* 0: out of the set, its entry is negated */
     uint8_t kind;
     bool hot, listed, dirty, dead;
-    bool deep;     /* cold, and epoll looks at it */
+    bool deep;     /* cold, and epoll or kqueue looks at it */
+    bool deep_out; /* kqueue: waits to write */
     uint32_t at;   /* index in the poll set */
     uint32_t spin; /* turns ready without progress */
     uint64_t busy; /* when it was last ready */
@@ -4804,13 +4824,15 @@ typedef struct ldc_loop {
     ldc_watch **who;
     uint32_t n, hot, cap, who_cap, watches;
     uint32_t polled;   /* how far the last poll() looked */
+    bool newer;        /* what is served at the moment may have come after it */
     ldc_watch **dirty; /* to be added, moved or removed at the end of the turn */
     uint32_t dirties, dirty_cap;
     ldc_due *heap;
     uint32_t due, due_cap, timers;
     uint64_t full_at, full_cost, swept; /* when the whole set was polled, and what it cost */
     bool quiet;
-    ldc_watch deep; /* the epoll descriptor that looks at the cold ones, itself always hot */
+    ldc_watch
+        deep; /* the epoll or kqueue descriptor that looks at the cold ones, itself always hot */
     bool deep_on, deep_tried;
 } ldc_loop;
 
@@ -5323,7 +5345,7 @@ static int ldc_net_listen(const ldc_addr *a, int backlog) {
 /* For good: whoever could go back has not gone. Only async-signal-safe calls. */
 static bool ldc_net_become(const ldc_user *u) {
     if (!u->set) return true;
-    if (setgroups((size_t)u->n, u->groups) < 0 || setgid(u->gid) < 0 || setuid(u->uid) < 0)
+    if (setgroups((uint16_t)u->n, u->groups) < 0 || setgid(u->gid) < 0 || setuid(u->uid) < 0)
         return false;
     errno = EPERM;
     return u->uid == 0 || setuid(0) < 0;
@@ -5375,8 +5397,8 @@ static int64_t ldc_net_unsent(int fd) {
 
 /* @loop -------------------------------------------------------------------------------------
    The poll set in two tiers and the heap of timers. Busy descriptors are polled every turn. Idle
-   ones are cold: polled now and then, or, once there are many and the system has epoll, looked at
-   by one epoll descriptor that stands in the set itself. Invariants: nothing moves during dispatch;
+   ones are cold: polled now and then, or, once there are many and the system has epoll or kqueue,
+   looked at by one such descriptor that stands in the set itself. Invariants: nothing moves during dispatch;
    an entry's watch lives at least to the end of the turn; there is always room for one entry
    and one timer per open watch, so that neither can fail later. */
 
@@ -5411,44 +5433,125 @@ static void ldc_loop_dirty(ldcorn *l, ldc_watch *w) {
     l->loop.dirty[l->loop.dirties++] = w;
 }
 
-/* --- the cold tier behind epoll --- */
+/* --- the cold tier behind epoll or kqueue: four calls that differ --- */
 
-#if defined(__linux__) && !defined(LDCORN_PORTABLE) && !defined(LDCORN_POLL_ONLY)
-#define LDC_EPOLL 1
-#endif
 #ifndef LDCORN_COLD
 #define LDCORN_COLD 64 /* so many cold ones make it worth it */
 #endif
 
-/* Hands a cold watch over. False: it has to be polled. */
-static bool ldc_loop_sink(ldc_loop *o, ldc_watch *w) {
-#ifdef LDC_EPOLL
+typedef struct ldc_ready {
+    ldc_watch *watch;
+    short revents; /* as poll() has them */
+} ldc_ready;
+
+#if defined(LDC_EPOLL)
+
+static int ldc_loop_deep_open(void) { return epoll_create1(EPOLL_CLOEXEC); }
+
+static bool ldc_loop_deep_add(int deep, ldc_watch *w) {
     struct epoll_event e;
-    if (!o->deep_on) return true;
-    if (w->want == 0 || w->deep) return true;
     memset(&e, 0, sizeof e);
     e.events = (uint32_t)(unsigned short)w->want; /* the same bits as poll's */
     e.data.ptr = w;
-    w->deep = epoll_ctl(o->deep.fd, EPOLL_CTL_ADD, w->fd, &e) == 0;
-    return w->deep;
+    return epoll_ctl(deep, EPOLL_CTL_ADD, w->fd, &e) == 0;
+}
+
+static void ldc_loop_deep_drop(int deep, const ldc_watch *w) {
+    struct epoll_event e; /* kernels before 2.6.9 wanted one */
+    memset(&e, 0, sizeof e);
+    epoll_ctl(deep, EPOLL_CTL_DEL, w->fd, &e);
+}
+
+static int ldc_loop_deep_look(int deep, ldc_ready *ready, int most) {
+    struct epoll_event e[LDC_DEEP_READY];
+    int n = epoll_wait(deep, e, most, 0);
+    for (int i = 0; i < n; i++) {
+        ready[i].watch = (ldc_watch *)e[i].data.ptr;
+        ready[i].revents = (short)e[i].events;
+    }
+    return n;
+}
+
+#elif defined(LDC_KQUEUE)
+
+/* One filter for each watch: an end comes as EV_EOF with both. Who waits for both or for neither,
+   an end alone, is left to poll(). */
+static bool ldc_loop_deep_change(int deep, const ldc_watch *w, bool add) {
+    struct kevent e; /* its fields have other types on each system */
+    memset(&e, 0, sizeof e);
+    e.ident = (uintptr_t)w->fd;
+    e.filter = EVFILT_READ;
+    if (w->deep_out) e.filter = EVFILT_WRITE;
+    e.flags = EV_DELETE;
+    if (add) e.flags = EV_ADD;
+    memcpy(&e.udata, &w, sizeof e.udata);
+    return kevent(deep, &e, 1, NULL, 0, NULL) == 0 || errno == EINTR; /* then it is done too */
+}
+
+static int ldc_loop_deep_open(void) {
+    int fd = kqueue(); /* no fork() inherits it */
+    if (fd < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) == 0) return fd;
+    close(fd);
+    return -1;
+}
+
+static bool ldc_loop_deep_add(int deep, ldc_watch *w) {
+    w->deep_out = w->want == POLLOUT;
+    return (w->deep_out || (w->want & ~LDC_RDHUP) == POLLIN) && ldc_loop_deep_change(deep, w, true);
+}
+
+static void ldc_loop_deep_drop(int deep, const ldc_watch *w) {
+    ldc_loop_deep_change(deep, w, false);
+}
+
+static int ldc_loop_deep_look(int deep, ldc_ready *ready, int most) {
+    struct kevent e[LDC_DEEP_READY];
+    struct timespec now;
+    int n;
+    memset(&now, 0, sizeof now);
+    n = kevent(deep, NULL, 0, e, most, &now);
+    for (int i = 0; i < n; i++) {
+        memcpy(&ready[i].watch, &e[i].udata, sizeof ready[i].watch);
+        ready[i].revents = ready[i].watch->deep_out ? POLLOUT : POLLIN;
+    }
+    return n;
+}
+
 #else
-    (void)o;
+
+static int ldc_loop_deep_open(void) { return -1; }
+
+static bool ldc_loop_deep_add(int deep, ldc_watch *w) {
+    (void)deep;
     (void)w;
-    return true;
+    return false;
+}
+
+static void ldc_loop_deep_drop(int deep, const ldc_watch *w) {
+    (void)deep;
+    (void)w;
+}
+
+static int ldc_loop_deep_look(int deep, ldc_ready *ready, int most) {
+    (void)deep;
+    (void)ready;
+    (void)most;
+    return 0;
+}
+
 #endif
+
+/* Hands a cold watch over. False: it has to be polled. */
+static bool ldc_loop_sink(ldc_loop *o, ldc_watch *w) {
+    if (!o->deep_on || w->want == 0 || w->deep) return true;
+    w->deep = ldc_loop_deep_add(o->deep.fd, w);
+    return w->deep;
 }
 
 /* Takes it back, before its descriptor is closed too: a child that was just forked may hold a copy,
    and then closing ours does not end the interest. */
 static void ldc_loop_raise(ldc_loop *o, ldc_watch *w) {
-#ifdef LDC_EPOLL
-    struct epoll_event e;
-    if (!w->deep) return;
-    memset(&e, 0, sizeof e);
-    epoll_ctl(o->deep.fd, EPOLL_CTL_DEL, w->fd, &e);
-#else
-    (void)o;
-#endif
+    if (w->deep) ldc_loop_deep_drop(o->deep.fd, w);
     w->deep = false;
 }
 
@@ -5537,13 +5640,11 @@ static void ldc_loop_remove(ldcorn *l, ldc_watch *w) {
     o->watches--;
 }
 
-/* Many are cold: from now on epoll looks at them. */
+/* Many are cold: from now on epoll or kqueue looks at them. */
 static void ldc_loop_deepen(ldcorn *l) {
-#ifdef LDC_EPOLL
     ldc_loop *o = &l->loop;
-    int fd;
+    int fd = ldc_loop_deep_open();
     o->deep_tried = true;
-    fd = epoll_create1(EPOLL_CLOEXEC);
     if (fd < 0) return;
     o->deep_on = ldc_loop_open(l, &o->deep, fd, LDC_KIND_DEEP, POLLIN);
     if (!o->deep_on) {
@@ -5558,9 +5659,6 @@ static void ldc_loop_deepen(ldcorn *l) {
             ldc_loop_dirty(l, w);
         }
     }
-#else
-    l->loop.deep_tried = true;
-#endif
 }
 
 /* The one place where entries are added, moved and removed. */
@@ -5694,7 +5792,7 @@ static void ldc_loop_lean(ldcorn *l) {
     l->retry_at = l->now + 50000;
 }
 
-/* How many entries poll() has to see: where epoll looks at the cold ones, the hot ones alone. */
+/* How many entries poll() has to see: where another looks at the cold ones, the hot ones alone. */
 static uint32_t ldc_loop_polls(const ldc_loop *o) {
     return o->deep_on && o->deep.listed ? o->hot : o->n;
 }
@@ -5742,7 +5840,7 @@ static ssize_t ldc_relay_send(int fd, struct iovec *v, int n) {
     ssize_t w;
     memset(&m, 0, sizeof m);
     m.msg_iov = v;
-    m.msg_iovlen = (size_t)n;
+    m.msg_iovlen = (uint8_t)n; /* int here, size_t there */
     do w = sendmsg(fd, &m, LDC_SENDFLAGS);
     while (w < 0 && errno == EINTR);
     if (w < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
@@ -6650,13 +6748,14 @@ static int ldc_up_connect(ldc_up *u) {
 
 /* A parked connection is used only if it is known to be quiet: its last answer ended in this
    turn with a short read, or this turn's poll() saw it silent; otherwise one look. An end means
-   discard, bytes mean discard. */
+   discard, bytes mean discard. What is safe is replayed once, so it needs no look for an end that
+   came behind the answer or after the poll(). */
 static bool ldc_up_quiet(ldcorn *l, ldc_up *u, bool safe) {
     char byte;
     ssize_t n;
-    if (u->quiet == l->turn && safe) return true; /* a FIN may stand behind the answer: replayed */
-    if (u->watch.listed && u->watch.at < l->loop.polled && (u->watch.want & POLLIN) &&
-        u->parked < l->now && u->quiet + 1 < l->turn)
+    if (u->quiet == l->turn && safe) return true;
+    if ((safe || !l->loop.newer) && u->watch.listed && u->watch.at < l->loop.polled &&
+        (u->watch.want & POLLIN) && u->parked < l->now && u->quiet + 1 < l->turn)
         if (l->loop.set[u->watch.at].revents == 0) return true;
     n = recv(u->watch.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     return n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
@@ -8907,6 +9006,24 @@ static void ldc_client_accept_failed(ldcorn *l, ldc_listener *s) {
         ldc_client_pause(l, true);
 }
 
+static void ldc_client_begin(ldcorn *l, const ldc_listener *s, ldc_client *c) {
+    bool newer = l->loop.newer;
+    c->admin = s->admin;
+    c->proxy = s->addr.proxy;
+    c->https = s->addr.https;
+    if (c->admin) {
+        l->admins++;
+        ldc_client_line_add(&l->admin_idle, c);
+    } else {
+        l->accepted++;
+        if (++l->clients_count > l->conns_max && l->idle.old) ldc_client_bury(l, l->idle.old);
+    }
+    ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.header_timeout));
+    l->loop.newer = true;
+    ldc_client_readable(l, c); /* its request is often there already */
+    l->loop.newer = newer;
+}
+
 static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
     for (int i = 0; i < LDC_ACCEPTS; i++) {
         struct sockaddr_storage from;
@@ -8929,20 +9046,8 @@ static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
         }
         if (n < sizeof(sa_family_t)) from.ss_family = AF_UNIX;
         ldc_client_peer(c, &from);
-        c->admin = s->admin;
-        c->proxy = s->addr.proxy;
-        c->https = s->addr.https;
-        if (c->admin) {
-            l->admins++;
-            ldc_client_line_add(&l->admin_idle, c);
-        }
-        if (!c->admin) {
-            l->accepted++;
-            if (++l->clients_count > l->conns_max && l->idle.old) ldc_client_bury(l, l->idle.old);
-        }
         ldc_loop_progress(&s->watch);
-        ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.header_timeout));
-        ldc_client_readable(l, c); /* its request is often there already */
+        ldc_client_begin(l, s, c);
     }
 }
 
@@ -11440,7 +11545,9 @@ static void ldc_reload_scan(ldc_scan *scan, const char *path, int depth) {
         (S_ISDIR(st.st_mode) && ldc_reload_among(scan->above, depth, &st)))
         return;
     at = (uint64_t)st.st_mtime * 1000000000U;
-#ifdef st_mtime /* POSIX 2008 has it in nanoseconds */
+#if defined(__APPLE__)
+    at += (uint64_t)st.st_mtimespec.tv_nsec;
+#elif defined(st_mtime) /* POSIX 2008 has it in nanoseconds */
     at += (uint64_t)st.st_mtim.tv_nsec;
 #endif
     if (S_ISDIR(st.st_mode)) {
@@ -12772,20 +12879,18 @@ static void ldc_turn_dispatch(ldcorn *l, ldc_watch *w, short revents) {
     }
 }
 
-/* What epoll found among the cold ones. They are hot from here on; what does not fit is found in the
-   next turn. */
+/* What epoll or kqueue found among the cold ones. They are hot from here on; what does not fit is
+   found in the next turn. */
 static void ldc_turn_deep(ldcorn *l) {
-#ifdef LDC_EPOLL
-    struct epoll_event e[256];
-    int n = epoll_wait(l->loop.deep.fd, e, (int)LDC_LEN(e), 0);
+    ldc_ready ready[LDC_DEEP_READY];
+    int n = ldc_loop_deep_look(l->loop.deep.fd, ready, LDC_DEEP_READY);
     ldc_loop_progress(&l->loop.deep);
+    l->loop.newer = true;
     for (int i = 0; i < n; i++) {
-        ldc_watch *w = (ldc_watch *)e[i].data.ptr;
-        if (!w->dead && w->want) ldc_turn_dispatch(l, w, (short)e[i].events);
+        ldc_watch *w = ready[i].watch;
+        if (!w->dead && w->want) ldc_turn_dispatch(l, w, ready[i].revents);
     }
-#else
-    (void)l;
-#endif
+    l->loop.newer = false;
 }
 
 /* Ready for many turns without a byte or a change of state: our mistake or a peer's trick. It is
