@@ -36,8 +36,8 @@ instructions: ## instructions per request under callgrind, against tests/instruc
 flow: ## tests/flow with build/ldcorn
 	CC='$(CC)' tests/run flow
 
-asan: ## tests/flow and tests/real with build/ldcorn-asan: sanitizers, audit, portable paths
-	CC='$(CC)' tests/run flow-asan real-asan
+asan: ## tests/flow and tests/real with sanitizers and audit: portable paths, epoll, kqueue
+	CC='$(CC)' tests/run flow-asan flow-epoll flow-kqueue real-asan
 
 real: ## tests/real: servers and clients as they are installed
 	CC='$(CC)' tests/run real
@@ -78,6 +78,17 @@ build/ldcorn: $(SOURCES)
 build/ldcorn-asan: $(SOURCES)
 	@mkdir -p build
 	$(CC) $(SAN) $(AUDIT) examples/main.c -o $@.new
+	@mv $@.new $@
+
+# All idle connections behind epoll, and behind kqueue (made of epoll: tests/kqueue), whatever their number.
+build/ldcorn-epoll: $(SOURCES)
+	@mkdir -p build
+	$(CC) $(SAN) -DLDCORN_AUDIT -DLDCORN_COLD=0 examples/main.c -o $@.new
+	@mv $@.new $@
+
+build/ldcorn-kqueue: $(SOURCES) tests/kqueue/sys/event.h
+	@mkdir -p build
+	$(CC) $(SAN) -DLDCORN_AUDIT -DLDCORN_COLD=0 -DLDCORN_KQUEUE -Itests/kqueue examples/main.c -o $@.new
 	@mv $@.new $@
 
 build/dial_worker: ldcorn.h examples/dial_worker.c

@@ -63,7 +63,8 @@
          -> logged, counted (@log) -> keep-alive or close (@client)
      On Linux a body of 32 KiB and more goes from socket to socket through a pipe (@relay).
      One process, one thread, one poll() loop (@loop, @turn): nothing to synchronise, which is
-     why limits are exact, order is strict and a reload is one switch of a pointer.
+     why limits are exact, order is strict and a reload is one switch of a pointer. Where idle
+     connections are many, one epoll or kqueue descriptor stands for them in the poll set.
 
    4. Objects (@types, all structs and state tables together)
      ldcorn holds everything. ldc_conf is one immutable parsed configuration. ldc_group is found
@@ -4831,8 +4832,7 @@ typedef struct ldc_loop {
     uint32_t due, due_cap, timers;
     uint64_t full_at, full_cost, swept; /* when the whole set was polled, and what it cost */
     bool quiet;
-    ldc_watch
-        deep; /* the epoll or kqueue descriptor that looks at the cold ones, itself always hot */
+    ldc_watch deep; /* the epoll or kqueue descriptor: always hot, stands for the cold ones */
     bool deep_on, deep_tried;
 } ldc_loop;
 

@@ -7,6 +7,7 @@ SOURCE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 SAN = '-O0 -g -fsanitize=address,undefined -fno-sanitize-recover=all -DLDCORN_AUDIT'.split()
 
 
+@pytest.mark.slow
 def test_the_nth_allocation_fails(tmp_path):
     """Alone and four in a row, before workers of somebody else and before own ones."""
     binary = str(tmp_path / 'nth_alloc')

@@ -109,6 +109,7 @@ def test_the_next_request_waits_neither_for_an_upload_nor_for_a_reader():
         assert reader.read_response().body == data
 
 
+@pytest.mark.slow
 def test_what_goes_beyond_the_memory_is_held_back_and_cut():
     """Without `buffer_memory` for them slow clients are held back, and cut below `min_rate`; other groups
     never notice."""
@@ -374,6 +375,7 @@ def test_a_crowd_whose_time_is_up(descriptors):
 RUN = 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('on_timeout', ['', 'on_timeout = restart\n'])
 def test_a_stuck_worker(on_timeout):
     """A request that never ends gets 504 at `run_timeout`; its worker never has more inside than its limit,

@@ -93,6 +93,7 @@ class Storm:
         await self._abort(conn, head('POST', '/sleep?ms=1&id=%d' % id, body=b'x' * 3000)[:-500], 'half')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('limit', [1, 3])
 def test_exact(limit):
     """Whatever clients and workers do, a worker never sees more than its limit, and no slot is lost."""
