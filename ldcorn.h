@@ -2498,7 +2498,11 @@ typedef struct ldc_reader { /* one reading; lives on the stack of ldc_conf_read 
     ldc_arena *arena;
     ldc_text errors, warnings;
     int error_count;
-    ldc_origin first;
+    struct {
+        ldc_origin at;
+        size_t from; /* in `errors` */
+        size_t n;
+    } note[64];  /* in the order of the file; what is found behind these comes last */
     bool memory; /* an allocation failed */
     bool include;
 } ldc_reader;
@@ -2554,17 +2558,40 @@ static void ldc_conf_note(ldc_text *t, const ldc_origin *at, const char *text, c
     ldc_text_fmt(t, "%s%s\n", hint[0] ? " " : "", hint);
 }
 
+/* Syntax, values and what does not fit together are found one after the other; whoever mends a file
+   goes through it once. */
+static void ldc_conf_place(ldc_reader *r, const ldc_origin *at, size_t from) {
+    int n = r->error_count++, to = 0;
+    if (n >= (int)LDC_LEN(r->note)) return;
+    while (to < n && !(r->note[to].at.file == at->file && r->note[to].at.line > at->line)) to++;
+    memmove(&r->note[to + 1], &r->note[to], (size_t)(n - to) * sizeof r->note[0]);
+    r->note[to].at = *at;
+    r->note[to].from = from;
+    r->note[to].n = r->errors.n - from;
+}
+
+static void ldc_conf_in_order(const ldc_reader *r, ldc_text *t) {
+    size_t placed = 0;
+    for (int i = 0; i < r->error_count && i < (int)LDC_LEN(r->note); i++) {
+        ldc_text_put(t, r->errors.p + r->note[i].from, r->note[i].n);
+        placed += r->note[i].n;
+    }
+    ldc_text_put(t, r->errors.p + placed, r->errors.n - placed);
+}
+
 static void ldc_conf_fail(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format,
                           ...) LDC_PRINTF(4, 5);
 static void ldc_conf_fail(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format,
                           ...) {
     char text[512];
+    size_t from;
     va_list list;
     va_start(list, format);
     vsnprintf(text, sizeof text, format, list);
     va_end(list);
-    if (r->error_count++ == 0) r->first = *at;
+    from = r->errors.n;
     ldc_conf_note(&r->errors, at, text, hint);
+    ldc_conf_place(r, at, from);
 }
 
 static void ldc_conf_warn(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format,
@@ -4236,24 +4263,31 @@ static void ldc_conf_free(ldc_conf *c) {
 
 static void ldc_conf_report(ldc_reader *r, ldcorn_error *error) {
     const char *name = r->conf->file ? r->conf->file : "ldcorn";
+    const ldc_origin *first = &r->note[0].at;
     char last[512];
-    size_t n = r->errors.n, room;
+    size_t n, room;
+    ldc_text t;
+    ldc_text_init(&t, r->errors.mem);
+    if (r->errors.n && !r->errors.failed) ldc_conf_in_order(r, &t);
+    if (t.failed) r->memory = true;
+    n = t.n;
     memset(error, 0, sizeof *error);
     snprintf(last, sizeof last, "%.200s%s%.200s: %d error%s, nothing started\n",
              r->memory ? name : "", r->memory ? ": out of memory\n" : "", name, r->error_count,
              r->error_count == 1 ? "" : "s");
     room = sizeof error->text - 64 - strlen(last);
     if (n > room) { /* whole errors, as many as fit */
-        for (n = room; n && (r->errors.p[n - 1] != '\n' || r->errors.p[n] == ' ');) n--;
+        for (n = room; n && (t.p[n - 1] != '\n' || t.p[n] == ' ');) n--;
         snprintf(error->text, sizeof error->text, "%.*s... and more, which do not fit here\n%s",
-                 (int)n, r->errors.p, last);
+                 (int)n, t.p, last);
     } else {
-        snprintf(error->text, sizeof error->text, "%.*s%s", (int)n, n ? r->errors.p : "", last);
+        snprintf(error->text, sizeof error->text, "%.*s%s", (int)n, n ? t.p : "", last);
     }
     error->status = 2;
-    error->line = r->first.line;
-    error->column = r->first.column;
-    snprintf(error->file, sizeof error->file, "%s", r->first.file ? r->first.file->name : "");
+    error->line = first->line;
+    error->column = first->column;
+    snprintf(error->file, sizeof error->file, "%s", first->file ? first->file->name : "");
+    ldc_text_free(&t);
 }
 
 static void ldc_conf_sources(ldc_reader *r, const ldcorn_desc *desc) {
@@ -11273,6 +11307,26 @@ static bool ldc_reload_replace_names(ldc_conf *c, int group, const ldc_named *sa
     return true;
 }
 
+/* The child was not done in time: it takes the names in order, so it hung at the first it left out. */
+static void ldc_reload_nameless(const ldc_conf *c, const ldc_named *said, size_t count,
+                                ldc_text *error) {
+    for (int i = 0; i < c->groups; i++) {
+        for (int k = 0; k < c->group[i].addrs; k++) {
+            const ldc_addr *a = &c->group[i].addr[k];
+            bool heard = a->u.any.sa_family != AF_UNSPEC;
+            char text[400];
+            for (size_t n = 0; n < count; n++)
+                heard = heard || (said[n].group == i && said[n].at == k);
+            if (heard) continue;
+            snprintf(text, sizeof text, "`%.200s` was not resolved within %ds", a->text,
+                     LDC_NAMES_SECONDS);
+            ldc_conf_note(error, &a->at, text, "see to the resolver, or write its address");
+            return;
+        }
+    }
+    ldc_text_add(error, "the child that resolves names ended too early\n");
+}
+
 /* Puts what the child said into the configuration that waits for it. False and *error. */
 static bool ldc_reload_named(ldc_conf *c, const ldc_text *t, ldc_text *error) {
     size_t count = t->n / sizeof(ldc_named);
@@ -11287,8 +11341,7 @@ static bool ldc_reload_named(ldc_conf *c, const ldc_text *t, ldc_text *error) {
     }
     if (error->n) return false;
     if (count == 0 || said[count - 1].group != -1) {
-        ldc_text_fmt(error, "the names of `upstream` were not resolved within %ds\n",
-                     LDC_NAMES_SECONDS);
+        ldc_reload_nameless(c, said, count, error);
         return false;
     }
     for (int i = 0; i < c->groups; i++) {
@@ -11401,12 +11454,10 @@ static void ldc_reload_look_up(ldcorn *l) {
     }
 }
 
-static void ldc_reload_heard(ldcorn *l) {
+static void ldc_reload_answered(ldcorn *l) { /* or its time is up */
     ldc_reload *r = &l->reload;
     ldc_text error;
     bool ok;
-    ldc_loop_progress(&r->names);
-    if (ldc_reload_hear(&r->said, r->names.fd)) return;
     ldc_text_init(&error, &l->mem);
     ok = ldc_reload_named(r->conf, &r->said, &error);
     ldc_reload_unresolve(l);
@@ -11415,6 +11466,11 @@ static void ldc_reload_heard(ldcorn *l) {
     else
         ldc_reload_undo(l, error.p ? error.p : "out of memory", error.p ? error.n : 13);
     ldc_text_free(&error);
+}
+
+static void ldc_reload_heard(ldcorn *l) {
+    ldc_loop_progress(&l->reload.names);
+    if (!ldc_reload_hear(&l->reload.said, l->reload.names.fd)) ldc_reload_answered(l);
 }
 
 /* What a running process cannot change. True: the reload is over. */
@@ -13129,7 +13185,7 @@ static void ldc_turn_life(ldcorn *l) {
     int asked = (int)l->stop_asked;
     uint64_t named_by = l->reload.began + 7000000; /* the child has a deadline of its own */
     if (l->reload.asking && l->now >= named_by)
-        ldc_reload_undo(l, "names: no answer from the child that resolves them", 50);
+        ldc_reload_answered(l);
     else if (l->reload.asking && l->life == LDC_LIFE_RUN)
         ldc_loop_timer(l, &l->timer, named_by);
     if (asked && l->life == LDC_LIFE_RUN) ldc_turn_stopping(l);

@@ -536,3 +536,12 @@ def test_start_text():
                 assert re.search(r'(?m)^\d\d:\d\d:\d\d info  %s: 1 of 1 ready, \d+\.\ds$' % name, text), text
             assert re.search(r'(?m)^\d\d:\d\d:\d\d info  ready after \d+\.\ds\. Reload: kill -HUP %d\. '
                              r'Stop: (Ctrl-C|kill %d)$' % (p.pid, p.pid), text), text
+
+
+def test_errors_stand_in_the_order_of_the_lines():
+    """Whatever finds them: syntax, a value, a range, what a group lacks."""
+    lines = '[web]', 'routes = *', 'workers = 0', 'queue = x', '[api]', 'routes = /api', 'cdm = y', '[bad'
+    run = cli('-t', 'groups.ini', config='\n'.join(lines))
+    assert run.status == 2
+    assert [int(n) for n in re.findall(r'^groups\.ini:(\d+):\d+: ', run.err, re.M)] == [1, 3, 4, 5, 7, 8], run.err
+    assert 'groups.ini: 6 errors' in run.err

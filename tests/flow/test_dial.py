@@ -2,6 +2,7 @@
 import contextlib, os, re, signal, socket, subprocess, sys, time
 
 import pytest
+import harness
 from harness import TIMEOUT, AutoWorker, FakeWorker, Proxy, Stream, WorkerConn, answer, cli, free_port, head, wait_for
 from procs import metric, wait_gone
 
@@ -722,6 +723,44 @@ def test_names_are_resolved_at_the_start_and_at_each_reload():
 def test_a_name_that_is_not_known_at_the_start():
     run = cli('groups.ini', config='[web]\nroutes = *\nupstream = no-such-host.invalid:80\n')
     assert run.status == 1 and 'groups.ini:3:12: cannot resolve `no-such-host.invalid:80`' in run.err, run
+
+
+class Slow:
+    """The program with a resolver that hangs while {dir}/slow is there. `stops`: its child is stopped and cannot even end."""
+
+    def __init__(self, tmp_path, monkeypatch, stops):
+        source = os.path.join(os.path.dirname(harness.__file__), 'embed', 'slow_names.c')
+        subprocess.run(['cc', '-O1', '-g', '-DLDCORN_AUDIT', source, '-o', str(tmp_path / 'slow_names')], check=True)
+        monkeypatch.setattr(harness, 'BIN', str(tmp_path / 'slow_names'))
+        self.mark = tmp_path / 'slow'
+        self.env = {'SLOW_NAMES': str(self.mark)}
+        if stops:
+            self.env['SLOW_STOPS'] = 'yes'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('stops', [False, True])
+def test_a_resolver_that_hangs(tmp_path, monkeypatch, stops):
+    """It ends a reload and a start with the place of the name; meanwhile requests are served."""
+    slow = Slow(tmp_path, monkeypatch, stops)
+    with AutoWorker(lambda r, c: OK) as a:
+        port = a.address.rsplit(':', 1)[1]
+        config = 'listen = {listen}\nadmin = {admin}\n[web]\nroutes = *\nupstream = 127.0.0.1:%s there:%s\n' % (port, port)
+        with Proxy(config, env=slow.env) as p, p.connect() as c:
+            slow.mark.touch()
+            p.signal(signal.SIGHUP)
+            p.wait_status(lambda s: s['reloading'])
+            while p.status()['reloading']:
+                assert c.ask('GET', '/').body == b'ok'
+            last = p.status()['last_reload']
+            assert last['result'] == 'failed' and 'groups.ini:5:28: `there:%s` was not resolved within 5s' % port in last['error'], last
+            slow.mark.unlink()
+            p.signal(signal.SIGHUP)
+            p.wait_status(lambda s: s['last_reload']['result'] == 'ok')
+            assert c.ask('GET', '/').body == b'ok'
+        slow.mark.touch()
+        run = cli('groups.ini', config='[web]\nroutes = *\nupstream = there:80\n', env=slow.env)
+        assert run.status == 1 and 'groups.ini:3:12: `there:80` was not resolved within 5s' in run.err, run
 
 
 def test_mistyped_addresses_are_no_names():
