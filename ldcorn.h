@@ -13837,6 +13837,12 @@ static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
     return false;
 }
 
+static void ldc_public_words(ldc_text *t, const char *before, const char *const *word) {
+    if (word && *word && t->n) ldc_text_add(t, before);
+    for (const char *const *w = word; w && *w; w++)
+        ldc_text_fmt(t, "%s%s", w > word ? " " : "", *w);
+}
+
 /* "  ml      /predict /embed               2 workers, 1 request each, queue 64, wait 2m, run 2m" */
 static void ldc_public_group_line(ldc_text *t, const ldc_gconf *g) {
     ldc_text routes;
@@ -13845,8 +13851,9 @@ static void ldc_public_group_line(ldc_text *t, const ldc_gconf *g) {
     if (g->s.queue != INT32_MAX) snprintf(queue, sizeof queue, "%lld", (long long)g->s.queue);
     if (g->s.queue_timeout >= 0) ldc_util_span((uint64_t)g->s.queue_timeout, wait);
     ldc_text_init(&routes, t->mem);
-    for (const char *const *r = g->s.routes; r && *r; r++)
-        ldc_text_fmt(&routes, "%s%s", routes.n ? " " : "", *r);
+    ldc_public_words(&routes, "", g->s.routes);
+    ldc_public_words(&routes, " of ", g->s.hosts);
+    ldc_public_words(&routes, " with ", g->s.match);
     ldc_text_fmt(t, "  %-7s %-29s ", g->name, routes.p ? routes.p : "(no routes)");
     ldc_text_free(&routes);
     if (g->source == LDC_FROM_DIAL)

@@ -266,3 +266,11 @@ def test_workers_auto_is_what_the_process_may_use():
         assert count() == 1
     finally:
         os.sched_setaffinity(0, mine)
+
+
+def test_the_table_at_the_start_shows_hosts_and_match():
+    with Groups(web={'routes': '*'}, one={'routes': '/a /b', 'hosts': 'a.com *.b.com', 'match': 'header:X-A=1 method:GET'},
+                two={'routes': '*', 'hosts': 'c.com'}) as g:
+        log = g.proxy.log()
+        for line in ('  one     /a /b of a.com *.b.com with header:X-A=1 method:GET 1 worker', '  two     * of c.com  ', '  web     *   '):
+            assert '\n' + line in log, log
