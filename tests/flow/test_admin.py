@@ -1,5 +1,5 @@
 """What the program shows of itself: the admin address, its logs, its words at the start and at failures."""
-import json, os, re, signal, stat, subprocess, time
+import contextlib, json, os, re, signal, stat, subprocess, time
 
 import pytest
 from harness import AutoWorker, Client, Proxy, answer, cli, free_port, head, upstream_config, wait_for
@@ -248,6 +248,12 @@ def test_a_unix_admin_is_private(p):
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 
 
+def listening(sock):
+    """A client, or None while the name is there and nobody listens behind it yet."""
+    with contextlib.suppress(ConnectionRefusedError):
+        return Client('unix:' + sock)
+
+
 def test_admin_is_in_runtime_dir_by_default():
     with AutoWorker() as w:
         path = '/tmp/lda-%d' % free_port()
@@ -258,7 +264,7 @@ def test_admin_is_in_runtime_dir_by_default():
             p.pid = p.proc.pid
             sock = wait_for(lambda: next((os.path.join(path, n) for n in (os.listdir(path) if os.path.isdir(path) else ())
                                           if stat.S_ISSOCK(os.stat(os.path.join(path, n)).st_mode)), None))
-            with Client('unix:' + sock) as c:
+            with wait_for(lambda: listening(sock)) as c:
                 assert c.ask('GET', '/server').status == 200
             assert stat.S_IMODE(os.stat(sock).st_mode) == 0o600
             p.stop()
