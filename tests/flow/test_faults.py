@@ -18,11 +18,11 @@ from harness import AutoWorker, Proxy, Timeout, answer, head, upstream_config
 from procs import Before, metric
 
 OK = answer(b'ok')
-TOP = 'header_timeout = 600ms\nbody_timeout = 300ms\nsend_timeout = 300ms\nkeepalive_timeout = 5s\n'
-GROUP = ('max_req_per_worker = 1\nrequest_buffer = 0\nworker_keepalive = 0\nretries = 0\nresponse_timeout = 300ms\n'
-         'tunnel_timeout = 300ms\nqueue_timeout = 8s\n')
+TOP = 'header_timeout = 1s\nbody_timeout = 500ms\nsend_timeout = 500ms\nkeepalive_timeout = 5s\n'
+GROUP = ('max_req_per_worker = 1\nrequest_buffer = 0\nworker_keepalive = 0\nretries = 0\nresponse_timeout = 500ms\n'
+         'tunnel_timeout = 500ms\nqueue_timeout = 8s\n')
 KINDS = ['fin', 'rst', 'hang', 'drip']
-GAP = 0.006                       # between dripped bytes: far below each time-out, a message of them above it
+GAP = 0.01                        # between dripped bytes: far below each time-out, a message of them above it
 
 # What a client sends, by framing: (head, body).
 REQUEST = {
