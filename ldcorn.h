@@ -5432,9 +5432,9 @@ static int64_t ldc_net_unsent(int fd) {
 /* @loop -------------------------------------------------------------------------------------
    The poll set in two tiers and the heap of timers. Busy descriptors are polled every turn. Idle
    ones are cold: polled now and then, or, once there are many and the system has epoll or kqueue,
-   looked at by one such descriptor that stands in the set itself. Invariants: nothing moves during dispatch;
-   an entry's watch lives at least to the end of the turn; there is always room for one entry
-   and one timer per open watch, so that neither can fail later. */
+   looked at by one such descriptor that stands in the set itself. Invariants: nothing moves
+   during dispatch; an entry's watch lives at least to the end of the turn; there is always room
+   for one entry and one timer per open watch, so that neither can fail later. */
 
 static bool ldc_loop_grow(ldcorn *l, void **p, uint32_t *cap, uint32_t need, size_t each) {
     uint32_t to = *cap ? *cap : 32;
@@ -8519,7 +8519,7 @@ static bool ldc_client_ready_path(ldcorn *l, ldc_exchange *e, ldc_head *h) {
 }
 
 /* A whole head was parsed as `why` says. */
-/* Shows the request to the host's filter. True: it goes on, in e->chosen if the filter wants that. */
+/* Shows the request to the host's filter. True: it goes on, in e->chosen if that is set. */
 static bool ldc_client_filter(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_head *h,
                               struct ldc_filtered *f) {
     ldc_serve_call in;
@@ -9833,8 +9833,8 @@ static ldc_worker *ldc_proc_reliever(const ldc_worker *w) {
     return NULL;
 }
 
-/* One fork per turn: a fork is the longest thing that a turn can do. And not in the turn that closed
-   the last one's pipes: their entries are still in the set. */
+/* One fork per turn: a fork is the longest thing that a turn can do. And not in the turn that
+   closed the last one's pipes: their entries are still in the set. */
 static void ldc_proc_start(ldcorn *l, ldc_worker *w) {
     const char *step = "";
     char what[256];
@@ -11307,7 +11307,7 @@ static bool ldc_reload_replace_names(ldc_conf *c, int group, const ldc_named *sa
     return true;
 }
 
-/* The child was not done in time: it takes the names in order, so it hung at the first it left out. */
+/* The child was not done in time. It takes the names in order, so it hung at the first left out. */
 static void ldc_reload_nameless(const ldc_conf *c, const ldc_named *said, size_t count,
                                 ldc_text *error) {
     for (int i = 0; i < c->groups; i++) {
@@ -12724,7 +12724,7 @@ static bool ldc_admin_join(ldcorn *l, ldc_group *g, ldc_addr *a, const char *tex
     return true;
 }
 
-/* POST and DELETE /groups/G/workers?address=A. What they changed holds until `upstream` is edited. */
+/* POST and DELETE /groups/G/workers?address=A. Holds until `upstream` is edited. */
 static int ldc_admin_members(ldcorn *l, ldc_text *t, ldc_group *g, bool join, ldc_str query) {
     char text[160];
     ldc_addr a;
@@ -12753,8 +12753,8 @@ static int ldc_admin_members(ldcorn *l, ldc_text *t, ldc_group *g, bool join, ld
     return ldc_admin_say(t, 200, "%s: %s %s", g->name, text, join ? "joined" : "quits");
 }
 
-/* What /groups/NAME/PATH asks for, by a request or by a call of the host (e is NULL). `query` begins
-   with its question mark. */
+/* What /groups/NAME/PATH asks for, by a request or by a call of the host (e is NULL). `query`
+   begins with its question mark. */
 static int ldc_admin_ask(ldcorn *l, ldc_exchange *e, ldc_text *t, bool quit, ldc_str name,
                          ldc_str path, ldc_str query) {
     ldc_group *g = l->groups;
