@@ -9854,6 +9854,7 @@ static void ldc_proc_start(ldcorn *l, ldc_worker *w) {
     ldc_proc_set(l, w, LDC_PROC_STARTING);
     w->started = l->now;
     w->held = w->was_ready = w->asked = w->killed = w->slow_said = false;
+    w->hold_again = 0;
     w->tail_old = w->tail_n;
     w->probe_fails = 0;
     w->pause = 10;
@@ -10034,9 +10035,12 @@ static void ldc_proc_away(ldcorn *l, ldc_worker *w) {
     ldc_proc_timer_at(l, w, w->probe_at);
 }
 
-/* A connect to it failed. */
+/* A connect to it failed. Our own process is most likely dying, and then it keeps its keys: we hear
+   of its end in a moment. */
 static void ldc_proc_event_down(ldcorn *l, ldc_worker *w) {
-    if (w->state == LDC_PROC_READY) ldc_proc_away(l, w);
+    if (w->state != LDC_PROC_READY) return;
+    ldc_proc_hold(l, w);
+    if (!w->held) ldc_proc_away(l, w);
 }
 
 static void ldc_proc_starting_failed(ldcorn *l, ldc_worker *w) {
@@ -10227,9 +10231,9 @@ static void ldc_proc_down_failed(ldcorn *l, ldc_worker *w) {
 }
 
 /* A process that dies loses its connections a moment before its listener and before we hear of
-   its end: what is sent to it in between is lost. So after an end without an answer it gets
-   nothing new for 10 ms; but not again within a second after that was for nothing, or a worker that
-   merely drops connections could be kept from its other work. */
+   its end: what is sent to it in between is lost. So after a failed connect or an end without an
+   answer it gets nothing new for 10 ms; but not again within a second after that was for nothing,
+   or a worker that merely drops connections could be kept from its other work. */
 static void ldc_proc_hold(ldcorn *l, ldc_worker *w) {
     if (w->foreign || w->state != LDC_PROC_READY || l->now < w->hold_again) return;
     w->held = true;

@@ -1,9 +1,10 @@
 """Which group by host, header, cookie, query and method; paths without their prefix; which worker of a group."""
-import collections, os, re, time
+import collections, os, re, signal, time
 
 import pytest
 
 from harness import AutoWorker, FakeWorker, Proxy, answer, cli, head, upstream_config, wait_for
+from procs import Own, counter
 
 
 def echo(name):
@@ -223,6 +224,57 @@ def test_hash_a_worker_that_is_away_moves_only_its_own_keys():
         after = [p.ask('/%d' % k) for k in range(80)]
         assert [a for a, b in zip(after, before) if b != 'w2'] == [b for b in before if b != 'w2'] and 'w2' not in after
         assert len({a for a, b in zip(after, before) if b == 'w2'}) > 1, 'its keys spread over the others'
+
+
+class Processes(Own):
+    """Own processes behind balance = hash; a worker answers with its number."""
+
+    def __init__(self, workers):
+        super().__init__('[web]\nroutes = *\ncmd = %s\nworkers = %d\nbalance = hash\nhash_key = path:1\nbackoff_max = 100ms\nworker_keepalive = 0\n'
+                         % (counter('{socket}'), workers))
+
+    def places(self, keys=range(120)):
+        """The index of the worker of each key."""
+        with self.connect() as c:
+            pids = {k: int(c.ask('GET', '/%d' % k).body) for k in keys}
+        index = {w['pid']: w['index'] for w in self.group('web')['workers']}
+        return [index[pids[k]] for k in keys]
+
+
+def test_hash_no_restart_moves_a_key_and_a_scale_moves_its_share():
+    with Processes(4) as p:
+        before = p.places()
+        assert set(before) == {0, 1, 2, 3}
+        for path in ('/groups/web/restart', '/groups/web/workers/2/restart', '/reload'):
+            old = set(p.pids())
+            assert p.admin('POST', path)[0] in (200, 202), path
+            wait_for(lambda: set(p.pids()) != old and len(p.pids()) == len(p.group('web')['workers']) == 4 and not p.status()['reloading'])
+            assert p.places() == before, path
+        assert p.admin('POST', '/groups/web/scale?workers=5')[0] in (200, 202)
+        wait_for(lambda: len(p.pids()) == 5)
+        wider = p.places()
+        moved = [b for a, b in zip(before, wider) if a != b]
+        assert set(moved) == {4} and 120 // 10 <= len(moved) <= 120 // 3, 'about one in five, all of them to the new one'
+        assert p.admin('POST', '/groups/web/scale?workers=4')[0] in (200, 202)
+        wait_for(lambda: len(p.group('web')['workers']) == 4)
+        assert p.places() == before
+
+
+def test_hash_a_key_waits_for_its_own_worker_that_died():
+    """While it is dying, in back-off and starting: nobody else gets one of its keys."""
+    with Processes(3) as p:
+        first = p.places()
+        for n in range(40):
+            key = next(k for k in range(n, 120) if first[k] == n % 3)
+            pid = {w['index']: w['pid'] for w in p.group('web')['workers']}[n % 3]
+            others = set(p.pids()) - {pid}
+            with p.connect() as c:
+                os.kill(pid, signal.SIGKILL)
+                time.sleep(n % 10 * 0.0002)                 # its listener is closed before its end is told
+                r = c.ask('GET', '/%d' % key)
+            assert r.status == 502 or int(r.body) not in others, (n, 'another worker got the key')
+            wait_for(lambda: len(p.pids()) == 3 and pid not in p.pids())
+        assert p.places() == first
 
 
 def test_hash_waits_for_its_own_worker_while_others_are_free():
