@@ -5057,7 +5057,8 @@ struct ldc_worker {
     bool due;     /* to be recycled */
     const char *why_due;
     uint64_t due_served, due_at; /* when it will be; 0: never */
-    uint64_t served, since, started, idle_since, drain_by, tunnel_by, probe_at, start_by;
+    uint64_t served, booked;     /* booked: what of it stands in the group's sums already */
+    uint64_t since, started, idle_since, drain_by, tunnel_by, probe_at, start_by;
     uint64_t pause; /* back-off or probe interval, ms */
     int failures;   /* consecutive failed starts, or failed probes while DOWN */
     int restarts;
@@ -5088,8 +5089,6 @@ typedef struct ldc_histogram {
     uint64_t count;
 } ldc_histogram;
 
-enum { LDC_SUMS = 256 };
-
 struct ldc_group {
     char *name;
     ldc_conf *owner;       /* the conf that `conf` lies in; a reference */
@@ -5119,8 +5118,8 @@ struct ldc_group {
     uint64_t retries, forced, errors[4], exits[8];
     ldc_histogram total, worker, wait;
     uint64_t restarts;
-    uint64_t served[LDC_SUMS]; /* per index, by workers that are gone */
-    int indexes;               /* most workers ever */
+    uint64_t *served; /* per index, by workers that are gone or have another one now */
+    int indexes;      /* most workers ever */
     bool said_ready;
     ldc_group *next;
 };
@@ -10500,10 +10499,35 @@ static uint64_t ldc_proc_identity(const ldc_worker *w) {
                    : (uint64_t)w->index + 1;
 }
 
+/* A place for the index in the group's sums. */
+static bool ldc_proc_indexes(ldcorn *l, ldc_group *g, int index) {
+    size_t had = (size_t)g->indexes * sizeof *g->served, n = (size_t)index + 1;
+    uint64_t *p;
+    if (index < g->indexes) return true;
+    p = (uint64_t *)ldc_mem_resize(&l->mem, g->served, had, n * sizeof *p);
+    if (p == NULL) return false;
+    memset(p + g->indexes, 0, n * sizeof *p - had);
+    g->served = p;
+    g->indexes = index + 1;
+    return true;
+}
+
+/* What it has served so far stays with the index that it had: counters never fall. */
+static void ldc_proc_book(ldc_worker *w) {
+    w->group->served[w->index] += w->served - w->booked;
+    w->booked = w->served;
+}
+
+static void ldc_proc_index(ldcorn *l, ldc_worker *w, int index) {
+    if (index == w->index || !ldc_proc_indexes(l, w->group, index)) return;
+    ldc_proc_book(w);
+    w->index = index;
+}
+
 static ldc_worker *ldc_proc_new_at(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_gconf *as,
                                    int index, const ldc_addr *address) {
     ldc_worker *w, **end = &g->workers;
-    if (!ldc_loop_reserve_timer(l)) return NULL;
+    if (!ldc_loop_reserve_timer(l) || !ldc_proc_indexes(l, g, index)) return NULL;
     w = (ldc_worker *)ldc_mem_zero(&l->mem, sizeof *w);
     if (w == NULL) return NULL;
     l->loop.timers++;
@@ -10516,7 +10540,6 @@ static ldc_worker *ldc_proc_new_at(ldcorn *l, ldc_group *g, ldc_conf *conf, cons
     w->generation = l->generation;
     w->port_fd = -1;
     w->out.fd = -1;
-    if (index >= g->indexes) g->indexes = index + 1;
     w->state = LDC_PROC_BACKOFF;
     w->since = w->idle_since = l->now;
     w->probe_at = l->now;
@@ -10597,7 +10620,7 @@ static void ldc_proc_recycle(ldcorn *l, ldc_group *g) {
 }
 
 static void ldc_proc_free(ldcorn *l, ldc_worker *w) {
-    if (w->index < LDC_SUMS) w->group->served[w->index] += w->served;
+    ldc_proc_book(w);
     ldc_loop_forget(l, &w->timer);
     l->loop.timers--;
     ldc_log_close(&l->log, &w->out);
@@ -10816,6 +10839,7 @@ static ldc_group *ldc_reload_group(ldcorn *l, ldc_conf *conf, const ldc_gconf *a
 static void ldc_reload_free_group(ldcorn *l, ldc_group *g) {
     ldc_mem_free(&l->mem, g->name, strlen(g->name) + 1);
     ldc_mem_free(&l->mem, g->quit, (size_t)g->quits * sizeof *g->quit);
+    ldc_mem_free(&l->mem, g->served, (size_t)g->indexes * sizeof *g->served);
     ldc_group_shares_free(l, &g->shares);
     ldc_conf_free(g->owner);
     ldc_mem_free(&l->mem, g, sizeof *g);
@@ -10922,7 +10946,7 @@ static void ldc_reload_addresses(ldcorn *l, ldc_group *g, bool edited) {
             ldc_reload_keep(g, w);
             w->joined = false;
             w->addr.text = as->addr[i].text;
-            w->index = i;
+            ldc_proc_index(l, w, i);
             w->identity = ldc_proc_identity(w);
         }
         if (!stays)
@@ -10940,7 +10964,7 @@ static void ldc_reload_addresses(ldcorn *l, ldc_group *g, bool edited) {
         int free_one = as->addrs;
         if (!w->joined || w->replaced || w->index >= as->addrs) continue;
         while (ldc_reload_at_index(g, free_one)) free_one++;
-        w->index = free_one;
+        ldc_proc_index(l, w, free_one);
     }
 }
 
@@ -12109,11 +12133,11 @@ static void ldc_admin_workers(ldcorn *l, ldc_text *t) {
         for (const ldc_group *g = l->groups; g; g = g->next) {
             int most = g->hidden ? 0 : g->indexes;
             for (int i = 0; i < most; i++) {
-                uint64_t sum = what == 1 && i < LDC_SUMS ? g->served[i] : 0;
+                uint64_t sum = what == 1 ? g->served[i] : 0;
                 for (const ldc_worker *w = g->workers; w; w = w->next) {
                     if (w->index != i || w->state == LDC_PROC_GONE) continue;
                     sum += what == 0   ? (uint64_t)w->in_flight
-                           : what == 1 ? w->served
+                           : what == 1 ? w->served - w->booked
                                        : ldc_admin_rss(w->pid);
                 }
                 ldc_text_fmt(t, "%s{group=\"%s\",index=\"%d\"} %llu\n", names[what], g->name, i,

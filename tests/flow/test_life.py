@@ -1,9 +1,9 @@
 """From the first signal to the last: stopping, reloading, rolling back, reopening."""
-import json, os, re, signal, threading, time
+import contextlib, json, os, re, signal, threading, time
 
 import pytest
-from harness import Client, free_port, head, wait_for
-from procs import Own, alive, counter, metric, wait_gone
+from harness import AutoWorker, Client, Proxy, answer, free_port, head, wait_for
+from procs import Own, alive, counter, metric, samples, wait_gone
 
 WEB = '[web]\nroutes = *\n'
 
@@ -426,6 +426,29 @@ def test_the_line_is_carried_over():
         order = [target for pid, _, _, target in p.requests() if pid != old]
         assert order == ['/sleep?ms=20&n=%d' % n for n in range(4)]
         assert first.read_response().body == b'%d' % old, 'and the old one is not hurried'
+
+
+def test_counters_of_an_upstream_stay_with_their_index():
+    """Whatever becomes of the list: addresses that go, come, come back or stand in another order."""
+    def served():
+        return {labels['index']: int(n) for name, labels, n in samples(p) if name == 'ldcorn_worker_served_total'}
+    with contextlib.ExitStack() as stack:
+        at = [stack.enter_context(AutoWorker(lambda r, c: answer('ok'))).address for _ in range(4)]
+        config = 'listen = {listen}\nadmin = {admin}\n[web]\nroutes = *\nbalance = round\nupstream = %s\n'
+        p = stack.enter_context(Proxy(config % ' '.join(at[:2])))
+        before, total = {}, 0
+        for order in ([0, 1], [2, 0, 1, 3], [1, 3], [3, 1], [3, 1, 0], [2], [0, 1, 2, 3]):
+            p.write_config(config % ' '.join(at[i] for i in order))
+            assert p.admin('POST', '/reload?processes=keep')[0] == 200
+            wait_for(lambda: [w['state'] for w in p.group('web')['workers']] == ['ready'] * len(order))
+            now = served()
+            assert all(now[i] >= n for i, n in before.items()) and sum(now.values()) == total, (order, before, now)
+            with p.connect() as c:
+                for _ in range(4 * len(order)):
+                    assert c.ask('GET', '/').status == 200
+            total += 4 * len(order)
+            before = wait_for(lambda: (lambda now: sum(now.values()) == total and now)(served()))
+        assert set(before) == {'0', '1', '2', '3'}
 
 
 def test_counters_and_clients_are_carried_over():
