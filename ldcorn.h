@@ -4859,7 +4859,6 @@ typedef struct ldc_loop {
     ldc_watch **who;
     uint32_t n, hot, cap, who_cap, watches;
     uint32_t polled;   /* how far the last poll() looked */
-    bool newer;        /* what is served at the moment may have come after it */
     ldc_watch **dirty; /* to be added, moved or removed at the end of the turn */
     uint32_t dirties, dirty_cap;
     ldc_due *heap;
@@ -5094,6 +5093,7 @@ struct ldc_group {
     ldc_conf *owner;       /* the conf that `conf` lies in; a reference */
     const ldc_gconf *conf; /* of the conf in force */
     bool removed, hidden;  /* hidden: of a reload under way */
+    bool named;            /* that reload's file has it: even a removed one is still wanted */
     bool starting;         /* ldc_group_next is at work */
     bool paused;           /* by admin: requests wait */
     bool changed;          /* a watched file: restart when that can be */
@@ -5552,7 +5552,10 @@ static int ldc_loop_deep_look(int deep, ldc_ready *ready, int most) {
 
 #else
 
-static int ldc_loop_deep_open(void) { return -1; }
+static int ldc_loop_deep_open(void) {
+    errno = ENOSYS;
+    return -1;
+}
 
 static bool ldc_loop_deep_add(int deep, ldc_watch *w) {
     (void)deep;
@@ -5677,7 +5680,7 @@ static void ldc_loop_remove(ldcorn *l, ldc_watch *w) {
 static void ldc_loop_deepen(ldcorn *l) {
     ldc_loop *o = &l->loop;
     int fd = ldc_loop_deep_open();
-    o->deep_tried = true;
+    o->deep_tried = fd >= 0 || (errno != EMFILE && errno != ENFILE && errno != ENOMEM);
     if (fd < 0) return;
     o->deep_on = ldc_loop_open(l, &o->deep, fd, LDC_KIND_DEEP, POLLIN);
     if (!o->deep_on) {
@@ -6779,16 +6782,16 @@ static int ldc_up_connect(ldc_up *u) {
     return errno == EINPROGRESS || errno == EALREADY || errno == EAGAIN ? 0 : -1;
 }
 
-/* A parked connection is used only if it is known to be quiet: its last answer ended in this
-   turn with a short read, or this turn's poll() saw it silent; otherwise one look. An end means
-   discard, bytes mean discard. What is safe is replayed once, so it needs no look for an end that
-   came behind the answer or after the poll(). */
+/* A parked connection is used only if it is quiet: an end means discard, bytes mean discard. What is
+   safe is replayed once, so for that it is enough that its last answer ended in this turn with a
+   short read, or that the last poll() saw it silent. For the rest that may be too old: the request
+   can have come behind it (accepted, read in two pieces, told by epoll, let in by the host). */
 static bool ldc_up_quiet(ldcorn *l, ldc_up *u, bool safe) {
     char byte;
     ssize_t n;
-    if (u->quiet == l->turn && safe) return true;
-    if ((safe || !l->loop.newer) && u->watch.listed && u->watch.at < l->loop.polled &&
-        (u->watch.want & POLLIN) && u->parked < l->now && u->quiet + 1 < l->turn)
+    if (safe && u->quiet == l->turn) return true;
+    if (safe && u->watch.listed && u->watch.at < l->loop.polled && (u->watch.want & POLLIN) &&
+        u->parked < l->now && u->quiet + 1 < l->turn)
         if (l->loop.set[u->watch.at].revents == 0) return true;
     n = recv(u->watch.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     return n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
@@ -9040,7 +9043,6 @@ static void ldc_client_accept_failed(ldcorn *l, ldc_listener *s) {
 }
 
 static void ldc_client_begin(ldcorn *l, const ldc_listener *s, ldc_client *c) {
-    bool newer = l->loop.newer;
     c->admin = s->admin;
     c->proxy = s->addr.proxy;
     c->https = s->addr.https;
@@ -9052,9 +9054,7 @@ static void ldc_client_begin(ldcorn *l, const ldc_listener *s, ldc_client *c) {
         if (++l->clients_count > l->conns_max && l->idle.old) ldc_client_bury(l, l->idle.old);
     }
     ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.header_timeout));
-    l->loop.newer = true;
     ldc_client_readable(l, c); /* its request is often there already */
-    l->loop.newer = newer;
 }
 
 static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
@@ -10873,6 +10873,7 @@ static bool ldc_reload_candidates(ldcorn *l, ldc_conf *conf, const ldc_gconf *as
     if (l->reload.only && g != l->reload.only) return true;
     if (g == NULL) g = ldc_reload_group(l, conf, as);
     if (g == NULL) return false;
+    g->named = true;
     wants = fresh || l->reload.only != NULL ||
             (as->source == LDC_FROM_PROCESSES && as->reload != LDC_OFF &&
              (!l->reload.keep || changed)) ||
@@ -11020,7 +11021,7 @@ static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_
         g->quits = 0;
     }
     ldc_reload_own(g, conf, as);
-    g->hidden = g->removed = false;
+    g->hidden = g->removed = g->named = false;
     g->rolling = g->rolls;
     g->rolls = false;
     g->epoch++;
@@ -11114,8 +11115,9 @@ static void ldc_reload_undo(ldcorn *l, const char *why, size_t n) {
     ldc_reload_unresolve(l);
     ldc_reload_unwatch_next(l);
     ldc_reload_set(l, LDC_RELOAD_UNDONE);
+    l->upset = true; /* removed groups that it wanted back go now */
     for (ldc_group *g = l->groups; g; g = g->next) {
-        g->rolls = false;
+        g->rolls = g->named = false;
         if (g->hidden) g->removed = true;
         for (ldc_worker *w = g->workers; w; w = w->next) {
             if (w->candidate) ldc_reload_retire(l, w, "reload");
@@ -11139,6 +11141,7 @@ static void ldc_reload_switch(ldcorn *l) {
     for (ldc_group *g = only ? NULL : l->groups; g; g = g->next) g->removed = true;
     for (int i = conf->groups; i-- > 0;) { /* backwards, each to the front: the order of the file */
         ldc_group *g = ldc_reload_find(l, conf->group[i].name), **at = &l->groups;
+        LDCORN_ASSERT(g != NULL);
         if (g == NULL || (only && g != only)) continue;
         if (only == NULL) {
             while (*at != g) at = &(*at)->next;
@@ -11793,7 +11796,8 @@ static void ldc_reload_advance(ldcorn *l) {
     }
 }
 
-/* Removed groups take nothing new, serve their queue, and go when nothing is left of them. */
+/* Removed groups take nothing new, serve their queue, and go when nothing is left of them and no
+   reload wants them back. */
 static void ldc_reload_sweep(ldcorn *l) {
     for (ldc_group **at = &l->groups; *at;) {
         ldc_group *g = *at;
@@ -11805,11 +11809,11 @@ static void ldc_reload_sweep(ldcorn *l) {
         for (ldc_exchange *e = l->exchanges; e; e = e->next)
             used = used || (e->group == g && e->collecting);
         for (ldc_worker *w = g->workers; w && !used; w = w->next) {
-            if (!w->replaced) ldc_reload_retire(l, w, "reload");
+            if (!w->replaced && !w->candidate) ldc_reload_retire(l, w, "reload");
         }
         for (ldc_exchange *e = l->exchanges; e; e = e->next) used = used || e->group == g;
         g->rolling = false;
-        if (used || g->workers) {
+        if (used || g->workers || g->named) {
             at = &g->next;
             continue;
         }
@@ -12969,12 +12973,10 @@ static void ldc_turn_deep(ldcorn *l) {
     ldc_ready ready[LDC_DEEP_READY];
     int n = ldc_loop_deep_look(l->loop.deep.fd, ready, LDC_DEEP_READY);
     ldc_loop_progress(&l->loop.deep);
-    l->loop.newer = true;
     for (int i = 0; i < n; i++) {
         ldc_watch *w = ready[i].watch;
         if (!w->dead && w->want) ldc_turn_dispatch(l, w, ready[i].revents);
     }
-    l->loop.newer = false;
 }
 
 /* Ready for many turns without a byte or a change of state: our mistake or a peer's trick. It is
@@ -13422,6 +13424,10 @@ static void ldc_turn_audit(ldcorn *l) {
         for (const ldc_worker *w = g->workers; w; w = w->next) dials += w->dial ? w->conns : 0;
     }
     LDCORN_ASSERT(dials == l->dials);
+    for (int i = 0; i < l->conf->groups && l->life == LDC_LIFE_RUN; i++) {
+        const ldc_group *g = ldc_reload_find(l, l->conf->group[i].name);
+        LDCORN_ASSERT(g && !g->removed && !g->hidden);
+    }
     for (uint32_t i = 0; i < l->loop.n;
          i++) { /* each descriptor has one owner, each entry its watch */
         ldc_watch *w = l->loop.who[i];

@@ -3,7 +3,7 @@
 Each refused message is followed by another, innocent one on the same connection, which nobody may
 ever see: that is what request smuggling would look like. All tables are also run byte by byte.
 """
-import email.utils, os, re, resource, time
+import email.utils, os, re, resource, signal, time
 
 import pytest
 from harness import AutoWorker, FakeWorker, Proxy, answer, head, upstream_config, wait_for
@@ -581,6 +581,22 @@ def test_a_replay_happens_only_once():
         p.worker.one()[1].close()
         assert p.client.read_response().status == 502
         assert p.worker.no_connection()
+
+
+@pytest.mark.parametrize('group, cut', [('', 5), ('', 30), ('max_req_per_worker = 1\n', 30), ('max_req_per_worker = 1\n', -1)])
+def test_an_end_that_comes_between_two_pieces_of_a_request_is_seen(group, cut):
+    """The poll() that told of the first piece saw the parked connection open; what is not replayed needs a newer look."""
+    with Pooled(group) as p:
+        for _ in range(20):
+            conn = p.park()
+            request = head('POST', '/pieces', body=b'x' * 50)
+            p.client.send(request[:cut])
+            p.proxy.signal(signal.SIGSTOP)
+            conn.close()
+            p.client.send(request[cut:])
+            p.proxy.signal(signal.SIGCONT)
+            assert p.worker.one(answer(b'ok', headers=[('Connection', 'close')]))[0].target == '/pieces'
+            assert p.client.read_response().status == 200
 
 
 @pytest.mark.parametrize('request_', [head('POST', '/once', body=b''), head('DELETE', '/once'), head('PUT', '/once', body=b'x'),

@@ -1,8 +1,8 @@
 """Reload, restart, recycling, join and quit, watching and dialling in, one while another is under way."""
-import os, re, resource, signal, subprocess, sys, time
+import os, re, resource, signal, socket, subprocess, sys, time
 
 import pytest
-from harness import AutoWorker, Client, Proxy, cli, free_port, head, wait_for
+from harness import AutoWorker, Client, Proxy, WorkerConn, cli, free_port, head, wait_for
 from test_dial import Hub, OK
 
 # Ready after as many seconds as the file `slow` says; /s/N answers after N seconds.
@@ -298,3 +298,75 @@ def test_a_log_that_cannot_be_opened(key):
 def test_keys_that_need_processes(line, text):
     run = cli('-t', 'groups.ini', config='[hub]\nroutes = *\ndial_in = unix:{dir}/hub\n%s\n' % line)
     assert text in run.err + run.out and 'groups.ini:4:' in run.err + run.out, run
+
+
+# --- a group that was removed and comes back before it is gone ---
+
+def without(p, part, text):
+    """The configuration without `part`, read; then with `text` in its place, and the reload is asked for."""
+    whole = p.config_text
+    p.write_config(whole.replace(part, ''))
+    assert p.admin('POST', '/reload?processes=keep')[0] == 200
+    p.write_config(whole.replace(part, text))
+    p.signal(signal.SIGHUP)
+    p.wait_status(lambda s: s['reloading'] or s['generation'] == 3 or s['last_reload']['result'] != 'ok')
+
+
+BACK = '[f]\nroutes = /s\n' + CMD
+
+
+def test_a_group_comes_back_while_its_old_self_ends():
+    """Its old worker's request ends, and with it the old group would, while the reload waits for another one."""
+    with Proxy(TOP + '[g]\nroutes = *\n' + CMD + BACK, files=FILES) as p, p.connect() as c, p.connect() as d:
+        old = p.group('f')['workers'][0]['pid']
+        c.send(head('GET', '/s/1'))
+        p.wait_status(lambda s: [g['in_flight'] for g in s['groups'] if g['name'] == 'f'] == [1])
+        slow(p, 2.5)
+        without(p, BACK, BACK)
+        assert c.read_response().status == 200
+        wait_for(lambda: not os.path.exists('/proc/%d' % old))
+        assert p.status()['reloading'], 'the old one ended before the reload did'
+        p.wait_status(lambda s: s['last_reload']['result'] == 'ok' and s['generation'] == 3 and not s['reloading'])
+        assert d.ask('GET', '/s/0').status == 200
+        assert [w['state'] for w in p.group('f')['workers']] == ['ready'] and p.group('f')['workers'][0]['pid'] != old
+
+
+def test_a_group_that_comes_back_broken_fails_the_reload():
+    with Proxy(TOP + '[g]\nroutes = *\n' + CMD + BACK, files=FILES) as p, p.connect() as c, p.connect() as d:
+        c.send(head('GET', '/s/1'))
+        p.wait_status(lambda s: [g['in_flight'] for g in s['groups'] if g['name'] == 'f'] == [1])
+        without(p, BACK, BACK.replace('worker.py', 'nothing.py'))
+        p.wait_status(lambda s: s['last_reload']['result'] == 'failed')
+        assert 'nothing.py' in p.status()['last_reload']['error'] and p.status()['generation'] == 2
+        assert c.read_response().status == 200
+        p.wait_status(lambda s: [g['name'] for g in s['groups']] == ['g'])
+        assert d.ask('GET', '/s/0').status == 200, 'by the group that was there'
+
+
+@pytest.mark.parametrize('inside', [False, True])
+def test_a_dialled_group_comes_back_while_its_old_self_ends(inside):
+    where = 'unix:{dir}/hub'
+    back = '[f]\nroutes = /f\ndial_in = %s\n' % where
+    with Proxy(TOP + '[g]\nroutes = *\n' + CMD + back, files=FILES) as p, p.connect() as c, p.connect() as d:
+        def dial():
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(p.dir + '/hub')
+            s.settimeout(10)
+            return WorkerConn(s)
+        old = dial()
+        if inside:
+            c.send(head('GET', '/f/old'))
+            assert old.read_request().target == '/f/old'
+        slow(p, 1)
+        without(p, back, back)
+        p.wait_status(lambda s: s['last_reload']['result'] == 'ok' and s['generation'] == 3 and not s['reloading'])
+        with dial() as fresh:
+            if inside:
+                old.send(OK)
+                assert c.read_response().status == 200
+                wait_for(lambda: len(p.group('f')['workers']) == 1)
+            d.send(head('GET', '/f/new'))
+            assert fresh.read_request().target == '/f/new'
+            fresh.send(OK)
+            assert d.read_response().status == 200
+        old.close()
