@@ -3319,13 +3319,28 @@ static void ldc_conf_merge(ldc_reader *r, ldc_section *g, const ldc_setting *abo
     memcpy(ldc_conf_field(g, &ldc_conf_keys[LDC_KEY_env]), &word, sizeof word);
 }
 
+static bool ldc_conf_off(const ldc_setting *s) { /* a list that is not there, or `none` */
+    return s->words == 0 || (s->words == 1 && strcmp(s->word[0], "none") == 0);
+}
+
+/* A default for all groups that this one cannot have is none for it. */
+static bool ldc_conf_apart(int id, const ldcorn_group_desc *d, bool dial, bool own) {
+    if (id == LDC_KEY_max_req_per_worker || id == LDC_KEY_max_tunnels_per_worker ||
+        id == LDC_KEY_health_path)
+        return dial;
+    if (id == LDC_KEY_balance) return dial && strcmp(d->balance, "hash") == 0;
+    if (id == LDC_KEY_on_timeout) return !own && strcmp(d->on_timeout, "restart") == 0;
+    return id == LDC_KEY_watch && !own;
+}
+
 /* A group takes over from above what it does not say; of "what to run" all or nothing, but a
    cmd keeps the app of the defaults. */
 static void ldc_conf_inherit(ldc_reader *r, ldc_section *g) {
     const ldc_section *d = r->conf->globals;
-    bool runs = false;
+    bool runs = false, dial = g->said[LDC_KEY_dial_in].set, own;
     for (int id = 0; id < LDC_KEY_COUNT; id++)
         runs = runs || (ldc_conf_what(id) && g->said[id].set);
+    own = !dial && !(runs ? g : d)->said[LDC_KEY_upstream].set;
     for (int id = 0; id < LDC_KEY_COUNT; id++) {
         const ldc_key *k = &ldc_conf_keys[id];
         bool templ = id == LDC_KEY_cmd && g->said[LDC_KEY_app].set &&
@@ -3336,7 +3351,7 @@ static void ldc_conf_inherit(ldc_reader *r, ldc_section *g) {
         if (ldc_conf_what(id) && runs && !(id == LDC_KEY_app && g->said[LDC_KEY_cmd].set) && !templ)
             continue;
         if (id == LDC_KEY_env && g->said[id].set) ldc_conf_merge(r, g, &d->said[id]);
-        if (g->said[id].set) continue;
+        if (g->said[id].set || ldc_conf_apart(id, d->group, dial, own)) continue;
         g->said[id] = d->said[id];
         memcpy(ldc_conf_field(g, k), (const char *)d->group + k->offset, ldc_conf_width(k));
     }
@@ -3806,10 +3821,11 @@ static void ldc_conf_dial(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
         ldc_conf_fail(r, &g->dial.at, "write dial_allow = 10.0.0.0/8, the networks of the workers",
                       "`dial_in = %s` needs `dial_allow`: whoever dials in sees requests",
                       g->dial.text);
-    static const int apart[] = {LDC_KEY_max_req_per_worker, LDC_KEY_max_tunnels_per_worker,
-                                LDC_KEY_health_path};
+    const int apart[] = {s->group->max_req_per_worker > 0 ? LDC_KEY_max_req_per_worker : -1,
+                         s->group->max_tunnels_per_worker > 0 ? LDC_KEY_max_tunnels_per_worker : -1,
+                         ldc_conf_off(&s->said[LDC_KEY_health_path]) ? -1 : LDC_KEY_health_path};
     for (size_t i = 0; i < LDC_LEN(apart); i++) {
-        if (s->said[apart[i]].set)
+        if (apart[i] >= 0)
             ldc_conf_fail(r, ldc_conf_at(s, apart[i]), "remove it",
                           "`%s` does not go with `dial_in`: each connection takes one request",
                           ldc_conf_keys[apart[i]].name);
@@ -3977,6 +3993,10 @@ static void ldc_conf_words_of(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
             ldc_conf_fail(r, &health->word_at[i], "write /path [host=NAME]",
                           "`health_path` does not take `%s`", health->word[i]);
     }
+    if (ldc_conf_off(&s->said[LDC_KEY_watch])) {
+        g->s.watch = NULL;
+        s->said[LDC_KEY_watch].words = 0;
+    }
     ldc_conf_networks(r, &s->said[LDC_KEY_dial_allow], &g->dial_allow);
     ldc_conf_networks(r, &s->said[LDC_KEY_allow], &g->allow);
     ldc_conf_networks(r, &s->said[LDC_KEY_deny], &g->deny);
@@ -4113,7 +4133,8 @@ static void ldc_conf_contradictions(ldc_reader *r, ldc_section *s, const ldc_gco
 
 /* Keys that do less than they seem to. */
 static void ldc_conf_doubts(ldc_reader *r, ldc_section *s, const ldc_gconf *g) {
-    if (s->said[LDC_KEY_hash_key].set && g->balance != LDC_HASH)
+    if (s->said[LDC_KEY_hash_key].words && g->balance != LDC_HASH &&
+        strcmp(s->said[LDC_KEY_hash_key].word[0], "addr") != 0)
         ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_hash_key), "write balance = hash too",
                       "`hash_key` of [%s] changes nothing", g->name);
     if (s->said[LDC_KEY_queue].set && !g->limited && s->said[LDC_KEY_queue].at.line >= 0 &&
@@ -4395,7 +4416,7 @@ static void ldc_conf_dump_value(ldc_text *t, const ldc_key *k, const ldc_section
     }
 }
 
-static void ldc_conf_dump_keys(ldc_text *t, ldc_section *s, int scope) {
+static void ldc_conf_dump_keys(ldc_text *t, const ldc_conf *c, ldc_section *s, int scope) {
     for (int id = 0; id < LDC_KEY_COUNT; id++) {
         const ldc_key *k = &ldc_conf_keys[id];
         ldc_setting *said = &s->said[id];
@@ -4403,6 +4424,8 @@ static void ldc_conf_dump_keys(ldc_text *t, ldc_section *s, int scope) {
         if (k->scope != scope) continue;
         ldc_text_init(&v, t->mem);
         ldc_conf_dump_value(&v, k, s, said);
+        if (id == LDC_KEY_trusted_proxies && !said->set)
+            ldc_text_add(&v, c->trusteds ? "127.0.0.0/8 ::1 unix" : "none");
         if (said->at.file && said->at.line)
             ldc_text_fmt(t, "# %s:%d\n", said->at.file->name, said->at.line);
         else if (said->at.file)
@@ -4414,18 +4437,19 @@ static void ldc_conf_dump_keys(ldc_text *t, ldc_section *s, int scope) {
         if (v.n && !(id == LDC_KEY_max_conns && !said->set))
             ldc_text_fmt(t, "%s = %s\n", k->name, v.p);
         else
-            ldc_text_fmt(t, "# %s: not set\n", k->name);
+            ldc_text_fmt(t, "# %s: not set%s\n", k->name,
+                         id == LDC_KEY_max_conns ? ", as many as descriptors allow" : "");
         ldc_text_free(&v);
     }
 }
 
 static void ldc_conf_dump(ldc_conf *c, ldc_text *t) {
     int i = 0;
-    ldc_conf_dump_keys(t, c->globals, LDC_SCOPE_GLOBAL);
+    ldc_conf_dump_keys(t, c, c->globals, LDC_SCOPE_GLOBAL);
     for (ldc_section *s = c->sections; s; s = s->next, i++) {
         ldc_text_fmt(t, "\n[%s]\n", s->name);
         *s->group = c->group[i].s; /* what follows from other limits too */
-        ldc_conf_dump_keys(t, s, LDC_SCOPE_GROUP);
+        ldc_conf_dump_keys(t, c, s, LDC_SCOPE_GROUP);
     }
 }
 

@@ -545,3 +545,39 @@ def test_errors_stand_in_the_order_of_the_lines():
     assert run.status == 2
     assert [int(n) for n in re.findall(r'^groups\.ini:(\d+):\d+: ', run.err, re.M)] == [1, 3, 4, 5, 7, 8], run.err
     assert 'groups.ini: 6 errors' in run.err
+
+
+FOR_ALL = 'max_req_per_worker = 1\nmax_tunnels_per_worker = 3\nhealth_path = /h\nwatch = {dir}\nbalance = hash\non_timeout = restart\n'
+MIXED = '[dial]\nroutes = /d\ndial_in = unix:{dir}/d\n[list]\nroutes = /l\nupstream = 127.0.0.1:1\n[own]\nroutes = /o\ncmd = true {socket}\n'
+
+
+def test_a_default_for_all_is_none_for_a_group_that_cannot_have_it():
+    """And what is printed can be read again."""
+    run = cli('-T', 'groups.ini', config=FOR_ALL + MIXED)
+    assert run.status == 0, run.err
+    parts = {name: dict(re.findall(r'^(\w+) = (.*)$', text, re.M))
+             for name, text in re.findall(r'^\[(\w+)\]\n(.*?)(?=^\[|\Z)', run.out, re.M | re.S)}
+    want = {'max_req_per_worker': ('none', '1', '1'), 'max_tunnels_per_worker': ('none', '3', '3'), 'health_path': (None, '/h', '/h'),
+            'balance': ('least', 'hash', 'hash'), 'on_timeout': ('wait', 'wait', 'restart')}
+    for key, values in want.items():
+        assert tuple(parts[g].get(key) for g in ('dial', 'list', 'own')) == values, key
+    assert 'watch' not in parts['dial'] and 'watch' not in parts['list'] and 'watch' in parts['own']
+    again = cli('-T', 'groups.ini', config=run.out)
+    assert (again.status, again.err) == (0, '')
+    assert [l for l in again.out.splitlines() if l[:1] != '#'] == [l for l in run.out.splitlines() if l[:1] != '#']
+
+
+def test_none_takes_a_default_back():
+    run = cli('-T', 'groups.ini', config=FOR_ALL + MIXED.replace('unix:{dir}/d\n', 'unix:{dir}/d\nmax_req_per_worker = none\nhealth_path = none\nwatch = none\n')
+              + 'watch = none\nhealth_path = none\n')
+    assert (run.status, run.err) == (0, ''), run
+    for line in ('dial_in = unix:{dir}/d\nmax_req_per_worker = 1\n', 'dial_in = unix:{dir}/d\nhealth_path = /h\n', 'upstream = 127.0.0.1:1\nwatch = /tmp\n',
+                 'upstream = 127.0.0.1:1\non_timeout = restart\n', 'dial_in = unix:{dir}/d\nbalance = hash\n'):
+        run = cli('-t', 'groups.ini', config='[a]\nroutes = *\n' + line)
+        assert run.status == 2 and 'groups.ini:4:' in run.err, 'said in the group itself it is a mistake: %r' % (run,)
+
+
+def test_printed_are_the_addresses_that_are_trusted():
+    for listen, trusted in (('127.0.0.1:8000', '127.0.0.0/8 ::1 unix'), ('0.0.0.0:8000', 'none')):
+        run = cli('-T', 'groups.ini', config='listen = %s\n' % listen + WEB)
+        assert '# default\ntrusted_proxies = %s\n' % trusted in run.out
