@@ -11906,13 +11906,19 @@ static void ldc_admin_latency(ldc_text *t, const char *name, const ldc_histogram
         ldc_admin_percentile(h, .99), after);
 }
 
+/* As it is shown: without a connection nobody who dials in is ready. */
+static ldc_proc_state ldc_admin_state(const ldc_worker *w) {
+    bool away = w->dial && w->state == LDC_PROC_READY && w->conns <= w->tunnels;
+    return w->candidate || away ? LDC_PROC_STARTING : (ldc_proc_state)w->state;
+}
+
 static void ldc_admin_worker(ldcorn *l, ldc_text *t, const ldc_worker *w) {
     ldc_text_fmt(
         t,
         "{\"index\":%d,\"pid\":%ld,\"state\":\"%s\",\"paused\":%s,\"generation\":%d,\"in_flight\":%d,\"tunnels\":%d,\"connections\":%d,\"served\":%llu,\"rss\":%llu,\"uptime\":%.3f,\"since\":%.3f,\"last_exit\":",
-        w->index, (long)w->pid, w->candidate ? "starting" : ldc_proc_words[w->state],
-        w->paused ? "true" : "false", w->generation, w->in_flight, w->tunnels, w->conns,
-        (unsigned long long)w->served, (unsigned long long)ldc_admin_rss(w->pid),
+        w->index, (long)w->pid, ldc_proc_words[ldc_admin_state(w)], w->paused ? "true" : "false",
+        w->generation, w->in_flight, w->tunnels, w->conns, (unsigned long long)w->served,
+        (unsigned long long)ldc_admin_rss(w->pid),
         w->pid || w->foreign ? ldc_proc_seconds(l->now - w->started) : 0.0,
         ldc_proc_seconds(l->now - w->since));
     if (w->last_exit[0])
@@ -11930,27 +11936,33 @@ static void ldc_admin_worker(ldcorn *l, ldc_text *t, const ldc_worker *w) {
     ldc_text_add(t, "}");
 }
 
+static const ldc_why ldc_admin_refusals[] = {
+    LDC_WHY_FULL, LDC_WHY_TIMEOUT,      LDC_WHY_CLIENT_GONE, LDC_WHY_NO_WORKER,
+    LDC_WHY_RATE, LDC_WHY_CLIENT_LIMIT, LDC_WHY_MEMORY,      LDC_WHY_SLOW};
+
 static void ldc_admin_group(ldcorn *l, ldc_text *t, const ldc_group *g) {
     int n = 0;
     ldc_text_add(t, "{\"name\":");
     ldc_text_json(t, ldc_util_z(g->name));
     ldc_text_add(t, ",\"routes\":");
     ldc_admin_routes_json(l, t, g);
+    ldc_text_fmt(t, ",\"source\":\"%s\"",
+                 g->conf->source == LDC_FROM_DIAL   ? "dial_in"
+                 : g->conf->source == LDC_FROM_LIST ? "upstream"
+                                                    : "processes");
     ldc_text_fmt(t, ",\"queue\":{\"len\":%d,\"cap\":%lld,\"oldest_ms\":%llu,\"timeout_ms\":%lld}",
                  g->queued, (long long)g->conf->s.queue,
                  (unsigned long long)(g->head ? (l->now - g->head->queued) / 1000 : 0),
                  (long long)g->conf->s.queue_timeout);
-    ldc_text_fmt(
-        t,
-        ",\"in_flight\":%d,\"slots\":%lld,\"orphans\":%d,\"limit\":%lld,\"refused\":{\"full\":%llu,\"timeout\":%llu,\"no_worker\":%llu,\"client_gone\":%llu}",
-        ldc_group_inside(g), (long long)ldc_group_slots(g), g->orphans,
-        (long long)(g->conf->source == LDC_FROM_DIAL ? 1
-                    : g->conf->limited               ? g->conf->s.max_req_per_worker
-                                                     : 0),
-        (unsigned long long)g->refused[LDC_WHY_FULL],
-        (unsigned long long)g->refused[LDC_WHY_TIMEOUT],
-        (unsigned long long)g->refused[LDC_WHY_NO_WORKER],
-        (unsigned long long)g->refused[LDC_WHY_CLIENT_GONE]);
+    ldc_text_fmt(t, ",\"in_flight\":%d,\"slots\":%lld,\"orphans\":%d,\"limit\":%lld,\"refused\":{",
+                 ldc_group_inside(g), (long long)ldc_group_slots(g), g->orphans,
+                 (long long)(g->conf->source == LDC_FROM_DIAL ? 1
+                             : g->conf->limited               ? g->conf->s.max_req_per_worker
+                                                              : 0));
+    for (size_t i = 0; i < LDC_LEN(ldc_admin_refusals); i++)
+        ldc_text_fmt(t, "%s\"%s\":%llu", i ? "," : "", ldc_log_reasons[ldc_admin_refusals[i]].word,
+                     (unsigned long long)g->refused[ldc_admin_refusals[i]]);
+    ldc_text_add(t, "}");
     ldc_text_fmt(t, ",\"restarts\":%llu,\"paused\":%s,\"balance\":\"%s\",\"workers_wanted\":%d",
                  (unsigned long long)g->restarts, g->paused ? "true" : "false", g->conf->s.balance,
                  ldc_proc_wanted(g, g->conf));
@@ -12109,9 +12121,6 @@ static void ldc_admin_per_group(ldcorn *l, ldc_text *t) {
 }
 
 static void ldc_admin_labelled(ldcorn *l, ldc_text *t) {
-    static const ldc_why refusals[] = {LDC_WHY_FULL,      LDC_WHY_TIMEOUT, LDC_WHY_CLIENT_GONE,
-                                       LDC_WHY_NO_WORKER, LDC_WHY_RATE,    LDC_WHY_CLIENT_LIMIT,
-                                       LDC_WHY_MEMORY,    LDC_WHY_SLOW};
     static const char *const kinds[] = {"connect", "reset", "timeout", "protocol"};
     ldc_admin_type(t, "ldcorn_requests_total", "counter", "requests answered, by class of status");
     for (const ldc_group *g = l->groups; g; g = g->next) {
@@ -12122,10 +12131,10 @@ static void ldc_admin_labelled(ldcorn *l, ldc_text *t) {
     ldc_admin_type(t, "ldcorn_refused_total", "counter",
                    "requests that ldcorn refused, or whose client left");
     for (const ldc_group *g = l->groups; g; g = g->next) {
-        for (size_t i = 0; i < LDC_LEN(refusals) && !g->hidden; i++)
+        for (size_t i = 0; i < LDC_LEN(ldc_admin_refusals) && !g->hidden; i++)
             ldc_text_fmt(t, "ldcorn_refused_total{group=\"%s\",reason=\"%s\"} %llu\n", g->name,
-                         ldc_log_reasons[refusals[i]].word,
-                         (unsigned long long)g->refused[refusals[i]]);
+                         ldc_log_reasons[ldc_admin_refusals[i]].word,
+                         (unsigned long long)g->refused[ldc_admin_refusals[i]]);
     }
     ldc_admin_type(t, "ldcorn_worker_errors_total", "counter",
                    "what went wrong between ldcorn and workers");
@@ -12144,7 +12153,8 @@ static void ldc_admin_labelled(ldcorn *l, ldc_text *t) {
     for (const ldc_group *g = l->groups; g; g = g->next) {
         for (int s = 0; s < LDC_PROC_GONE && !g->hidden; s++) {
             int n = 0;
-            for (const ldc_worker *w = g->workers; w; w = w->next) n += w->state == s;
+            for (const ldc_worker *w = g->workers; w; w = w->next)
+                n += (int)ldc_admin_state(w) == s;
             ldc_text_fmt(t, "ldcorn_workers{group=\"%s\",state=\"%s\"} %d\n", g->name,
                          ldc_proc_words[s], n);
         }
@@ -12399,7 +12409,7 @@ static const char *const ldc_admin_page[] = {
     "    ['Workers', `${ready} of ${want}`, 'ready', ready < want && (ready ? 'warn' : 'bad')],",
     "    ['Inside', g.in_flight + (g.limit ? ' of ' + g.slots : ''), `${g.orphans} abandoned`],",
     "    ['Queue', `${q.len} of ${q.cap}`, ms(q.oldest_ms) + ' old', q.len * 2 > q.cap && 'warn'],",
-    "    ['Refused', num(no.full + no.timeout + no.no_worker),",
+    "    ['Refused', num(Object.values(no).reduce((a, b) => a + b) - no.client_gone),",
     "      `full ${no.full}, timeout ${no.timeout}, no worker ${no.no_worker}`],",
     "    ['Answers 5xx', num(g.requests['5xx']), '4xx ' + num(g.requests['4xx'])],",
     "    ['Restarts', num(g.restarts)]], item);",
@@ -12554,7 +12564,9 @@ static bool ldc_admin_word(ldc_str query, const char *name, char *out, size_t ro
 
 static void ldc_admin_why(ldcorn *l, ldc_text *t, ldc_why why, bool read, const ldc_route *route) {
     int n = route && route->when ? (route->when->hosts != NULL) + route->when->match.n : 0;
-    if (why == LDC_WHY_PATH && !read)
+    if (why == LDC_WHY_REQUEST)
+        ldc_text_add(t, "refused: no target in the form of RFC 9112 3.2");
+    else if (why == LDC_WHY_PATH && !read)
         ldc_text_add(t,
                      "refused: an encoding that is none, a control character, or out of the root");
     else if (why == LDC_WHY_PATH)

@@ -38,6 +38,20 @@ class Hub(Proxy):
         self.wait_status(lambda s: s['groups'][0]['queue']['len'] == n)
 
 
+def test_a_worker_is_shown_as_ready_while_it_has_a_connection():
+    def shown():
+        w, = p.group('hub')['workers']
+        assert {k: metric(p, 'ldcorn_workers', state=k) for k in ('ready', 'starting')} == {'ready': w['state'] == 'ready', 'starting': w['state'] != 'ready'}
+        return w['state']
+    with Hub() as p:
+        assert shown() == 'starting' and p.group('hub')['source'] == 'dial_in'
+        with p.dial():
+            p.slots(1)
+            assert shown() == 'ready'
+        p.slots(0)
+        assert shown() == 'starting'
+
+
 @pytest.mark.parametrize('tcp', [False, True])
 def test_each_connection_is_a_slot(tcp):
     """More jobs than slots: they wait in order, and a connection that was answered takes the next."""
