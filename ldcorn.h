@@ -13655,6 +13655,7 @@ static bool ldc_serve_requests(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, ldcor
     return true;
 }
 
+/* Writes what waits. False: the connection is over, by an error or because all is said. */
 static bool ldc_serve_flush(ldc_serve_conn *c) {
     while (c->sent < c->out.n) {
         ssize_t w = send(c->fd, c->out.p + c->sent, c->out.n - c->sent, LDC_SENDFLAGS);
@@ -13683,47 +13684,61 @@ static bool ldc_serve_read(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, ldcorn_ha
     return ldc_serve_requests(m, c, h, handler, user) && ldc_serve_flush(c);
 }
 
-static int ldc_serve_accept(ldc_mem *m, int listen_fd, ldc_serve_conn *conns) {
-    for (int i = 0; i < LDC_SERVE_CONNS; i++) {
+/* 0; 1 without descriptors, so that a moment later is soon enough; -1 the listener is broken. */
+static int ldc_serve_accept(ldc_mem *m, int listen_fd, ldc_serve_conn *conns, int most) {
+    for (int i = 0; i < most; i++) {
         struct sockaddr_storage from;
         socklen_t size;
         int fd;
         if (conns[i].fd >= 0) continue;
         fd = ldc_net_accept(listen_fd, &from, &size);
-        if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ||
-                       errno == ECONNABORTED || errno == EMFILE || errno == ENFILE))
+        if (fd < 0 &&
+            (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ECONNABORTED))
             return 0;
-        if (fd < 0) return -1;
+        if (fd < 0)
+            return errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM ? 1
+                                                                                             : -1;
         conns[i].fd = fd;
         ldc_text_init(&conns[i].out, m);
     }
     return 0;
 }
 
+/* How many at a time: poll() takes no more entries than there may be descriptors. */
+static int ldc_serve_most(void) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) < 0 || files.rlim_cur > LDC_SERVE_CONNS)
+        return LDC_SERVE_CONNS;
+    return files.rlim_cur > 2 ? (int)files.rlim_cur - 1 : 1;
+}
+
 static int ldc_serve_loop(ldc_mem *m, int listen_fd, ldc_serve_conn *conns, struct pollfd *set,
                           ldc_head *h, ldcorn_handler handler, void *user) {
+    int starved = 0, most = ldc_serve_most();
     for (;;) {
         int room = 0;
-        for (int i = 0; i < LDC_SERVE_CONNS; i++) {
+        for (int i = 0; i < most; i++) {
             set[i].fd = conns[i].fd;
             set[i].events = conns[i].out.n ? POLLOUT : POLLIN;
             room += conns[i].fd < 0;
         }
-        set[LDC_SERVE_CONNS].fd = room ? listen_fd : -1;
-        set[LDC_SERVE_CONNS].events = POLLIN;
-        if (poll(set, LDC_SERVE_CONNS + 1, -1) < 0 && errno != EINTR) return 1;
-        for (int i = 0; i < LDC_SERVE_CONNS; i++) {
+        set[most].fd = room && !starved ? listen_fd : -1;
+        set[most].events = POLLIN;
+        if (poll(set, (nfds_t)most + 1, starved ? 100 : -1) < 0) {
+            if (errno != EINTR) return 1;
+            continue;
+        }
+        for (int i = 0; i < most; i++) {
             bool keep = true;
             if (conns[i].fd < 0 || set[i].revents == 0) continue;
             if (set[i].revents & POLLOUT)
                 keep = ldc_serve_flush(&conns[i]);
             else
                 keep = ldc_serve_read(m, &conns[i], h, handler, user);
-            if (!keep && !(conns[i].close && conns[i].sent < conns[i].out.n))
-                ldc_serve_end(m, &conns[i]);
+            if (!keep) ldc_serve_end(m, &conns[i]);
         }
-        if ((set[LDC_SERVE_CONNS].revents & POLLIN) && ldc_serve_accept(m, listen_fd, conns) < 0)
-            return 1;
+        starved = set[most].revents ? ldc_serve_accept(m, listen_fd, conns, most) : 0;
+        if (starved < 0) return 1;
     }
 }
 

@@ -1,5 +1,5 @@
 """Every allocation fails once (tests/embed/nth_alloc.c): no crash, no leak, no lie, and service afterwards."""
-import os, re, shutil, subprocess, tempfile
+import contextlib, os, re, shutil, signal, subprocess, tempfile
 
 import pytest
 
@@ -18,7 +18,7 @@ def test_the_nth_allocation_fails(tmp_path):
             for burst, stride in (('1', '1'), ('4', '3')):
                 folder = tempfile.mkdtemp(prefix='ldt-', dir='/tmp')
                 running.append((folder, subprocess.Popen([binary, folder, workers, burst, '1', stride],
-                                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)))
+                                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)))
         for _, p in running:
             out, err = p.communicate(timeout=90)
             assert p.returncode == 0, err.decode('utf-8', 'replace')[-4000:]
@@ -26,7 +26,7 @@ def test_the_nth_allocation_fails(tmp_path):
             assert runs > 50 and allocations > 100
     finally:
         for folder, p in running:
-            if p.poll() is None:
-                p.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(p.pid, signal.SIGKILL)            # its workers too
             p.communicate()
             shutil.rmtree(folder, ignore_errors=True)

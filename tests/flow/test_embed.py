@@ -1,6 +1,9 @@
 """The library in a host's own poll loop."""
-import os, subprocess
-from harness import Client, free_port, head
+import os, subprocess, time
+
+import pytest
+from harness import Client, free_port, head, wait_for
+from procs import cpu_seconds
 
 SOURCE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'embed', 'embed.c')
 
@@ -123,3 +126,79 @@ def test_answers_of_a_filter_that_have_no_body(tmp_path):
         h.end()
     finally:
         h.kill()
+
+
+# --- ldcorn_serve ---
+
+@pytest.fixture(scope='module')
+def serve(tmp_path_factory):
+    """Starts tests/embed/serve.c."""
+    folder = tmp_path_factory.mktemp('serve')
+    subprocess.run(['cc', '-O1', '-g', '-Wall', '-Wextra', '-fsanitize=address,undefined', os.path.join(os.path.dirname(SOURCE), 'serve.c'),
+                    '-o', folder / 'serve'], check=True)
+    return lambda *args: Serve(folder, *args)
+
+
+class Serve:
+    number = 0
+
+    def __init__(self, folder, *args):
+        Serve.number += 1
+        self.path = str(folder / ('s%d' % Serve.number))
+        self.p = subprocess.Popen([folder / 'serve', self.path, *args], stdout=subprocess.PIPE)
+        assert self.p.stdout.readline() == b'open\n'
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.p.kill()
+        self.p.communicate()
+
+    def dial(self):
+        return Client('unix:' + self.path)
+
+    def sockets(self):
+        return sum(os.readlink('/proc/%d/fd/%s' % (self.p.pid, n)).startswith('socket:') for n in os.listdir('/proc/%d/fd' % self.p.pid))
+
+    def rests(self):
+        """It waits in the kernel, and takes no processor to do it."""
+        before = cpu_seconds(self.p.pid)
+        time.sleep(0.3)
+        return cpu_seconds(self.p.pid) - before < 0.1
+
+
+@pytest.mark.parametrize('connection', [(), (('Connection', 'close'),)])
+@pytest.mark.parametrize('target', ['/5-slow', '/3000000-slow', '/3000000'])
+def test_serve_lets_go_of_a_peer_that_left(serve, target, connection):
+    """Before its answer, or in the middle of it; `close` asks for the end of the connection, not for its life."""
+    with serve() as s:
+        for _ in range(3):
+            c = s.dial().send(head('GET', target, connection))
+            if 'slow' not in target:
+                c.read_until(b'xxx')
+            c.close()
+        wait_for(lambda: s.sockets() == 1)
+        assert s.rests()
+        with s.dial() as c:
+            assert c.ask('GET', '/4').body == b'xxxx'
+
+
+def test_serve_ends_a_connection_when_all_is_said(serve):
+    with serve() as s, s.dial() as c:
+        c.send(head('GET', '/7') + head('GET', '/3000000', (('Connection', 'close'),)) + head('GET', '/8'))
+        assert len(c.read_response().body) == 7
+        time.sleep(0.05)                                    # its second answer fills the socket
+        assert len(c.read_response().body) == 3000000 and c.eof()
+
+
+def test_serve_without_descriptors_waits(serve):
+    with serve('12') as s:
+        held = [s.dial() for _ in range(20)]
+        wait_for(lambda: s.sockets() > 5)
+        assert s.rests()
+        for c in held[:15]:
+            c.close()
+        assert held[-1].ask('GET', '/3').body == b'xxx'
+        for c in held:
+            c.close()
