@@ -460,6 +460,28 @@ def test_route(args, group, rest):
             assert done.status == 1 and not done.out and re.search(rest, done.err), done
 
 
+def test_route_of_a_host_by_tcp():
+    """It is the Host of the request in question, not that of the request to admin."""
+    text = ('[host]\nroutes = /only\nhosts = a.example *.b.example\nupstream = 127.0.0.1:1\n'
+            '[web]\nroutes = *\nupstream = 127.0.0.1:1\n')
+    for address in ('127.0.0.1:%d' % free_port(), '[::1]:%d' % free_port('::1')):
+        with Proxy('listen = {listen}\nadmin = %s\n%s' % (address, text), wait=False) as p:
+            p.wait_log('admin')
+            for host, target, group in (
+                    ('a.example', '/only', 'host'), ('A.example.:80', '/only/x%20y?q=1', 'host'),
+                    ('x.b.example', '/only', 'host'), ('b.example', '/only', 'web'), ('a.example', '/other', 'web'),
+                    ('127.0.0.1', '/only', 'web'), ('[::1]:8000', '/only', 'web'),
+                    ('other', 'http://a.example/only', 'host')):
+                done = ctl(address, 'route', 'GET', target, 'Host: ' + host)
+                assert done.status == 0 and done.out.startswith(group + ': '), (host, target, done)
+            assert ctl(address, 'route', 'OPTIONS', '*', 'host:a.example').out.startswith('web: ')
+            for host in ('a b', 'a.example/only', 'x@a.example', ''):
+                done = ctl(address, 'route', 'GET', '/only', 'Host:' + host)
+                assert done.status == 1 and 'refused (400): 400 missing, repeated or invalid Host' in done.err, done
+            done = ctl(address, 'route', 'GET', 'only', 'Host:a.example')
+            assert done.status == 1 and '400 (request)' in done.err, done
+
+
 def test_route_without_a_route():
     with Own('[web]\nroutes = /web\ncmd = %s\n' % counter()) as p:
         assert '404 (route): no route fits, and there is no *' in bad(p, 'route', 'GET', '/other')
