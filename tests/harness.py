@@ -10,11 +10,18 @@ REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BIN = os.path.abspath(os.environ.get('LDCORN_BIN') or os.path.join(REPO, 'build', 'ldcorn'))
 TIMEOUT = 10.0            # of everything that waits, unless a call says otherwise
 STOP_TIMEOUT = 30.0
-BAD_WORDS = ('audit', 'assert', 'Sanitizer', 'runtime error')
+# A failed assertion of ours, of libc, what sanitizers say; a path or a worker may contain the words alone.
+COMPLAINT = re.compile(r"ldcorn\.h:\d+: assert failed: |\bAssertion (`|failed)|: runtime error: |"
+                       r"==\d+==(ERROR: |WARNING: )?\w+Sanitizer|\b\w+Sanitizer:( |DEADLYSIGNAL)")
 
 
 class Timeout(AssertionError):
     """Something awaited did not happen: a failed test, not a broken one."""
+
+
+def complaints(text):
+    """The lines in which the program says that it is broken."""
+    return [line for line in text.splitlines() if COMPLAINT.search(line)]
 
 
 def wait_for(predicate, timeout=TIMEOUT, what='condition'):
@@ -722,7 +729,7 @@ class Proxy:
             shutil.rmtree(self.dir, ignore_errors=True)
         if kind is None:
             assert problem is None, problem
-            bad = [line for line in text.splitlines() if any(w in line for w in BAD_WORDS)]
+            bad = complaints(text)
             assert not bad, 'in the log: ' + '\n'.join(bad[:20])
         elif problem:
             print(problem)

@@ -2,7 +2,7 @@
 import fcntl, os, re, signal, socket, subprocess, tempfile, threading, time
 
 import pytest
-from harness import BAD_WORDS, BIN, REPO, TIMEOUT, AutoWorker, FakeWorker, Proxy, answer, free_port, head, request, wait_for
+from harness import BIN, REPO, TIMEOUT, AutoWorker, FakeWorker, Proxy, answer, complaints, free_port, head, request, wait_for
 
 OK = answer('ok')
 BIG = bytes(i % 251 for i in range(10 << 20))
@@ -94,7 +94,7 @@ class Runner:
         print(self.text.decode())
         if kind is None:
             assert self.status is None or self.proc.returncode == self.status
-            assert not any(w in self.text.decode() for w in BAD_WORDS), self.text.decode()
+            assert not complaints(self.text.decode()), self.text.decode()
 
 
 @pytest.mark.parametrize('unix', [False, True])
