@@ -218,7 +218,8 @@ def group(g, fallback, was):
     say('level', g.uvicorn_log_level)
     words, notes = routes(g, fallback)
     say('routes', ' '.join(words), *notes)
-    say('workers', str(g.instances))
+    say('workers', str(min(g.instances, MOST)),
+        *(['there were %d instances; ldcorn takes at most %d' % (g.instances, MOST)] if g.instances > MOST else []))
     if g.max_req_per_worker > 0:
         say('max_req_per_worker', str(g.max_req_per_worker))
         say('max_tunnels_per_worker', str(g.max_req_per_worker),
@@ -247,6 +248,7 @@ def group(g, fallback, was):
 NAMES = {'app': ('app', 'name'), 'level': ('uvicorn_log_level',), 'routes': ('routes',), 'workers': ('instances',),
          'max_req_per_worker': ('max_req_per_worker',), 'reload': ('reload_on_sighup',),
          'backoff_max': ('restart_backoff_on_crash',), 'max_restarts': ('max_restarts_on_crash',)}
+MOST = 4096                                                  # what ldcorn takes as `workers`
 KNOWN = [f.name for f in dataclasses.fields(WorkerGroup)]
 ABOUT = '''\
 From %s, by ldconfig2ini.py. Check it with `ldcorn -t`.

@@ -161,6 +161,14 @@ def test_groups_that_differ_say_so_themselves(folder):
     assert found['b']['app'] == 'two:app' and found['b']['cmd'].endswith('--log-level debug')
 
 
+@pytest.mark.parametrize('n, workers', [(4096, '4096'), (4097, '4096'), (10 ** 12, '4096')])
+def test_more_workers_than_there_can_be(folder, n, workers):
+    found, text = convert(folder, config(group(instances=n)))
+    assert found['web']['workers'] == workers
+    note = '# there were %d instances; ldcorn takes at most 4096\nworkers = 4096\n' % n
+    assert (note in text) == (n > 4096) and text.count('instances') == (n > 4096)
+
+
 @pytest.mark.parametrize('limit, said', [(0, None), (-3, None), (1, '1'), (50, '50')])
 def test_max_req_per_worker(folder, limit, said):
     found, _ = convert(folder, config(group(max_req_per_worker=limit)))
