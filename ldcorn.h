@@ -4289,8 +4289,11 @@ static void ldc_conf_report(ldc_reader *r, ldcorn_error *error) {
     size_t n, room;
     ldc_text t;
     ldc_text_init(&t, r->errors.mem);
-    if (r->errors.n && !r->errors.failed) ldc_conf_in_order(r, &t);
-    if (t.failed) r->memory = true;
+    if (r->errors.failed)
+        ldc_text_put(&t, r->errors.p, r->errors.n); /* as far as it came */
+    else if (r->errors.n)
+        ldc_conf_in_order(r, &t);
+    if (t.failed || r->errors.failed) r->memory = true;
     n = t.n;
     memset(error, 0, sizeof *error);
     snprintf(last, sizeof last, "%.200s%s%.200s: %d error%s, nothing started\n",
@@ -5063,7 +5066,7 @@ struct ldc_worker {
     ldc_worker *relieves; /* when this one is ready, that one is retired */
     ldc_worker *after;    /* this one starts when that one is gone */
     uint64_t identity;    /* for balance = hash: of the index, or of the address */
-    bool held;            /* an end without an answer: it may be dying, see ldc_proc_hold */
+    bool held, refused;   /* it may be dying, see ldc_proc_hold; refused: a connect */
     bool was_ready, asked, killed, respawn;
     bool foreign; /* upstream and dial_in: no process */
     bool dial;    /* its connections come to us; each is a slot */
@@ -9876,7 +9879,7 @@ static void ldc_proc_start(ldcorn *l, ldc_worker *w) {
     if (!w->candidate) w->generation = l->generation;
     ldc_proc_set(l, w, LDC_PROC_STARTING);
     w->started = l->now;
-    w->held = w->was_ready = w->asked = w->killed = w->slow_said = false;
+    w->held = w->refused = w->was_ready = w->asked = w->killed = w->slow_said = false;
     w->hold_again = 0;
     w->tail_old = w->tail_n;
     w->probe_fails = 0;
@@ -10059,10 +10062,11 @@ static void ldc_proc_away(ldcorn *l, ldc_worker *w) {
 }
 
 /* A connect to it failed. Our own process is most likely dying, and then it keeps its keys: we hear
-   of its end in a moment. */
+   of its end in a moment, or it is away after that. */
 static void ldc_proc_event_down(ldcorn *l, ldc_worker *w) {
     if (w->state != LDC_PROC_READY) return;
     ldc_proc_hold(l, w);
+    w->refused = w->held;
     if (!w->held) ldc_proc_away(l, w);
 }
 
@@ -10117,6 +10121,10 @@ static void ldc_proc_check(ldcorn *l, ldc_worker *w) {
 static void ldc_proc_ready_timer(ldcorn *l, ldc_worker *w) {
     if (w->held) {
         w->held = false;
+        if (w->refused) {
+            ldc_proc_away(l, w);
+            return;
+        }
         ldc_proc_ready_timer_set(l, w);
         ldc_group_next(l, w->group);
         return;
@@ -10209,7 +10217,7 @@ static void ldc_proc_tell(const ldcorn *l, const ldc_worker *w, ldcorn_event_kin
 static void ldc_proc_ready(ldcorn *l, ldc_worker *w) {
     bool back = w->state == LDC_PROC_DOWN;
     ldc_proc_set(l, w, LDC_PROC_READY);
-    w->held = false;
+    w->held = w->refused = false;
     ldc_proc_check_after(l, w, l->now);
     if (!w->was_ready) {
         int64_t requests = w->as->s.recycle_requests, after = w->as->s.recycle_after;
@@ -11395,6 +11403,10 @@ static bool ldc_reload_named(ldc_conf *c, const ldc_text *t, ldc_text *error) {
         }
     }
     if (error->n) return false;
+    if (t->failed) {
+        ldc_text_add(error, "out of memory\n");
+        return false;
+    }
     if (count == 0 || said[count - 1].group != -1) {
         ldc_reload_nameless(c, said, count, error);
         return false;
@@ -14389,6 +14401,7 @@ static void ldc_public_close_workers(ldcorn *l) {
             w->state = LDC_PROC_GONE;
         }
         g->removed = true;
+        g->named = false; /* a reload may be under way */
     }
 }
 
@@ -14441,6 +14454,7 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
     ldc_turn_bury(l);
     ldc_turn_bury_workers(l);
     ldc_reload_sweep(l);
+    LDCORN_ASSERT(l->groups == NULL);
     ldc_public_unpid(l);
     ldc_public_unlock(l);
     if (l->handlers) ldc_public_signal_fd = -1;

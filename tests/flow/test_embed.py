@@ -128,6 +128,15 @@ def test_answers_of_a_filter_that_have_no_body(tmp_path):
         h.kill()
 
 
+def test_a_close_in_the_middle_of_a_reload(tmp_path):
+    (tmp_path / 'g.ini').write_text('listen = unix:%s/l\nadmin = off\nruntime_dir = %s/run\n[a]\nroutes = *\nfunction = work\n[b]\nroutes = /b\n'
+                                    'upstream = unix:%s/nobody\noptional = on\n' % (tmp_path, tmp_path, tmp_path))
+    subprocess.run(['cc', '-O0', '-g', '-Wall', '-Wextra', '-DLDCORN_AUDIT', '-fsanitize=address,undefined',
+                    os.path.join(os.path.dirname(SOURCE), 'close.c'), '-o', tmp_path / 'close'], check=True)
+    done = subprocess.run([tmp_path / 'close', tmp_path / 'g.ini'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b'closed\n') and b'eload' not in done.stderr.replace(b'Reload: ', b''), done.stderr.decode()
+
+
 # --- ldcorn_serve ---
 
 @pytest.fixture(scope='module')
