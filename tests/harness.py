@@ -49,10 +49,13 @@ _given = set()
 
 
 def free_port(host='127.0.0.1'):
-    """A port below the ephemeral range, where no outgoing connection of another test can take it."""
+    """A port below the ephemeral range, where no outgoing connection of another test can take it, and of this runner's
+    share, so that no other one takes it before it is listened on."""
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    runners = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
+    first = 10000 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:])
     for _ in range(1000):
-        port = random.SystemRandom().randrange(10000, 32000)
+        port = random.SystemRandom().randrange(first, 32000, runners)
         if port in _given:
             continue
         with socket.socket(family, socket.SOCK_STREAM) as s:
