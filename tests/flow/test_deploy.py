@@ -5,6 +5,7 @@ import contextlib, json, os, pwd, re, shutil, signal, socket, stat, struct, subp
 import pytest
 from harness import BIN, AutoWorker, Client, Proxy, _environ, answer, cli, free_port, head, make_dir, wait_for
 from procs import COUNTER, Own, counter, wait_gone
+from test_life import refused
 
 WEB = '[web]\nroutes = *\n'
 GET = head('GET', '/')
@@ -773,12 +774,7 @@ def test_a_lame_duck_ends(top):
         assert p.admin('POST', '/stop')[0] == 202
         p.wait_log('stopping: not ready')
         assert ready(p) == (503, 503)
-        def refuses():
-            try:
-                p.connect().close()
-            except ConnectionRefusedError:
-                return True
-        wait_for(refuses)
+        wait_for(lambda: refused(p))
         assert 0.25 < time.monotonic() - start < 0.69 and p.alive()
         assert c.read_response().status == 200 and c.eof()
         assert p.wait_exit() == 0 and time.monotonic() - start < 5
