@@ -589,6 +589,7 @@ def test_pothead_runner_n_at_a_time():
             p.job(n)
         inside(p, 3)
         queued(p, 5)
+        wait_for(lambda: len(p.jobs()) == 3)
         p.touch('go')
         assert p.answers()
         ran = p.jobs()
