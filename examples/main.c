@@ -48,6 +48,7 @@ int main(int argc, char **argv) {
     static const char *set[256];
     ldcorn_desc desc = {0};
     ldcorn *l;
+    sigset_t all;
     int option, sets = 0, mode = 'c', status;
     desc.set = set;
     desc.functions = functions;
@@ -79,6 +80,8 @@ int main(int argc, char **argv) {
     l = ldcorn_open(&desc, &error);
     if (l == NULL) return fail(error.text, error.status);
     status = ldcorn_run(l);
+    sigfillset(&all); /* a second Ctrl-C must not make another status of this end */
+    sigprocmask(SIG_BLOCK, &all, NULL);
     ldcorn_close(l);
     return status;
 }

@@ -811,6 +811,18 @@ def test_a_lame_duck_is_hurried_by_admin():
         assert p.wait_exit() == 0 and time.monotonic() - start < 2
 
 
+@pytest.mark.parametrize('sig', [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP])
+def test_no_signal_on_the_way_out_changes_the_status(sig):
+    """Ctrl-C is pressed twice: the handlers are put back by then, and the process is still there."""
+    for _ in range(5):
+        with Own(WEB + 'cmd = %s\n' % counter()) as p:
+            p.signal(signal.SIGTERM)
+            p.wait_log('stopping')
+            while p.proc.poll() is None:
+                os.kill(p.pid, sig)
+            assert p.proc.returncode == 0
+
+
 def test_an_answer_that_had_begun_before_a_lame_duck():
     """It promised to keep the connection: the next answer is the one that says otherwise."""
     with Own(WEB + 'cmd = %s\n' % counter(), LAME % '3s') as p, p.connect() as c:
