@@ -2913,7 +2913,7 @@ failed:
     return NULL;
 }
 
-static ldc_section *ldc_conf_find(ldc_conf *c, ldc_str name) {
+static ldc_section *ldc_conf_find(const ldc_conf *c, ldc_str name) {
     for (ldc_section *s = c->sections; s; s = s->next) {
         if (ldc_util_is(name, s->name)) return s;
     }
@@ -3323,14 +3323,22 @@ static bool ldc_conf_off(const ldc_setting *s) { /* a list that is not there, or
     return s->words == 0 || (s->words == 1 && strcmp(s->word[0], "none") == 0);
 }
 
-/* A default for all groups that this one cannot have is none for it. */
-static bool ldc_conf_apart(int id, const ldcorn_group_desc *d, bool dial, bool own) {
-    if (id == LDC_KEY_max_req_per_worker || id == LDC_KEY_max_tunnels_per_worker ||
-        id == LDC_KEY_health_path)
-        return dial;
-    if (id == LDC_KEY_balance) return dial && strcmp(d->balance, "hash") == 0;
-    if (id == LDC_KEY_on_timeout) return !own && strcmp(d->on_timeout, "restart") == 0;
-    return id == LDC_KEY_watch && !own;
+/* Why workers of such a source cannot have what `s` says of the key; NULL: they can. In a group it is
+   an error, and a default for all groups is none for this one. */
+static const char *ldc_conf_apart(const ldc_section *s, int id, bool dial, bool own) {
+    static const char one[] = "does not go with `dial_in`: each connection takes one request";
+    const ldcorn_group_desc *d = s->group;
+    if (id == LDC_KEY_max_req_per_worker) return dial && d->max_req_per_worker > 0 ? one : NULL;
+    if (id == LDC_KEY_max_tunnels_per_worker)
+        return dial && d->max_tunnels_per_worker > 0 ? one : NULL;
+    if (id == LDC_KEY_health_path) return dial && !ldc_conf_off(&s->said[id]) ? one : NULL;
+    if (id == LDC_KEY_balance && dial && ldc_util_is(ldc_util_z(d->balance), "hash"))
+        return "of hash does not go with `dial_in`: its workers have no index";
+    if (id == LDC_KEY_on_timeout && !own && ldc_util_is(ldc_util_z(d->on_timeout), "restart"))
+        return "of restart needs processes of our own";
+    if (id == LDC_KEY_watch && !own && !ldc_conf_off(&s->said[id]))
+        return "restarts processes of our own, and the group has none";
+    return NULL;
 }
 
 /* A group takes over from above what it does not say; of "what to run" all or nothing, but a
@@ -3351,7 +3359,7 @@ static void ldc_conf_inherit(ldc_reader *r, ldc_section *g) {
         if (ldc_conf_what(id) && runs && !(id == LDC_KEY_app && g->said[LDC_KEY_cmd].set) && !templ)
             continue;
         if (id == LDC_KEY_env && g->said[id].set) ldc_conf_merge(r, g, &d->said[id]);
-        if (g->said[id].set || ldc_conf_apart(id, d->group, dial, own)) continue;
+        if (g->said[id].set || ldc_conf_apart(d, id, dial, own)) continue;
         g->said[id] = d->said[id];
         memcpy(ldc_conf_field(g, k), (const char *)d->group + k->offset, ldc_conf_width(k));
     }
@@ -3621,16 +3629,17 @@ static bool ldc_conf_loopback(const ldc_addr *a) {
 }
 
 static void ldc_conf_trust(ldc_reader *r, ldc_section *s) {
-    static const char *const local[] = {"127.0.0.0/8", "::1", "unix"};
+    static const char *local[] = {"127.0.0.0/8", "::1", "unix"}, *nobody[] = {"none"};
     ldc_setting *said = &s->said[LDC_KEY_trusted_proxies];
     ldc_conf *c = r->conf;
     bool loopback = true;
-    int n = said->words > 3 ? said->words : 3;
-    c->trusted = (ldc_cidr *)ldc_conf_take(r, (size_t)n * sizeof *c->trusted);
-    if (r->memory) return;
     for (int i = 0; i < c->listens; i++) loopback = loopback && ldc_conf_loopback(&c->listen[i]);
-    for (int i = 0; i < 3 && !said->set && loopback; i++)
-        ldc_conf_cidr(local[i], &c->trusted[c->trusteds++]);
+    if (!said->set) {
+        said->word = loopback ? local : nobody;
+        said->words = loopback ? 3 : 1;
+    }
+    c->trusted = (ldc_cidr *)ldc_conf_take(r, (size_t)said->words * sizeof *c->trusted);
+    if (r->memory) return;
     for (int i = 0; i < said->words; i++) {
         if (strcmp(said->word[i], "none") == 0) continue;
         if (ldc_conf_cidr(said->word[i], &c->trusted[c->trusteds]))
@@ -3821,15 +3830,6 @@ static void ldc_conf_dial(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
         ldc_conf_fail(r, &g->dial.at, "write dial_allow = 10.0.0.0/8, the networks of the workers",
                       "`dial_in = %s` needs `dial_allow`: whoever dials in sees requests",
                       g->dial.text);
-    const int apart[] = {s->group->max_req_per_worker > 0 ? LDC_KEY_max_req_per_worker : -1,
-                         s->group->max_tunnels_per_worker > 0 ? LDC_KEY_max_tunnels_per_worker : -1,
-                         ldc_conf_off(&s->said[LDC_KEY_health_path]) ? -1 : LDC_KEY_health_path};
-    for (size_t i = 0; i < LDC_LEN(apart); i++) {
-        if (apart[i] >= 0)
-            ldc_conf_fail(r, ldc_conf_at(s, apart[i]), "remove it",
-                          "`%s` does not go with `dial_in`: each connection takes one request",
-                          ldc_conf_keys[apart[i]].name);
-    }
 }
 
 /* Two groups cannot wait for workers at one address. */
@@ -4115,16 +4115,13 @@ static void ldc_conf_choices(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
 
 /* Keys that contradict each other. */
 static void ldc_conf_contradictions(ldc_reader *r, ldc_section *s, const ldc_gconf *g) {
-    bool own = g->source == LDC_FROM_PROCESSES;
-    if (g->s.watch && !own)
-        ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_watch), "remove it",
-                      "`watch` restarts processes of our own, and [%s] has none", g->name);
-    if (g->balance == LDC_HASH && g->source == LDC_FROM_DIAL)
-        ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_balance), "remove it",
-                      "`balance = hash` does not go with `dial_in`: its workers have no index");
-    if (g->on_timeout == LDC_RESTART && !own)
-        ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_on_timeout), "write wait or close",
-                      "`on_timeout = restart` needs processes of our own");
+    bool own = g->source == LDC_FROM_PROCESSES, dial = g->source == LDC_FROM_DIAL;
+    for (int id = 0; id < LDC_KEY_COUNT; id++) {
+        const char *why = s->said[id].set ? ldc_conf_apart(s, id, dial, own) : NULL;
+        if (why)
+            ldc_conf_fail(r, ldc_conf_at(s, id), "remove it", "`%s` %s", ldc_conf_keys[id].name,
+                          why);
+    }
     if (g->on_timeout == LDC_CLOSE && g->limited && own)
         ldc_conf_fail(
             r, ldc_conf_at(s, LDC_KEY_on_timeout), "write wait or restart",
@@ -4419,7 +4416,7 @@ static void ldc_conf_dump_value(ldc_text *t, const ldc_key *k, const ldc_section
     }
 }
 
-static void ldc_conf_dump_keys(ldc_text *t, const ldc_conf *c, ldc_section *s, int scope) {
+static void ldc_conf_dump_keys(ldc_text *t, ldc_section *s, int scope) {
     for (int id = 0; id < LDC_KEY_COUNT; id++) {
         const ldc_key *k = &ldc_conf_keys[id];
         ldc_setting *said = &s->said[id];
@@ -4427,8 +4424,6 @@ static void ldc_conf_dump_keys(ldc_text *t, const ldc_conf *c, ldc_section *s, i
         if (k->scope != scope) continue;
         ldc_text_init(&v, t->mem);
         ldc_conf_dump_value(&v, k, s, said);
-        if (id == LDC_KEY_trusted_proxies && !said->set)
-            ldc_text_add(&v, c->trusteds ? "127.0.0.0/8 ::1 unix" : "none");
         if (said->at.file && said->at.line)
             ldc_text_fmt(t, "# %s:%d\n", said->at.file->name, said->at.line);
         else if (said->at.file)
@@ -4448,11 +4443,11 @@ static void ldc_conf_dump_keys(ldc_text *t, const ldc_conf *c, ldc_section *s, i
 
 static void ldc_conf_dump(ldc_conf *c, ldc_text *t) {
     int i = 0;
-    ldc_conf_dump_keys(t, c, c->globals, LDC_SCOPE_GLOBAL);
+    ldc_conf_dump_keys(t, c->globals, LDC_SCOPE_GLOBAL);
     for (ldc_section *s = c->sections; s; s = s->next, i++) {
         ldc_text_fmt(t, "\n[%s]\n", s->name);
         *s->group = c->group[i].s; /* what follows from other limits too */
-        ldc_conf_dump_keys(t, c, s, LDC_SCOPE_GROUP);
+        ldc_conf_dump_keys(t, s, LDC_SCOPE_GROUP);
     }
 }
 
@@ -5120,7 +5115,6 @@ struct ldc_group {
     ldc_conf *owner;       /* the conf that `conf` lies in; a reference */
     const ldc_gconf *conf; /* of the conf in force */
     bool removed, hidden;  /* hidden: of a reload under way */
-    bool named;            /* that reload's file has it: even a removed one is still wanted */
     bool starting;         /* ldc_group_next is at work */
     bool paused;           /* by admin: requests wait */
     bool changed;          /* a watched file: restart when that can be */
@@ -5985,7 +5979,7 @@ static bool ldc_relay_pipe(ldcorn *l) {
     if (!ldc_net_pipe(fd)) return false;
     l->pipe[0] = fd[0];
     l->pipe[1] = fd[1];
-    if (fcntl(l->pipe[1], F_SETPIPE_SZ, LDC_PIPE) < 0) return true; /* the usual size does, too */
+    fcntl(l->pipe[1], F_SETPIPE_SZ, LDC_PIPE); /* refused: the usual size does, too */
     return true;
 }
 
@@ -6201,11 +6195,14 @@ static int ldc_group_inside(const ldc_group *g) {
     return n;
 }
 
+/* Is anybody there? Who dials in is, while a connection takes requests. */
+static bool ldc_group_staffed(const ldc_worker *w) { return !w->dial || w->conns > w->tunnels; }
+
 static int ldc_group_ready(const ldc_group *g) {
     int n = 0;
     for (const ldc_worker *w = g->workers; w; w = w->next)
         n += w->state == LDC_PROC_READY && !w->candidate && !w->replaced && !w->paused &&
-             (!w->dial || w->conns > w->tunnels);
+             ldc_group_staffed(w);
     return n;
 }
 
@@ -8547,7 +8544,6 @@ static bool ldc_client_ready_path(ldcorn *l, ldc_exchange *e, ldc_head *h) {
     return true;
 }
 
-/* A whole head was parsed as `why` says. */
 /* Shows the request to the host's filter. True: it goes on, in e->chosen if that is set. */
 static bool ldc_client_filter(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_head *h,
                               struct ldc_filtered *f) {
@@ -8613,6 +8609,7 @@ static bool ldc_client_prepared(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_h
     return goes_on;
 }
 
+/* A whole head was parsed as `why` says. */
 static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) {
     ldc_exchange *e = ldc_client_exchange(l, c);
     if (e == NULL) {
@@ -10905,7 +10902,6 @@ static bool ldc_reload_candidates(ldcorn *l, ldc_conf *conf, const ldc_gconf *as
     if (l->reload.only && g != l->reload.only) return true;
     if (g == NULL) g = ldc_reload_group(l, conf, as);
     if (g == NULL) return false;
-    g->named = true;
     wants = fresh || l->reload.only != NULL ||
             (as->source == LDC_FROM_PROCESSES && as->reload != LDC_OFF &&
              (!l->reload.keep || changed)) ||
@@ -11053,7 +11049,7 @@ static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_
         g->quits = 0;
     }
     ldc_reload_own(g, conf, as);
-    g->hidden = g->removed = g->named = false;
+    g->hidden = g->removed = false;
     g->rolling = g->rolls;
     g->rolls = false;
     g->epoch++;
@@ -11149,7 +11145,7 @@ static void ldc_reload_undo(ldcorn *l, const char *why, size_t n) {
     ldc_reload_set(l, LDC_RELOAD_UNDONE);
     l->upset = true; /* removed groups that it wanted back go now */
     for (ldc_group *g = l->groups; g; g = g->next) {
-        g->rolls = g->named = false;
+        g->rolls = false;
         if (g->hidden) g->removed = true;
         for (ldc_worker *w = g->workers; w; w = w->next) {
             if (w->candidate) ldc_reload_retire(l, w, "reload");
@@ -11838,6 +11834,7 @@ static void ldc_reload_sweep(ldcorn *l) {
     for (ldc_group **at = &l->groups; *at;) {
         ldc_group *g = *at;
         bool used = g->queued > 0;
+        const ldc_conf *next = l->reload.conf;
         if (!g->removed) {
             at = &g->next;
             continue;
@@ -11849,7 +11846,7 @@ static void ldc_reload_sweep(ldcorn *l) {
         }
         for (ldc_exchange *e = l->exchanges; e; e = e->next) used = used || e->group == g;
         g->rolling = false;
-        if (used || g->workers || g->named) {
+        if (used || g->workers || (next && ldc_conf_find(next, ldc_util_z(g->name)))) {
             at = &g->next;
             continue;
         }
@@ -11920,7 +11917,7 @@ static void ldc_admin_latency(ldc_text *t, const char *name, const ldc_histogram
 
 /* As it is shown: without a connection nobody who dials in is ready. */
 static ldc_proc_state ldc_admin_state(const ldc_worker *w) {
-    bool away = w->dial && w->state == LDC_PROC_READY && w->conns <= w->tunnels;
+    bool away = w->state == LDC_PROC_READY && !ldc_group_staffed(w);
     return w->candidate || away ? LDC_PROC_STARTING : (ldc_proc_state)w->state;
 }
 
@@ -14401,7 +14398,6 @@ static void ldc_public_close_workers(ldcorn *l) {
             w->state = LDC_PROC_GONE;
         }
         g->removed = true;
-        g->named = false; /* a reload may be under way */
     }
 }
 
@@ -14453,6 +14449,8 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
     l->upset = true;
     ldc_turn_bury(l);
     ldc_turn_bury_workers(l);
+    ldc_conf_free(l->reload.conf);
+    l->reload.conf = NULL; /* it wants no group back any more */
     ldc_reload_sweep(l);
     LDCORN_ASSERT(l->groups == NULL);
     ldc_public_unpid(l);
@@ -14461,7 +14459,6 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
     if (l->signal_out >= 0) close(l->signal_out);
     if (l->reserve >= 0) close(l->reserve);
     ldc_relay_pipe_close(l);
-    ldc_conf_free(l->reload.conf);
     ldc_conf_free(l->conf);
     ldc_log_close(&l->log, &l->log.own);
     ldc_log_close(&l->log, &l->log.access);
