@@ -168,6 +168,15 @@ def wait_gone(*pids, timeout=10):
     wait_for(lambda: not any(alive(p) for p in pids), timeout, 'the end of %s' % (pids,))
 
 
+def descriptors(pid):
+    """{number: what it leads to}, without those closed while we look."""
+    found = {}
+    for n in os.listdir('/proc/%d/fd' % pid):
+        with contextlib.suppress(FileNotFoundError):
+            found[int(n)] = os.readlink('/proc/%d/fd/%s' % (pid, n))
+    return found
+
+
 def cpu_seconds(pid):
     with open('/proc/%d/stat' % pid) as f:
         fields = f.read().rsplit(')', 1)[1].split()

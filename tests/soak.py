@@ -17,6 +17,7 @@ os.environ.setdefault('ASAN_OPTIONS', 'detect_leaks=1:quarantine_size_mb=2:'
                       'thread_local_quarantine_size_kb=64:malloc_context_size=12')
 os.environ.setdefault('UBSAN_OPTIONS', 'print_stacktrace=1')
 from harness import BIN, REPO, Proxy, wait_for  # noqa: E402  (the harness copies the environment)
+import procs  # noqa: E402
 
 CONFIG = '''
 access_log = {dir}/access
@@ -73,10 +74,7 @@ def rss_kib(pid):
 
 def descriptors(pid):
     """But those that are made once, when first needed: epoll's, and pipes with both ends here (splice, signals)."""
-    out = []
-    for n in os.listdir('/proc/%d/fd' % pid):
-        with contextlib.suppress(FileNotFoundError):     # closed since
-            out.append(os.readlink('/proc/%d/fd/%s' % (pid, n)))
+    out = list(procs.descriptors(pid).values())
     return sorted(d for d in out if d != 'anon_inode:[eventpoll]' and not (d.startswith('pipe:') and out.count(d) == 2))
 
 

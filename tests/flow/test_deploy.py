@@ -4,7 +4,7 @@ import contextlib, json, os, pwd, re, shutil, signal, socket, stat, struct, subp
 
 import pytest
 from harness import BIN, AutoWorker, Client, Proxy, _environ, answer, cli, free_port, head, make_dir, wait_for
-from procs import COUNTER, Own, counter, wait_gone
+from procs import COUNTER, Own, counter, descriptors, wait_gone
 from test_life import refused
 
 WEB = '[web]\nroutes = *\n'
@@ -685,15 +685,14 @@ def test_an_inherited_socket_goes_and_comes_back():
 def test_a_number_of_our_own():
     """Not inherited: the admin socket, which would be open to everybody."""
     with Own(WEB + 'cmd = %s\n' % counter()) as p:
-        fd, = [n for n in os.listdir('/proc/%d/fd' % p.pid) if admin_socket(p, n)]
+        fd, = [n for n, to in descriptors(p.pid).items() if admin_socket(to)]
         p.edit(('listen = {listen}\n', 'listen = {listen} fd:%s\n' % fd))
         text = reload(p, status=409)
         assert re.search(r'groups.ini:1:\d+: .*fd:%s' % fd, text)
         assert p.admin('GET', '/status')[0] == 200
 
 
-def admin_socket(p, n):
-    link = os.readlink('/proc/%d/fd/%s' % (p.pid, n))
+def admin_socket(link):
     with open('/proc/net/unix') as f:
         return any(link == 'socket:[%s]' % line.split()[6] and line.endswith('/admin.sock\n') and line.split()[3] == '00010000'
                    for line in f if line.endswith('/admin.sock\n'))
@@ -701,7 +700,7 @@ def admin_socket(p, n):
 
 def test_a_number_of_our_own_comes_and_goes():
     with Own(WEB + 'cmd = %s\n' % counter()) as p:
-        fd, = [n for n in os.listdir('/proc/%d/fd' % p.pid) if admin_socket(p, n)]
+        fd, = [n for n, to in descriptors(p.pid).items() if admin_socket(to)]
         for new in ('{listen} fd:%s' % fd, '{listen}'):
             p.write_config(re.sub('listen = .*', 'listen = ' + new, p.config_text))
             p.admin('POST', '/reload?processes=keep')

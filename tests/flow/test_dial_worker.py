@@ -3,6 +3,7 @@ import fcntl, os, re, signal, socket, subprocess, tempfile, threading, time
 
 import pytest
 from harness import BIN, REPO, TIMEOUT, AutoWorker, FakeWorker, Proxy, answer, complaints, free_port, head, request, wait_for
+from procs import descriptors
 
 OK = answer('ok')
 BIG = bytes(i % 251 for i in range(10 << 20))
@@ -65,8 +66,7 @@ class Runner:
         slot, = self.slots()
 
         def alone():
-            names = [os.readlink('/proc/%d/fd/%s' % (slot, n)) for n in os.listdir('/proc/%d/fd' % slot)]
-            names = [n for n in names if n.startswith('socket:')]
+            names = [to for to in descriptors(slot).values() if to.startswith('socket:')]
             return names[0] if len(names) == 1 else None
         return wait_for(alone, what='one socket')
 

@@ -3,7 +3,7 @@ import os, subprocess, time
 
 import pytest
 from harness import Client, free_port, head, wait_for
-from procs import cpu_seconds
+from procs import cpu_seconds, descriptors
 
 SOURCE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'embed', 'embed.c')
 
@@ -168,7 +168,7 @@ class Serve:
         return Client('unix:' + self.path)
 
     def sockets(self):
-        return sum(os.readlink('/proc/%d/fd/%s' % (self.p.pid, n)).startswith('socket:') for n in os.listdir('/proc/%d/fd' % self.p.pid))
+        return sum(to.startswith('socket:') for to in descriptors(self.p.pid).values())
 
     def rests(self):
         """It waits in the kernel, and takes no processor to do it."""
