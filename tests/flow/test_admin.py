@@ -55,11 +55,12 @@ def test_readyz_while_stopping():
     with Own(WEB + 'cmd = %s\n' % counter()) as p, p.connect() as c:
         admin = Client(p.admin_address)
         assert admin.ask('GET', '/readyz').status == 200
-        c.send(head('GET', '/sleep?ms=600'))
+        c.send(head('GET', '/gate?file=%s/go' % p.dir))
         p.wait_status(lambda s: s['groups'][0]['workers'][0]['in_flight'] == 1)
         p.signal(signal.SIGTERM)
         with contextlib.suppress(ConnectionError):        # an admin address that is closed is not ready either
             assert wait_for(lambda: (lambda r: r.status != 200 and r)(admin.ask('GET', '/readyz'))).status == 503
+        p.touch('go')
         assert c.read_response().status == 200
         admin.close()
 
@@ -225,9 +226,10 @@ def test_admin_head_and_keepalive(p):
 
 def test_stop():
     with Own(WEB + 'cmd = %s\n' % counter()) as p, p.connect() as c:
-        c.send(head('GET', '/sleep?ms=200'))
+        c.send(head('GET', '/gate?file=%s/go' % p.dir))
         p.wait_status(lambda s: s['groups'][0]['workers'][0]['in_flight'] == 1)
         assert p.admin('POST', '/stop')[0] == 202
+        p.touch('go')
         assert c.read_response().status == 200 and p.wait_exit() == 0
 
 

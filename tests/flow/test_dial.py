@@ -678,7 +678,7 @@ def test_upgrades_over_a_dialled_connection():
 
 def test_run_timeout_and_a_client_that_leaves():
     """After 504 the slot stays with the worker until it answers; then it is free again."""
-    with Hub('run_timeout = 300ms\n') as p, p.dial() as w:
+    with Hub('run_timeout = 1s\n') as p, p.dial() as w:       # in which the second one is answered
         with p.send('/') as c:
             w.read_request()
             assert c.read_response().status == 504

@@ -29,6 +29,17 @@ def sick(group=QUICK, limit=''):
         yield proxy, worker, health
 
 
+def passes(proxy, worker):
+    """Its first checks are answered until it is ready: where the machine pauses, one may be too late."""
+    while True:
+        conn = worker.one()[1]
+        with contextlib.suppress(ConnectionError):
+            conn.send(OK)
+        wait_for(lambda: state(proxy) == 'ready' or not worker.no_connection(0))
+        if state(proxy) == 'ready':
+            return
+
+
 @pytest.mark.parametrize('limit', ['', 'max_req_per_worker = 1\n'])
 def test_an_upstream_that_fails_its_checks_is_down_until_one_passes(limit):
     with sick(limit=limit) as (proxy, worker, health):
@@ -41,19 +52,24 @@ def test_an_upstream_that_fails_its_checks_is_down_until_one_passes(limit):
             wait_for(lambda: proxy.group('web')['queue']['len'] == 1)
             health['status'] = '204 Well'
             assert c.read_response().status == 200
-        assert state(proxy) == 'ready' and worker.max_inside <= 1
+        assert state(proxy) == 'ready' and (not limit or worker.max_inside <= 1)
 
 
 def test_answers_count_as_passed_checks():
+    """One comes only where nothing was answered for an interval."""
     with sick() as (proxy, worker, health):
         wait_for(lambda: health['asked'] > 1)
         with proxy.connect() as c:
-            end = time.monotonic() + 0.5
+            last = time.monotonic()
+            end = last + 0.5
             c.ask('GET', '/')
-            asked = health['asked']
-            while time.monotonic() < end:
+            asked, due = health['asked'], 1                  # that one was on its way
+            while last < end:
+                begun = time.monotonic()
                 assert c.ask('GET', '/').status == 200
-            assert health['asked'] <= asked + 1
+                due += int((time.monotonic() - last) / 0.1)  # the machine has paused
+                last = begun
+            assert health['asked'] <= asked + due
 
 
 def test_health_interval_none_checks_only_at_the_start():
@@ -68,8 +84,7 @@ def test_a_check_waits_for_a_free_slot_and_an_empty_queue():
     with FakeWorker() as worker:
         config = upstream_config(worker.address, '', 'max_req_per_worker = 1\n' + QUICK)
         with Proxy(config, wait=False) as proxy:
-            _, conn = worker.one(OK)
-            wait_for(lambda: state(proxy) == 'ready')
+            passes(proxy, worker)
             with proxy.connect() as c:
                 c.send(head('GET', '/work'))
                 while True:
@@ -91,8 +106,7 @@ def test_a_check_that_hangs_keeps_its_slot():
         config = upstream_config(worker.address, '', 'max_req_per_worker = 1\nhealth_path = /h\n'
                                  'health_interval = 100ms\nhealth_timeout = 200ms\nhealth_fails = 100\n')
         with Proxy(config, wait=False) as proxy:
-            worker.one(OK)
-            wait_for(lambda: state(proxy) == 'ready')
+            passes(proxy, worker)
             _, check = worker.one()
             with proxy.connect() as c:
                 c.send(head('GET', '/work'))
