@@ -2,7 +2,7 @@
 import fcntl, os, re, signal, socket, subprocess, tempfile, threading, time
 
 import pytest
-from harness import BIN, REPO, TIMEOUT, AutoWorker, FakeWorker, Proxy, answer, complaints, free_port, head, request, wait_for
+from harness import BIN, REPO, TIMEOUT, AutoWorker, FakeWorker, Proxy, answer, complaints, free_port, head, readable, request, wait_for
 from procs import descriptors
 
 OK = answer('ok')
@@ -56,6 +56,12 @@ class Runner:
 
     def term(self):
         self.proc.send_signal(signal.SIGTERM)
+
+    def term_taken(self):
+        """TERM, and wait until it has closed the pipe that tells the slots: a second one before would be the same one."""
+        before = len(descriptors(self.proc.pid))
+        self.term()
+        wait_for(lambda: len(descriptors(self.proc.pid)) < before, what='the end of a pipe')
 
     def slots(self):
         with open('/proc/%d/task/%d/children' % (self.proc.pid, self.proc.pid)) as f:
@@ -366,6 +372,7 @@ def test_the_hub_turns_it_away():
         for _ in range(5):
             listener.accept()[0].close()
         assert time.monotonic() - start > 0.05 + 0.1 + 0.2 + 0.4
+        w.log('closed before a request came')
         assert w.text.decode().count('closed before a request came') == 1
 
 
@@ -398,8 +405,7 @@ def test_term_in_the_middle_of_an_answer_under_load():
         second = p.send('/2', 'POST', body=b'x')
         p.wait(queued=1)
         first.peek_until(b'o')
-        w.term()
-        time.sleep(0.05)
+        w.term_taken()
         conn.send(OK[-1:])
         assert first.read_response().body == b'ok'
         s.one(OK)
@@ -410,9 +416,8 @@ def test_term_in_the_middle_of_an_answer_under_load():
 def test_a_second_term_ends_it_at_once():
     with FakeWorker() as s, Hub() as p, Runner(p, '--to', s.address, wait=1) as w, p.send('/', 'POST', body=b'x') as c:
         s.one()
-        w.term()
+        w.term_taken()
         p.wait(in_flight=1)
-        time.sleep(0.05)
         w.term()
         w.ended(1)
         assert c.read_response().status == 502
@@ -483,10 +488,10 @@ def test_the_c_function_finishes():
 
 
 class Machine:
-    """/proc/stat of a machine with two processors, of which `idle` are idle."""
+    """/proc/stat of a machine with two processors, of which `idle` are idle, or none when somebody comes to `door`."""
 
     def __init__(self, path, idle):
-        self.path, self.idle, self.ended, self.ticks = path, idle, False, [0, 0]
+        self.path, self.idle, self.door, self.ended, self.ticks = path, idle, None, False, [0, 0]
         self._write()
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -498,6 +503,8 @@ class Machine:
 
     def _run(self):
         while not self.ended:
+            if self.door and readable([self.door], 0):
+                self.idle, self.door = 0, None
             self.ticks[0] += round(100 * (2 - self.idle))
             self.ticks[1] += round(100 * self.idle)
             self._write()
@@ -531,20 +538,20 @@ def test_idle_processors(tmp_path):
 
 def test_idle_processors_are_looked_at_anew_before_each_request(tmp_path):
     """Four slots, five jobs that take a processor each: as many run as there are processors."""
-    with FakeWorker() as s, Hub() as p, Machine(str(tmp_path / 'stat'), 2) as m:
+    with FakeWorker() as s, Hub() as p, Machine(str(tmp_path / 'stat'), 0) as m:
+        def one_more(idle):                          # and nobody else is let through before the test goes on
+            m.door, m.idle = s.sock, idle
+            wait_for(lambda: m.door is None)
+            return s.one()[1]
         with Runner(p, '--to', s.address, '--slots', '4', '--idle-cpus', '0.9', '--stat', m.path):
             clients = [p.send('/') for _ in range(5)]
-            first = s.one()[1]
-            m.idle = 1
-            second = s.one()[1]
-            m.idle = 0
+            first = one_more(2)
+            second = one_more(1)
             assert s.no_connection(0.6)
             p.wait(slots=2, queued=3)
             first.send(OK)
             assert s.no_connection(0.6)              # that the slot is free again does not count
-            m.idle = 1
-            third = s.one()[1]
-            m.idle = 0
+            third = one_more(1)
             assert s.no_connection(0.6)
             p.wait(slots=2, queued=2)
             m.idle = 2
@@ -557,7 +564,7 @@ def test_idle_processors_of_this_machine():
     """The real figure: no machine has this many."""
     with AutoWorker() as s, Hub('queue_timeout = 1s\n') as p, Runner(p, '--to', s.address, '--idle-cpus', '4096') as w:
         assert request(p, 'GET', '/').status == 503
-        assert re.search(r'waits until 4096 processors are idle, now \d+\.\d are\n', w.text.decode()), w.text
+        w.log(r'waits until 4096 processors are idle, now \d+\.\d are\n')
     with AutoWorker() as s, Hub() as p, Runner(p, '--to', s.address, '--idle-cpus', '0'):
         assert request(p, 'GET', '/').status == 200
 
