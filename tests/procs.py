@@ -1,7 +1,7 @@
 """What the tests of queues and processes share: proxies before counting workers, and ways to look at both."""
 import contextlib, json, os, re, signal, subprocess, sys
 
-from harness import FakeWorker, Proxy, head, upstream_config, wait_for
+from harness import FakeWorker, Proxy, Timeout, head, upstream_config, wait_for
 
 COUNTER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'workers', 'counter.py')
 
@@ -13,6 +13,7 @@ def counter(transport='{socket}', *options):
 
 class Own(Proxy):
     """A proxy before processes of its own; the counting ones note what they do in {dir}/counted."""
+    killed = False
 
     def __init__(self, groups, top='', **kw):
         super().__init__('listen = {listen}\nadmin = {admin}\naccess_log = {dir}/access\n'
@@ -31,6 +32,7 @@ class Own(Proxy):
     def again(self):
         """Start once more what has ended, in the same directory."""
         assert not self.alive()
+        self.killed |= self.proc.returncode < 0
         with open(self.log_path, 'ab') as log:
             self.proc = self.popen(self.command, cwd=self.dir, stderr=log, stdin=subprocess.DEVNULL,
                                    stdout=subprocess.DEVNULL)
@@ -55,10 +57,16 @@ class Own(Proxy):
         try:
             super().__exit__(kind, *more)
         finally:
-            left = [pid for pid in started if alive(pid) and self._ours(pid)]
+            if self.killed or self.proc.returncode < 0:          # its workers die of that, but nobody waited for them
+                with contextlib.suppress(Timeout):
+                    wait_for(lambda: not self._left(started))
+            left = self._left(started)
             for pid in left:
                 os.kill(pid, signal.SIGKILL)
         assert not left, 'workers are left behind: %s' % left
+
+    def _left(self, started):
+        return [pid for pid in started if alive(pid) and self._ours(pid)]
 
     def _ours(self, pid):
         """Numbers come again: is this one still what we started?"""
