@@ -270,8 +270,8 @@ def test_without_memory_a_body_waits_in_order_and_is_not_asked_for():
         request, conn = worker.one(OK)
         assert request.target == '/small' and small.read_response().status == 200, 'a quarter is for small bodies'
         first.send(b'x' * 499999)
-        assert conn.read_request().target == '/'
-        conn.send(OK)
+        request, _ = worker.one(OK) if conn.eof() else (conn.read_request(), conn.send(OK))     # a POST takes no old connection
+        assert request.target == '/'
         assert first.read_response().status == 200
         for c in (second, third):
             assert c.read_until(b'\r\n\r\n').startswith(b'HTTP/1.1 100 ')
