@@ -44,13 +44,14 @@ def test_replace_waits_for_what_is_inside_and_requests_wait_in_the_queue():
     with Own(web(group='reload = replace\nmax_req_per_worker = 1\n')) as p:
         old, = p.pids()
         with p.connect() as a, p.connect() as b:
-            a.send(head('GET', '/sleep?ms=500'))
+            a.send(head('GET', '/gate?file=%s/go' % p.dir))
             inside(p, 1)
             p.signal(signal.SIGHUP)
             wait_for(lambda: p.group('web')['workers'][0]['state'] == 'draining')
             b.send(head('GET', '/'))
             queued(p, 1)
             assert len(p.starts()) == 1, 'never two at once'
+            p.touch('go')
             assert a.read_response().body == b'%d' % old
             fresh = int(b.read_response().body)
         assert fresh != old and p.starts() == [old, fresh]
@@ -136,7 +137,7 @@ def test_recycle_requests(way):
             served[pid] = served.get(pid, 0) + 1
         ended = [n for pid, n in served.items() if pid not in p.pids()]
         assert len(ended) >= 4 and all(n >= 89 for n in ended), served
-        assert metric(p, 'ldcorn_worker_exits_total', reason='recycle') >= len(ended) - 1
+        wait_for(lambda: metric(p, 'ldcorn_worker_exits_total', reason='recycle') >= len(ended), what='their ends')
         assert metric(p, 'ldcorn_worker_exits_total', reason='crash') == 0
         p.wait_log(r'info  web\.\d \(pid \d+\): recycled after \d+ requests')
 
@@ -148,7 +149,7 @@ def test_recycle_after():
             wait_for(lambda: len(p.starts()) >= 4)
         assert not load.failed, load.failed[:5]
         wait_gone(first)
-        assert metric(p, 'ldcorn_worker_exits_total', reason='lifetime') >= 2
+        wait_for(lambda: metric(p, 'ldcorn_worker_exits_total', reason='lifetime') >= 2, what='their ends')
 
 
 def test_recycling_while_the_newcomer_does_not_start_keeps_the_old_one():

@@ -252,10 +252,11 @@ def main():
     for s in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR2):
         signal.signal(s, on_signal)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    fails = 'fail-if' in OPT and os.path.exists(OPT['fail-if'])      # before the note: who has read it may make that file
     note('START')
     if 'say' in OPT:
         print(OPT['say'], file=sys.stderr, flush=True)
-    if 'fail-if' in OPT and os.path.exists(OPT['fail-if']):
+    if fails:
         sys.exit("Traceback (most recent call last):\nModuleNotFoundError: No module named 'torch'")
     if 'grandchild' in OPT:
         grandchild = os.spawnlp(os.P_NOWAIT, 'sleep', 'sleep', '60')
