@@ -147,7 +147,7 @@ def test_phantom_slot():
         for how, worker in (('fin', fin), ('rst', rst)):
             assert worker.max_inside == 1
             assert [r.target for r in worker.requests] == ['/%s/first' % how, '/%s/live' % how]
-            assert 3.9 < took[how] < 4.5, took
+            assert 3.9 < took[how] < 5.9, took               # two runs; one of the dead would make it 6
 
 
 def test_a_limited_worker_has_no_more_connections_than_its_limit():
@@ -379,10 +379,10 @@ def test_a_body_that_cannot_be_completed():
 def test_an_answer_that_breaks_the_protocol(ends):
     """Half-closed; the slot is back at the end of the connection, or after a second."""
     with Before() as b, b.send('/') as c:
+        start = time.monotonic()                            # its second begins with the answer, whenever we hear of it
         _, conn = b.worker.one(b'HTTP/1.1 20O OK\r\nContent-Length: 2\r\n\r\nok')
         r = c.read_response()
         assert r.status == 502 and b.record('/')['reason'] == 'protocol'
-        start = time.monotonic()
         with b.send('/next') as n:
             assert conn.eof()
             if ends:
@@ -428,16 +428,16 @@ def test_on_timeout_close(group):
 
 def test_on_timeout_restart():
     """The worker is replaced; what else is inside it is finished first."""
-    group = ('[web]\nroutes = *\ncmd = %s\nmax_req_per_worker = 2\nresponse_timeout = 250ms\non_timeout = restart\n'
-             'stop_timeout = 500ms\n' % counter())
+    group = ('[web]\nroutes = *\ncmd = %s\nmax_req_per_worker = 2\nresponse_timeout = 800ms\non_timeout = restart\n'
+             'stop_timeout = 500ms\n' % counter())          # much longer than what is between two drops
     with Own(group) as p, p.connect() as hang, p.connect() as drip:
         old, = p.pids()
-        drip.send(head('GET', '/drip?n=12&ms=50'))
+        drip.send(head('GET', '/drip?n=24&ms=50'))
         p.wait_status(lambda s: s['groups'][0]['workers'][0]['in_flight'] == 1)
         hang.send(head('GET', '/hang'))
         assert hang.read_response().status == 504
         r = drip.read_response()
-        assert r.status == 200 and r.complete and r.body == b'.' * 12
+        assert r.status == 200 and r.complete and r.body == b'.' * 24
         p.wait_status(lambda s: [w['state'] for w in s['groups'][0]['workers']] == ['ready'] and
                       s['groups'][0]['workers'][0]['pid'] != old)
         with p.connect() as c:
@@ -454,7 +454,7 @@ def test_on_timeout_that_cannot_be(group):
 
 def test_a_gap_in_the_answer():
     """`response_timeout` holds between bytes too; what has begun is cut, not replaced."""
-    with Before('response_timeout = 200ms\n') as b, b.send('/') as c:
+    with Before('response_timeout = 1s\n') as b, b.send('/') as c:      # time enough to begin in
         _, conn = b.worker.one(b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab')
         r = c.read_response()
         assert r.status == 200 and r.body == b'ab' and not r.complete
@@ -462,9 +462,10 @@ def test_a_gap_in_the_answer():
 
 
 def test_run_timeout_is_the_whole_time():
-    with Before('run_timeout = 400ms\n') as b, b.send('/') as c:
-        _, conn = b.worker.one(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n')
+    with Before('run_timeout = 1s\n') as b:
         start = time.monotonic()
+        c = b.send('/')
+        _, conn = b.worker.one(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n')
         while not conn.ended and time.monotonic() < start + 5:
             try:
                 conn.send(b'1\r\n.\r\n')
@@ -472,7 +473,7 @@ def test_run_timeout_is_the_whole_time():
                 break
             if not conn.silent(0.05):
                 break
-        assert 0.3 < time.monotonic() - start < 2
+        assert 0.9 < time.monotonic() - start < 3
         r = c.read_response()
         assert r.status == 200 and not r.complete and b.record('/')['reason'] == 'run_timeout'
 
@@ -700,10 +701,11 @@ def test_balance_least():
 
 
 def test_a_freed_slot_is_used_at_once_under_load():
-    """No gap between requests: n of d seconds, one at a time, take about n * d."""
-    with AutoWorker(lambda r, c: (time.sleep(0.02), OK)[1]) as w:
+    """No gap between requests: one comes d seconds after the other, whatever holds up a few of them."""
+    began = []
+    with AutoWorker(lambda r, c: (began.append(time.monotonic()), time.sleep(0.02), OK)[2]) as w:
         with Proxy(upstream_config(w.address, group=LIMIT)) as p:
-            start = time.monotonic()
             clients = [p.connect().send(head('GET', '/')) for _ in range(50)]
             assert all(c.read_response().status == 200 for c in clients)
-            assert time.monotonic() - start < 50 * 0.02 * 3 and w.max_inside == 1
+            gaps = sorted(b - a for a, b in zip(began, began[1:]))
+            assert gaps[len(gaps) // 2] < 0.02 * 3 and w.max_inside == 1
