@@ -288,14 +288,16 @@ def test_hash_waits_for_its_own_worker_while_others_are_free():
         second = p.connect().send(head('GET', '/k'))
         p.wait_status(lambda s: s['groups'][0]['queue']['len'] == 1)
         served = None                       # a key of another worker passes the one that waits
+        idle = [w for w in workers if w is not own]
         for k in range(1, 50):
-            c = p.connect().send(head('GET', '/%d' % k))
-            idle = [w for w in workers if w is not own]
-            hit = next((w for w in idle if not w.no_connection(0.1)), None)
-            if hit:
-                hit.one(answer('other'))
-                served = c.read_response().body
-                break
+            with p.connect().send(head('GET', '/%d' % k)) as c:
+                wait_for(lambda: p.group('web')['queue']['len'] == 2 or any(not w.no_connection(0) for w in idle))
+                hit = next((w for w in idle if not w.no_connection(0)), None)
+                if hit:
+                    hit.one(answer('other'))
+                    served = c.read_response().body
+                    break
+            p.wait_status(lambda s: s['groups'][0]['queue']['len'] == 1)
         assert served == b'other'
         assert p.group('web')['queue']['len'] >= 1
         conn.send(answer('own'))

@@ -265,7 +265,7 @@ def test_clients_that_never_read_pipelined_answers():
             served(p, '/other')
             assert metric(p, 'ldcorn_buffer_bytes') < 1 << 20
             assert memory(p) - before < 72 << 20         # a sanitizer keeps what was freed for a while
-            wait_for(lambda: not moves(p), 60)           # until the kernels hold all they take
+            wait_for(lambda: not moves(p) and not moves(p), 60)      # until the kernels hold all they take
             quiet(p, 0.5)
 
 
