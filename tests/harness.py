@@ -452,7 +452,7 @@ class FakeWorker(_Listener):
 
     def __init__(self, unix=False, backlog=512):
         super().__init__(unix, backlog)
-        self.probes, self._waiting, self._conns = 0, [], []
+        self.probes, self._waiting, self._conns, self.kept = 0, [], [], None
 
     def accept(self, timeout=TIMEOUT):
         """The next connection on which a request byte came."""
@@ -522,12 +522,17 @@ class FakeWorker(_Listener):
         for sock in self._waiting:
             sock.close()
         self._waiting = []
+        where = self.sock.getsockname()
         self.sock.close()
+        if self.sock.family == socket.AF_INET and self.kept is None:
+            self.kept = socket.socket()                  # bound, not listening: nobody else is given this port meanwhile
+            self.kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.kept.bind(where)
 
     def close(self):
         for conn in self._conns:
             conn.close()
-        for sock in self._waiting:
+        for sock in self._waiting + [self.kept] * bool(self.kept):
             sock.close()
         super().close()
 

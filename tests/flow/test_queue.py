@@ -547,8 +547,7 @@ def test_down_and_up_again():
 
 def test_an_upstream_that_is_away_is_not_ready():
     """Readiness is never assumed: a connection must be accepted first."""
-    with FakeWorker() as w:
-        address = w.address
+    address = '127.0.0.1:%d' % free_port()
     with Own('[web]\nroutes = *\nupstream = %s\n' % address, wait=False).up() as p:
         p.wait_status(lambda s: s['groups'][0]['workers'][0]['state'] == 'down')
         code, _, body = p.admin('GET', '/readyz')
