@@ -261,20 +261,23 @@ def test_hash_no_restart_moves_a_key_and_a_scale_moves_its_share():
 
 
 def test_hash_a_key_waits_for_its_own_worker_that_died():
-    """While it is dying, in back-off and starting: nobody else gets one of its keys."""
+    """While it is dying, in back-off and starting: nobody else gets one of its keys. Unless it takes longer to die than
+    the 10 ms for which it is waited for, which the log then says."""
     with Processes(3) as p:
-        first = p.places()
+        first, longer = p.places(), 0
         for n in range(40):
             key = next(k for k in range(n, 120) if first[k] == n % 3)
             pid = {w['index']: w['pid'] for w in p.group('web')['workers']}[n % 3]
-            others = set(p.pids()) - {pid}
+            others, said = set(p.pids()) - {pid}, len(p.log())
             with p.connect() as c:
                 os.kill(pid, signal.SIGKILL)
                 time.sleep(n % 10 * 0.0002)                 # its listener is closed before its end is told
                 r = c.ask('GET', '/%d' % key)
-            assert r.status == 502 or int(r.body) not in others, (n, 'another worker got the key')
+            away = re.search(r'web\.%d: cannot be reached' % (n % 3), p.log()[said:]) is not None
+            longer += away
+            assert r.status == 502 or int(r.body) not in others or away, (n, 'another worker got the key')
             wait_for(lambda: len(p.pids()) == 3 and pid not in p.pids())
-        assert p.places() == first
+        assert p.places() == first and longer < 5
 
 
 def test_hash_waits_for_its_own_worker_while_others_are_free():

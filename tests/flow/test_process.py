@@ -475,13 +475,17 @@ def test_worker_log(value, where, line):
 def test_a_flood_of_output_does_not_hold_up_others():
     groups = '[loud]\nroutes = /loud\ncmd = %s\nworker_log = {dir}/w.log\n[web]\nroutes = *\ncmd = %s\n' % (counter(), counter())
     with Own(groups) as p, p.connect() as loud, p.connect() as c:
-        loud.send(head('GET', '/loud?n=40000&times=99&text=y', {'X-Ask': 'print'}))
-        n = 0
-        while loud.silent(0):
-            assert c.ask('GET', '/').status == 200
-            n += 1
-        assert n >= 5 and loud.read_response().status == 200
-        wait_for(lambda: read(p.dir + '/w.log').count('y') == 40000 * 99)
+        for floods in range(1, 6):                   # a pause of ours can be longer than one of them
+            loud.send(head('GET', '/loud?n=40000&times=99&text=y', {'X-Ask': 'print'}))
+            n = 0
+            while loud.silent(0):
+                assert c.ask('GET', '/').status == 200
+                n += 1
+            assert loud.read_response().status == 200
+            if n >= 5:
+                break
+        assert n >= 5
+        wait_for(lambda: read(p.dir + '/w.log').count('y') == floods * 40000 * 99)
 
 
 # --- runtime_dir ---
