@@ -5238,7 +5238,7 @@ struct ldcorn {
     ldc_worker *gone;
     uint64_t retry_at; /* when starved groups try again */
     bool upset;        /* some worker changed state: look at reload, readiness, stop */
-    bool tunnel_freed; /* somebody may wait for it */
+    bool look;         /* somebody may wait for what came free, see ldc_turn_lines */
     bool freed;        /* buffer memory was given back: look at who waits for it */
     bool recycle;      /* some worker is due */
     ldc_watch watcher; /* of the child that looks after `watch` */
@@ -6160,6 +6160,12 @@ static bool ldc_group_keeps(const ldc_worker *w) {
            w->state != LDC_PROC_DRAINING && w->state != LDC_PROC_GONE;
 }
 
+/* Workers have changed: keys may belong to others now, and those may be free. */
+static void ldc_group_moved(ldcorn *l, ldc_group *g) {
+    g->epoch++;
+    l->look = l->look || g->queued > 0;
+}
+
 /* The worker that a key belongs to: the highest of its scores with each of them (rendezvous
    hashing), so that a worker that comes or goes moves only its own share. NULL: there is none. */
 static ldc_worker *ldc_group_owner(const ldc_group *g, ldc_exchange *e) {
@@ -6686,7 +6692,7 @@ static void ldc_up_close(ldcorn *l, ldc_up *u) {
     if (tunnel) {
         u->tunnel_slot = false;
         u->worker->tunnels--;
-        l->tunnel_freed = l->tunnel_freed || u->worker->group->upgrades > 0;
+        l->look = l->look || u->worker->group->upgrades > 0;
     }
     if (u->worker->probe == u) u->worker->probe = NULL;
     ldc_up_set(u, LDC_UP_DEAD);
@@ -9132,7 +9138,7 @@ static void ldc_proc_set(ldcorn *l, ldc_worker *w, ldc_proc_state to) {
     LDCORN_ASSERT(w->state == to || (ldc_proc_rows[w->state].next & (1u << to)));
     w->state = (uint8_t)to;
     w->since = l->now;
-    w->group->epoch++;
+    ldc_group_moved(l, w->group);
     l->upset = true;
     ldc_log_say(&l->log, LDCORN_LOG_DEBUG, "%s.%d (pid %ld): %s", w->group->name, w->index,
                 (long)w->pid, ldc_proc_words[to]);
@@ -10063,8 +10069,12 @@ static void ldc_proc_away(ldcorn *l, ldc_worker *w) {
 static void ldc_proc_event_down(ldcorn *l, ldc_worker *w) {
     if (w->state != LDC_PROC_READY) return;
     ldc_proc_hold(l, w);
-    w->refused = w->held;
-    if (!w->held) ldc_proc_away(l, w);
+    if (!w->held) {
+        ldc_proc_away(l, w);
+    } else if (!w->refused) {
+        w->refused = true;
+        ldc_proc_timer_at(l, w, l->now + 50000);
+    }
 }
 
 static void ldc_proc_starting_failed(ldcorn *l, ldc_worker *w) {
@@ -10196,7 +10206,7 @@ static void ldc_proc_relieve(ldcorn *l, ldc_worker *w) {
     if (old == NULL) return;
     if (old->why_stop == NULL) old->why_stop = "reload";
     w->relieves = NULL;
-    w->group->epoch++;
+    ldc_group_moved(l, w->group);
     if (!old->replaced) ldc_proc_do(l, old, LDC_EV_RETIRE);
 }
 
@@ -10259,9 +10269,10 @@ static void ldc_proc_down_failed(ldcorn *l, ldc_worker *w) {
 }
 
 /* A process that dies loses its connections a moment before its listener and before we hear of
-   its end: what is sent to it in between is lost. So after a failed connect or an end without an
-   answer it gets nothing new for 10 ms; but not again within a second after that was for nothing,
-   or a worker that merely drops connections could be kept from its other work. */
+   its end: what is sent to it in between is lost. So after an end without an answer it gets nothing
+   new for 10 ms, and for 50 after a failed connect, which is as good as certain and costs others
+   nothing; but not again within a second after that was for nothing, or a worker that merely drops
+   connections could be kept from its other work. */
 static void ldc_proc_hold(ldcorn *l, ldc_worker *w) {
     if (w->foreign || w->state != LDC_PROC_READY || l->now < w->hold_again) return;
     w->held = true;
@@ -10343,9 +10354,8 @@ static void ldc_proc_retire_ready(ldcorn *l, ldc_worker *w) {
 }
 
 static void ldc_proc_retire_stopping(ldcorn *l, ldc_worker *w) {
-    (void)l;
     w->replaced = true;
-    w->group->epoch++;
+    ldc_group_moved(l, w->group);
 }
 
 static void ldc_proc_count_exit(ldc_worker *w, const char *why) {
@@ -10582,7 +10592,7 @@ static ldc_worker *ldc_proc_new_at(ldcorn *l, ldc_group *g, ldc_conf *conf, cons
         w->state = w->dial ? LDC_PROC_READY : LDC_PROC_STARTING;
     }
     w->identity = ldc_proc_identity(w);
-    g->epoch++;
+    ldc_group_moved(l, g);
     if (!w->dial) ldc_proc_timer_at(l, w, l->now);
     return w;
 }
@@ -10933,7 +10943,7 @@ static bool ldc_reload_candidates(ldcorn *l, ldc_conf *conf, const ldc_gconf *as
 static void ldc_reload_retire(ldcorn *l, ldc_worker *w, const char *why) {
     w->why_stop = why;
     w->candidate = false;
-    w->group->epoch++;
+    ldc_group_moved(l, w->group);
     ldc_proc_do(l, w, LDC_EV_RETIRE);
 }
 
@@ -11052,7 +11062,7 @@ static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_
     g->hidden = g->removed = false;
     g->rolling = g->rolls;
     g->rolls = false;
-    g->epoch++;
+    ldc_group_moved(l, g);
     for (ldc_worker *w = g->workers; w; w = w->next)
         swapped = swapped || (w->candidate && !g->rolling);
     for (ldc_worker *w = g->workers; w; w = w->next) {
@@ -12680,7 +12690,7 @@ static int ldc_admin_pause(ldcorn *l, ldc_text *t, ldc_group *g, bool pause) {
 
 static int ldc_admin_drain(ldcorn *l, ldc_text *t, ldc_worker *w, bool drain) {
     w->paused = drain;
-    w->group->epoch++;
+    ldc_group_moved(l, w->group);
     while (drain && w->parked) ldc_up_close(l, w->parked);
     ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d: %s", w->group->name, w->index,
                 drain ? "drained, it gets nothing new" : "resumed");
@@ -13064,11 +13074,6 @@ static void ldc_turn_events(ldcorn *l) {
     }
 }
 
-static void ldc_turn_tunnels(ldcorn *l) {
-    l->tunnel_freed = false;
-    for (ldc_group *g = l->groups; g; g = g->next) ldc_group_next(l, g);
-}
-
 static void ldc_turn_runnable(ldcorn *l) {
     ldc_client *c = l->runnable;
     l->runnable = NULL;
@@ -13411,6 +13416,13 @@ static void ldc_turn_bury(ldcorn *l) {
     }
 }
 
+/* What comes free without a slot given back: the place of a tunnel, a key whose worker has changed. */
+static void ldc_turn_lines(ldcorn *l) {
+    l->look = false;
+    for (ldc_group *g = l->groups; g; g = g->next) ldc_group_next(l, g);
+    ldc_turn_bury(l);
+}
+
 /* --- audit: everything is counted again --- */
 #ifdef LDCORN_AUDIT
 static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
@@ -13495,7 +13507,7 @@ static void ldc_turn_clock(ldcorn *l) {
 static int ldc_turn_patience(ldcorn *l, int most) {
     int ms = ldc_loop_timeout(l, most);
     if (l->runnable || l->child_noted || l->upset || l->recycle || l->watch_due || l->freed ||
-        l->tunnel_freed)
+        l->look)
         return 0;
     if ((l->lean || !l->running) && (ms < 0 || ms > 50))
         ms = 50; /* no signals: children are asked */
@@ -13518,7 +13530,6 @@ static int ldc_turn_serve(ldcorn *l) {
     if (l->child_noted || !l->running) ldc_proc_reap(l);
     ldc_turn_timers(l);
     if (l->freed) ldc_client_freed(l);
-    if (l->tunnel_freed) ldc_turn_tunnels(l);
     ldc_turn_starved(l);
     l->upset = l->upset || l->life != LDC_LIFE_RUN;
     if (l->recycle || l->upset) {
@@ -13537,6 +13548,7 @@ static int ldc_turn_serve(ldcorn *l) {
     }
     if (l->watch_due) ldc_reload_watch(l);
     ldc_turn_life(l);
+    if (l->look) ldc_turn_lines(l);
     ldc_turn_reports(l);
     ldc_turn_alive(l);
 #ifdef LDCORN_AUDIT

@@ -4,7 +4,7 @@ import collections, os, re, signal, time
 import pytest
 
 from harness import AutoWorker, FakeWorker, Proxy, answer, cli, head, upstream_config, wait_for
-from procs import Own, counter
+from procs import Own, alive, counter
 
 
 def echo(name):
@@ -278,6 +278,33 @@ def test_hash_a_key_waits_for_its_own_worker_that_died():
             assert r.status == 502 or int(r.body) not in others or away, (n, 'another worker got the key')
             wait_for(lambda: len(p.pids()) == 3 and pid not in p.pids())
         assert p.places() == first and longer < 5
+
+
+def test_hash_keys_of_a_worker_that_takes_no_connections_go_elsewhere():
+    """Once that is known, not when it is back or restarted."""
+    with Processes(3) as p:
+        key, pid = p.places().index(1), p.pids()[1]
+        os.unlink(p.info('/%d' % key)['argv'][-1])
+        assert int(p.get('/%d' % key)) in set(p.pids()) - {pid} and alive(pid)
+
+
+def test_hash_keys_in_line_go_elsewhere_when_their_worker_is_drained():
+    workers = [FakeWorker() for _ in range(2)]
+    text = ('listen = {listen}\nadmin = {admin}\n[web]\nroutes = *\nupstream = %s\nbalance = hash\nhash_key = path:1\nmax_req_per_worker = 1\n'
+            % ' '.join(w.address for w in workers))
+    with Proxy(text) as p, p.connect() as first, p.connect() as second:
+        first.send(head('GET', '/k'))
+        own = wait_for(lambda: [i for i, w in enumerate(workers) if not w.no_connection(0.05)])[0]
+        _, conn = workers[own].one()
+        second.send(head('GET', '/k'))
+        p.wait_status(lambda s: s['groups'][0]['queue']['len'] == 1)
+        assert p.admin('POST', '/groups/web/workers/%d/drain' % own)[0] in (200, 202)
+        workers[1 - own].one(answer('other'))
+        assert second.read_response().body == b'other'
+        conn.send(answer('own'))
+        assert first.read_response().body == b'own'
+    for w in workers:
+        w.close()
 
 
 def test_hash_waits_for_its_own_worker_while_others_are_free():
