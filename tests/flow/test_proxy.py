@@ -1,5 +1,5 @@
 """One request and its answer on their way through, seen byte by byte from both ends."""
-import hashlib, os, re, socket, threading, time
+import contextlib, hashlib, os, re, socket, threading, time
 
 import pytest
 from harness import (AutoWorker, Client, FakeWorker, Proxy, answer, free_port, head, request, upstream_config,
@@ -69,8 +69,8 @@ def shared(top='', group=''):
 pair = shared()
 chain = shared('trusted_proxies = 127.0.0.1 10.0.0.0/8 2001:db8::/32\n')
 limited = shared('max_header = 4K\n', 'max_body = 1000\n')
-hasty = shared('header_timeout = 400ms\nbody_timeout = 400ms\nkeepalive_timeout = 400ms\nsend_timeout = 600ms\n',
-               'response_timeout = 500ms\n')
+# Times that a busy machine does not pass by itself between two steps of a test.
+hasty = shared('header_timeout = 1s\nbody_timeout = 1s\nkeepalive_timeout = 1s\nsend_timeout = 1s\n', 'response_timeout = 1s\n')
 
 
 # --- keep-alive ---
@@ -105,9 +105,9 @@ def test_worker_connections_are_shared_by_clients():
 def test_parked_worker_connection_is_closed_in_time():
     with Pair(group='worker_keepalive = 200ms\n') as p, p.connect() as c:
         c.send(head('GET', '/'))
+        start = time.monotonic()                 # before the answer, with which its time begins
         _, conn = p.worker.one(OK)
         c.read_response()
-        start = time.monotonic()
         assert conn.eof() and 0.15 < time.monotonic() - start < 5
 
 
@@ -816,7 +816,8 @@ def test_max_conns_pauses_accept_while_all_are_busy():
 # --- times ---
 
 def lasted(start, seconds):
-    """Not before its time, and not absurdly later on a loaded machine."""
+    """Not before its time, and not absurdly later on a loaded machine. `start` is taken before what the time begins
+    with is sent: the proxy may see it long before the test goes on."""
     took = time.monotonic() - start
     assert seconds * 0.9 <= took < seconds + 4, took
 
@@ -826,35 +827,35 @@ def reason_of(pair, status, target):
 
 
 def test_header_timeout_is_absolute(hasty):
+    start = time.monotonic()
     with hasty.connect() as c:
-        start = time.monotonic()
         c.send(b'GET /slow-head HTTP/1.1\r\nHost: t\r\nX: ')
         while time.monotonic() - start < 3:           # a byte now and then does not extend it
             if not c.silent(0.05):
                 break
             c.send(b'x')
         r = c.read_response()
-        lasted(start, 0.4)
+        lasted(start, 1)
         assert r.status == 408 and r.get('connection').lower() == 'close' and c.eof()
 
 
 def test_header_timeout_without_a_byte(hasty):
+    start = time.monotonic()
     with hasty.connect() as c:
-        start = time.monotonic()
         data = c.read_all()
-        lasted(start, 0.4)
+        lasted(start, 1)
         assert data == b'' or data.startswith(b'HTTP/1.1 408 ')
 
 
 def test_body_timeout_is_a_gap(hasty):
     c, req, conn = hasty.start(b'POST /slow-body HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\n')
     with c:
-        for _ in range(4):                             # 4 x 0.15 s is over the limit as a sum, under it as gaps
-            assert c.silent(0.15)
+        for _ in range(4):                             # 4 x 0.3 s is over the limit as a sum, under it as gaps
+            assert c.silent(0.3)
+            start = time.monotonic()
             c.send(b'x')
-        start = time.monotonic()
         r = c.read_response()
-        lasted(start, 0.4)
+        lasted(start, 1)
         assert r.status == 408 and c.eof()
         conn.read_all()
     assert reason_of(hasty, 408, '/slow-body')
@@ -863,11 +864,11 @@ def test_body_timeout_is_a_gap(hasty):
 def test_keepalive_timeout_ends_without_a_word(hasty):
     with hasty.connect() as c:
         c.send(head('GET', '/'))
+        start = time.monotonic()
         hasty.worker.one(OK)
         assert c.read_response().raw == OK
-        start = time.monotonic()
         assert c.read_all() == b''
-        lasted(start, 0.4)
+        lasted(start, 1)
 
 
 def test_keepalive_timeout_0_closes_after_each_answer():
@@ -883,7 +884,8 @@ def test_send_timeout(hasty):
     with hasty.connect() as c:
         c.send(head('GET', '/not-taken'))
         _, conn = hasty.worker.one(b'HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n')
-        conn.send_some(b'x' * 64000000, 0.2)
+        with contextlib.suppress(ConnectionError):     # the cut may come while the last wait is not over
+            conn.send_some(b'x' * 64000000, 0.2)
         record = hasty.proxy.wait_access(lambda r: r.get('target') == '/not-taken')
         assert record['reason'] and record['status'] == 200
         r = c.read_response()
@@ -901,11 +903,11 @@ def _gone(conn):
 
 
 def test_response_timeout(hasty):
+    start = time.monotonic()
     c, req, conn = hasty.start(head('GET', '/late'))
     with c:
-        start = time.monotonic()
         r = c.read_response()
-        lasted(start, 0.5)
+        lasted(start, 1)
         assert r.status == 504 and r.complete and conn.eof()
     assert reason_of(hasty, 504, '/late')
 
@@ -914,8 +916,8 @@ def test_response_timeout_between_bytes_cuts_the_answer(hasty):
     with hasty.connect() as c:
         c.send(head('GET', '/stalls'))
         _, conn = hasty.worker.one(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n')
-        for _ in range(4):
-            conn.silent(0.2)
+        for _ in range(4):                             # as above: more than the limit in all
+            conn.silent(0.3)
             conn.send(b'x')
         start = time.monotonic()
         r = c.read_response()
@@ -924,26 +926,25 @@ def test_response_timeout_between_bytes_cuts_the_answer(hasty):
 
 
 def test_run_timeout_is_absolute():
-    with Pair(group='worker_keepalive = 0\nrun_timeout = 600ms\nresponse_timeout = 400ms\n') as p:
+    with Pair(group='worker_keepalive = 0\nrun_timeout = 1500ms\nresponse_timeout = 1s\n') as p:
         with p.connect() as c:
+            start = time.monotonic()
             c.send(head('GET', '/drip'))
             _, conn = p.worker.one(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n')
-            start = time.monotonic()
             while conn.silent(0.1):
                 conn.send(b'x')
-                assert time.monotonic() - start < 5
-            assert 0.4 < time.monotonic() - start
+                assert time.monotonic() - start < 6
+            assert 1.4 < time.monotonic() - start
             assert not c.read_response().complete
+        start = time.monotonic()
         c, req, conn = p.start(head('GET', '/hints'))
         with c:
-            start = time.monotonic()
-            while c.silent(0.1):
+            while conn.silent(0.3):
                 conn.send(b'HTTP/1.1 102 Processing\r\n\r\n')
-                assert b'102' in c.read_until(b'\r\n\r\n') or c.buf
-                if time.monotonic() - start > 0.5:
-                    break
+                assert time.monotonic() - start < 6
             r = c.read_response()
-            assert r.status == 504 and time.monotonic() - start < 5
+            assert r.status == 504 and 1.4 < time.monotonic() - start
+            assert r.interim and {i.status for i in r.interim} == {102}
 
 
 def test_connect_timeout():
