@@ -426,7 +426,7 @@ class _Listener:
         else:
             self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)     # so that a test can come back
-            self.sock.bind(('127.0.0.1', 0))
+            self.sock.bind(('127.0.0.1', free_port()))      # nobody else gets it when this worker is away for a while
             self.address = '127.0.0.1:%d' % self.sock.getsockname()[1]
         self.sock.listen(backlog)
 
