@@ -605,7 +605,8 @@ def test_nothing_else_is_ever_sent_twice(request_):
     with Pooled() as p:
         conn = p.park()
         p.client.send(request_)                         # at once: the parked connection is young
-        if conn.eof(0.3) or not conn.buf:
+        wait_for(lambda: not conn.silent(0) or not p.worker.no_connection(0), what='the request')
+        if conn.silent(0) or conn.eof():
             conn = p.worker.accept()                    # a fresh one is as good
         req = conn.read_request()
         assert req.target == '/once'
