@@ -167,7 +167,7 @@ def test_curl(url):
     assert out.count(b'"pid"') == 2 and 'Re-using existing connection' in trace, trace
     assert run('curl', '-s', '--http1.0', url + '/big')[0] == BIG
     big = BIG * 3                                # from 1 MiB on curl asks first: Expect: 100-continue
-    out, trace = run('curl', '-sv', '--data-binary', '@-', url + '/echo', stdin=big)
+    out, trace = run('curl', '-sv', '--expect100-timeout', '50', '--data-binary', '@-', url + '/echo', stdin=big)
     assert out == big and '100 Continue' in trace
     assert run('curl', '-s', '-T', '-', url + '/echo', stdin=big)[0] == big       # chunked
     out, trace = run('curl', '-sv', '--http2', url + '/a')       # asks to upgrade to h2c: to be ignored
@@ -198,7 +198,7 @@ def test_requests(url):
 def test_httpx(url):
     need('httpx')
     import httpx
-    with httpx.Client() as s:
+    with httpx.Client(timeout=60) as s:
         for _ in range(20):
             assert s.get(url + '/a').json()['path'] == '/a'
         assert s.post(url + '/echo', json={'x': 1}).json() == {'x': 1}
