@@ -208,7 +208,7 @@ def test_groups_workers_and_their_numbers(browser):
 
 
 def test_a_queue_that_fills(browser):
-    with one_group('max_req_per_worker = 1\nqueue = 4\nqueue_timeout = 60s\n') as p:
+    with one_group('max_req_per_worker = 1\nqueue = 4\nqueue_timeout = 5m\n') as p:
         browser.open(p.url)
         browser.see(lambda s: s['groups']['web']['items']['Queue'] == ['0 of 4', '0 ms old', ''])
         p.do('/groups/web/pause')
@@ -335,7 +335,7 @@ def test_phone_and_contrast(browser):
     """Nothing is wider than a phone, and every text can be read on what is behind it, light and dark."""
     long = '/tmp/' + 'a-long-name-' * 7 + '.sock'
     groups = ('[a-group-with-a-name-that-is-long-for-a-phone]\nroutes = %s\nupstream = unix:%s\noptional = on\n'
-              '[web]\nroutes = *\ncmd = %s\nworkers = 2\nmax_req_per_worker = 1\nqueue = 2\n'
+              '[web]\nroutes = *\ncmd = %s\nworkers = 2\nmax_req_per_worker = 1\nqueue = 2\nqueue_timeout = 5m\n'
               % (' '.join('/%d%s' % (i, 'x' * 60) for i in range(4)), long, counter()))
     with Page(groups) as p:
         browser.open(p.url)
