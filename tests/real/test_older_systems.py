@@ -757,14 +757,14 @@ def test_rip_server2_connect_200_ms():
 
 
 def test_rip_server2_read_5_s_is_504_and_full_is_503():
-    """The 5 s are 300 ms here. A worker that was late keeps its place until it has answered."""
+    """The 5 s are one here. A worker that was late keeps its place until it has answered."""
     assert 'response_timeout = 5s' in cli('-T', 'groups.ini', config='[w]\nroutes = *\nupstream = :1\nresponse_timeout = 5s\n').out
-    with Before('response_timeout = 300ms\nmax_req_per_worker = 1\nqueue = 0\n') as b, b.proxy.connect() as other:
+    with Before('response_timeout = 1s\nmax_req_per_worker = 1\nqueue = 0\n') as b, b.proxy.connect() as other:
         start = time.monotonic()
         late = b.send('/late')
         _, conn = b.worker.one()
         assert other.ask('GET', '/full').status == 503
-        assert late.read_response().status == 504 and time.monotonic() - start > 0.28
+        assert late.read_response().status == 504 and time.monotonic() - start > 0.98
         assert other.ask('GET', '/still').status == 503
         conn.send(answer('too late'))
         b.inside(0)
@@ -812,7 +812,7 @@ def test_rip_server2_recycle_after_n_requests():
         p.wait_status(lambda s: len(p.pids()) == 2)
         served = collections.Counter(pid for pid, _, _, _ in p.requests())
         assert all(served[pid] >= 18 for pid in served if pid not in p.pids()), served
-        assert metric(p, 'ldcorn_worker_exits_total', reason='recycle') >= 2
+        wait_for(lambda: metric(p, 'ldcorn_worker_exits_total', reason='recycle') >= 2, what='the end of those replaced')
         assert metric(p, 'ldcorn_worker_exits_total', reason='crash') == 0
 
 
