@@ -44,9 +44,9 @@ def test_blocked_workers_stay_alone():
             by_pid[b['pid']] = by_pid.get(b['pid'], 0) + b['slept']
         assert set(by_pid) == pids(p, 'ml')
         # One at a time in each worker, and no worker idle while somebody waited.
-        assert max(by_pid.values()) <= took + 0.01
-        assert took < max(by_pid.values()) + 2
-        assert abs(by_pid.popitem()[1] - by_pid.popitem()[1]) < 3.1
+        between = took - max(by_pid.values())               # on their way, all in all
+        assert -0.01 <= between < 2
+        assert abs(by_pid.popitem()[1] - by_pid.popitem()[1]) < 3.1 + between
 
 
 def test_counter_in_memory():
@@ -112,8 +112,8 @@ def read_events(p, n, target):
 
 def test_events_arrive_as_sent():
     with story() as p:
-        late = read_events(p, 10, '/events?n=10&every=0.15')
-        assert max(late) < 0.7, late             # the last is sent 1.4 s after the first
+        late = read_events(p, 10, '/events?n=10&every=0.3')
+        assert max(late) < 1.3, late             # the last is sent 2.7 s after the first
 
 
 def test_events_of_a_drained_worker():
@@ -123,7 +123,7 @@ def test_events_of_a_drained_worker():
         late = []
         reader = threading.Thread(target=lambda: late.extend(read_events(p, 20, '/events?n=20&every=0.15')))
         reader.start()
-        time.sleep(0.4)                          # the stream has begun
+        p.wait_status(lambda s: s['groups'][0]['in_flight'] == 1)
         hup(p)
         assert json.loads(ask(p, 'GET', '/').body)['pid'] not in old
         reader.join(30)
