@@ -117,7 +117,10 @@ def kill_one(proxy, dice):
         return None
     name, ready = dice.choice(groups)
     when = time.monotonic()
-    os.kill(dice.choice(ready)['pid'], signal.SIGKILL)
+    try:
+        os.kill(dice.choice(ready)['pid'], signal.SIGKILL)
+    except ProcessLookupError:                   # a reload was faster
+        return None
     return when, name
 
 
