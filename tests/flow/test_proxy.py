@@ -75,8 +75,11 @@ hasty = shared('header_timeout = 1s\nbody_timeout = 1s\nkeepalive_timeout = 1s\n
 
 # --- keep-alive ---
 
+KEPT = 'worker_keepalive = 60s\n'                # so long that no busy machine ends it between two steps of a test
+
+
 def test_keepalive_on_both_sides():
-    with Pair() as p, p.connect() as c:
+    with Pair(group=KEPT) as p, p.connect() as c:
         c.send(head('GET', '/0'))
         req, conn = p.worker.one(OK)
         assert c.read_response().raw == OK and req.target == '/0' and req.version == 'HTTP/1.1'
@@ -90,7 +93,7 @@ def test_keepalive_on_both_sides():
 
 
 def test_worker_connections_are_shared_by_clients():
-    with Pair() as p:
+    with Pair(group=KEPT) as p:
         with p.connect() as c:
             c.send(head('GET', '/'))
             _, conn = p.worker.one(OK)
@@ -396,7 +399,7 @@ def test_back_pressure_from_a_worker_that_does_not_read(pair):
     ('GET', b'HTTP/1.1 304 Not Modified\r\nX-A: 1\r\nETag: "x"\r\n\r\n'),
     ('GET', b'HTTP/1.1 304 Not Modified\r\nX-A: 1\r\nContent-Length: 1234\r\n\r\n')])
 def test_answers_without_a_body(method, data):
-    with Pair() as p, p.connect() as c:
+    with Pair(group=KEPT) as p, p.connect() as c:
         c.send(head(method, '/'))
         req, conn = p.worker.one(data)
         r = c.read_response(method)
