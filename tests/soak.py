@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Mixed load on the real binary, while workers are killed and the configuration is reloaded.
+"""Mixed load on the real binary, while workers are killed and steered, and the configuration is reloaded.
 
-    tests/soak.py [--requests N] [--clients N] [--kills N] [--reloads N] [--gap SECONDS] [--seed N]
+    tests/soak.py [--requests N] [--clients N] [--kills N] [--reloads N] [--steers N] [--gap SECONDS] [--seed N]
 
 Afterwards: every byte was right; no request failed but those that a killed worker can explain; no
 worker ever had more inside than its limit; memory did not grow between a fifth of the run and its
@@ -49,8 +49,19 @@ cmd = %(upstream)s -l 2 {socket}
 workers = 2
 max_req_per_worker = 2
 response_timeout = 15ms
+
+# keys of workers that are drained, recycled, restarted, more and fewer
+[keyed]
+routes = /keyed
+cmd = %(upstream)s -l 2 {socket}
+workers = 4
+max_req_per_worker = 2
+max_tunnels_per_worker = 1
+balance = hash
+hash_key = path:3
+recycle_requests = 1000
 '''
-GROUPS = {'/one': 'one', '/many': 'many', '/tcp': 'tcp', '/late': 'late'}
+GROUPS = {'/one': 'one', '/many': 'many', '/tcp': 'tcp', '/late': 'late', '/keyed': 'keyed'}
 EXPLAINED_FOR = 2.0      # seconds after a kill in which its group may fail
 
 
@@ -124,13 +135,26 @@ def kill_one(proxy, dice):
     return when, name
 
 
+def steer(proxy, dice):
+    """Something that ldcornctl can do and no client may notice. -> what takes it back, or None."""
+    workers = [w['index'] for w in proxy.group('keyed')['workers']]
+    path, back = dice.choice([('keyed/workers/%d/drain', 'keyed/workers/%d/resume'), ('keyed/workers/%d/restart', None),
+                              ('keyed/restart', None), ('keyed/scale?workers=%d' % dice.randint(3, 6), None),
+                              ('keyed/pause', 'keyed/resume'), ('one/pause', 'one/resume'), ('many/restart', None)])
+    path, back = [p and '/groups/' + (p % index if '%d' in p else p) for index in [dice.choice(workers)] for p in (path, back)]
+    code, _, text = proxy.admin('POST', path)
+    assert code in (200, 202, 404, 409), (path, code, text)      # that worker is gone, a reload is under way
+    return back if code < 300 else None
+
+
 def drive(proxy, load, args):
-    """Kills and reloads, spread over the run; memory as it goes. -> kills, samples [(fraction, KiB)]."""
+    """Kills, steering and reloads, spread over the run; memory as it goes. -> kills, samples [(fraction, KiB)]."""
     dice = random.Random(args.seed)
     todo = sorted([((i + 0.5) / args.kills, 'kill') for i in range(args.kills)] +
-                  [((i + 1) / (args.reloads + 1), 'reload') for i in range(args.reloads)])
+                  [((i + 1) / (args.reloads + 1), 'reload') for i in range(args.reloads)] +
+                  [((i + 0.3) / args.steers, 'steer') for i in range(args.steers)])
     kills, samples = [], []
-    last_reload, stuck_at, stuck_since = 0.0, -1, time.monotonic()
+    last_reload, stuck_at, stuck_since, back = 0.0, -1, time.monotonic(), None
     while load.running():
         time.sleep(0.1)
         assert proxy.alive(), 'ldcorn ended with %s' % proxy.proc.returncode
@@ -138,6 +162,9 @@ def drive(proxy, load, args):
         if load.done != stuck_at:
             stuck_at, stuck_since = load.done, time.monotonic()
         assert time.monotonic() < stuck_since + 90, 'no progress for 90 s'
+        if back:
+            proxy.admin('POST', back)
+            back = None
         if todo and load.fraction() >= todo[0][0]:
             what = todo[0][1]
             if what == 'kill':
@@ -145,6 +172,9 @@ def drive(proxy, load, args):
                 if kill:
                     kills.append(kill)
                     todo.pop(0)
+            elif what == 'steer':
+                back = steer(proxy, dice)
+                todo.pop(0)
             elif time.monotonic() > last_reload + args.gap:
                 proxy.signal(signal.SIGHUP)
                 last_reload = time.monotonic()
@@ -194,8 +224,8 @@ def run(proxy, load_binary, args):
     assert load.result, 'the load generator ended early'
     seconds = time.monotonic() - start
     good, failed, abandoned = load.result
-    say('  requests  %d right, %d abandoned by us, %d failed, %d/s; %d kills, %d reloads'
-        % (good, abandoned, failed, (good + failed + abandoned) / seconds, len(kills), args.reloads))
+    say('  requests  %d right, %d abandoned by us, %d failed, %d/s; %d kills, %d reloads, %d steered'
+        % (good, abandoned, failed, (good + failed + abandoned) / seconds, len(kills), args.reloads, args.steers))
     bad = unexplained(load.failures, kills)
     if bad:
         with open(proxy.access_path, errors='replace') as f:
@@ -205,6 +235,7 @@ def run(proxy, load_binary, args):
     assert failed <= len(kills) * args.clients * 6, 'more failures than the kills can have caused'
     assert 'over the limit' not in proxy.log(), re.search(r'.*over the limit.*', proxy.log()).group(0)
     check_memory(samples)
+    proxy.admin('POST', '/groups/keyed/scale?workers=4')     # each has its pipes
     idle_again(proxy)
     try:
         wait_for(lambda: len(descriptors(proxy.pid)) <= len(before), 30)
@@ -220,13 +251,14 @@ def main():
     parser.add_argument('--clients', type=int, default=64)
     parser.add_argument('--kills', type=int, help='one for each 8,000 requests')
     parser.add_argument('--reloads', type=int, help='one for each 8,000 requests')
+    parser.add_argument('--steers', type=int, help='one for each 2,000 requests')
     parser.add_argument('--gap', type=float, default=1.0, help='least time between reloads: with a smaller one a third '
                         'old generation may end the oldest before a slow client has its answer, and that cut counts')
     parser.add_argument('--seed', type=int, default=int(time.time()) % 100000)
     args = parser.parse_args()
-    for name in ('kills', 'reloads'):
+    for name, every in (('kills', 8000), ('reloads', 8000), ('steers', 2000)):
         if getattr(args, name) is None:
-            setattr(args, name, max(1, args.requests // 8000))
+            setattr(args, name, max(1, args.requests // every))
     say('soak: %s, %d requests of %d clients, seed %d' % (os.path.relpath(BIN), args.requests, args.clients, args.seed))
     shown = io.StringIO()        # the harness prints the log at the end: only a failure wants it
     with tempfile.TemporaryDirectory(prefix='ldsoak-', dir='/tmp') as dir:
