@@ -339,8 +339,9 @@ typedef struct ldcorn_desc {
 
 typedef struct ldcorn ldcorn; /* one instance; two in one process work; one thread at a time */
 
-/* Reads the configuration, binds listeners, prepares workers (forked by the first turns).
-   NULL on failure, and `error` says why with file and line. Free with ldcorn_close. */
+/* Reads the configuration, binds listeners (an address in use is tried for 1 s), prepares workers
+   (forked by the first turns). NULL on failure, and `error` says why with file and line. Free with
+   ldcorn_close. */
 LDCORN_DEF ldcorn *ldcorn_open(const ldcorn_desc *, ldcorn_error *error);
 /* Turns until stopped. 0 stopped as asked, else 1. Handles TERM INT QUIT HUP USR1 CHLD unless
    no_signals, until ldcorn_close puts back what stood there. */
@@ -13857,10 +13858,16 @@ static bool ldc_public_copy_desc(ldcorn *l, const ldcorn_desc *desc) {
     return ok;
 }
 
+/* What a killed predecessor had just forked holds its listeners until it is dead, too: there is a
+   second for that. */
 static bool ldc_public_bind(ldcorn *l, ldcorn_error *error) {
     const ldc_addr *bad = NULL;
-    int e = ldc_reload_listen(l, l->conf, NULL, &bad);
-    const char *why = ldc_reload_listen_error(bad, e);
+    uint64_t until = ldc_util_now() + 1000000;
+    const char *why;
+    int e;
+    while ((e = ldc_reload_listen(l, l->conf, NULL, &bad)) == EADDRINUSE && ldc_util_now() < until)
+        poll(NULL, 0, 20);
+    why = ldc_reload_listen_error(bad, e);
     if (e == 0) {
         for (ldc_listener *s = l->listeners; s; s = s->next) s->fresh = false;
         return true;

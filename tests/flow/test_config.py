@@ -1,5 +1,5 @@
 """The configuration file and the command line: what is read, what is refused, and in which words."""
-import os, re, signal, socket
+import os, re, signal, socket, time
 
 import pytest
 from harness import AutoWorker, Proxy, cli, free_port, request
@@ -460,6 +460,21 @@ def test_address_in_use():
         run = cli('groups.ini', config='listen = 127.0.0.1:%d\nruntime_dir = {dir}/run\n' % port + WEB)
     assert run.status == 1
     assert 'ldcorn: cannot listen on 127.0.0.1:%d: address already in use (groups.ini:1)\n' % port in run.err, run
+
+
+def test_an_address_that_becomes_free_in_a_moment():
+    """As after kill -9: what the last one had just forked holds its listeners a little longer."""
+    with AutoWorker() as w, socket.socket() as taken:
+        port = free_port()
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(('127.0.0.1', port))
+        taken.listen()
+        with Proxy('[web]\nroutes = *\nupstream = %s\n' % w.address, port=port, wait=False) as p:
+            time.sleep(0.2)                                 # it says nothing while it tries
+            assert p.alive()
+            taken.close()
+            p.wait_log('ready after')
+            assert request(p, 'GET', '/').status == 200
 
 
 def test_a_second_instance_names_the_first():
