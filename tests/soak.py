@@ -235,7 +235,7 @@ def run(proxy, load_binary, args):
     assert failed <= len(kills) * args.clients * 6, 'more failures than the kills can have caused'
     assert 'over the limit' not in proxy.log(), re.search(r'.*over the limit.*', proxy.log()).group(0)
     check_memory(samples)
-    proxy.admin('POST', '/groups/keyed/scale?workers=4')     # each has its pipes
+    wait_for(lambda: proxy.admin('POST', '/groups/keyed/scale?workers=4')[0] < 300)    # each has its pipes
     idle_again(proxy)
     try:
         wait_for(lambda: len(descriptors(proxy.pid)) <= len(before), 30)
