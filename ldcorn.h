@@ -5055,6 +5055,7 @@ struct ldc_worker {
     ldc_conf *conf; /* what it was started with; a reference */
     const ldc_gconf *as;
     int index, generation;
+    int retired; /* the generation that took its place; 0: it is in force, or goes alone */
     uint8_t state;
     bool candidate;       /* of a reload under way: takes nothing yet */
     bool replaced;        /* by reload, scale or time-out: does not come back */
@@ -11029,12 +11030,13 @@ static void ldc_reload_fill(ldcorn *l, ldc_group *g) {
     }
 }
 
-/* The generation of the newest draining worker that is older than `than`; 0: there is none. */
+/* The newest generation older than `than` of which a worker drains; 0: there is none. What counts is
+   what went together: workers are started again one by one, in different generations. */
 static int ldc_reload_older(const ldc_group *g, int than) {
     int found = 0;
     for (const ldc_worker *w = g->workers; w; w = w->next)
-        if (w->state == LDC_PROC_DRAINING && w->generation < than && w->generation > found)
-            found = w->generation;
+        if (w->state == LDC_PROC_DRAINING && w->retired < than && w->retired > found)
+            found = w->retired;
     return found;
 }
 
@@ -11043,7 +11045,7 @@ static void ldc_reload_third(ldcorn *l, ldc_group *g) {
     int third = ldc_reload_older(g, ldc_reload_older(g, ldc_reload_older(g, INT_MAX)));
     for (ldc_worker *w = g->workers, *next; w; w = next) {
         next = w->next;
-        if (w->state != LDC_PROC_DRAINING || w->generation > third) continue;
+        if (w->state != LDC_PROC_DRAINING || w->retired == 0 || w->retired > third) continue;
         w->drain_by = w->tunnel_by = l->now;
         ldc_proc_draining(l, w);
     }
@@ -11077,6 +11079,7 @@ static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_
             w->candidate = false;
             if (g->rolling) ldc_proc_relieve(l, w);
         } else if (swapped && !w->replaced) {
+            w->retired = l->generation;
             ldc_reload_retire(l, w, "reload");
         }
     }

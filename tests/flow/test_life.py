@@ -222,6 +222,23 @@ def test_swap_is_one_switch():
         assert b'old' in seen and b'new' in seen and seen == sorted(seen, reverse=True)
 
 
+def test_workers_of_different_ages_are_one_old_generation():
+    """Restarted one by one between reloads of another group, and replaced together: nobody is cut as a third."""
+    with Own(web(group='workers = 3\nmax_req_per_worker = 1\n') + '[other]\nroutes = /other\ncmd = %s\n' % counter()) as p:
+        for index in (1, 2):
+            old = p.pids('web')
+            assert p.admin('POST', '/groups/other/restart')[0] == 200
+            assert p.admin('POST', '/groups/web/workers/%d/restart' % index)[0] in (200, 202)
+            wait_for(lambda: len(p.pids('web')) == 3 and p.pids('web') != old)
+        assert len({w['generation'] for w in p.group('web')['workers'] if w['state'] == 'ready'}) == 3
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(p.connect()).send(head('GET', '/gate?file=%s/go' % p.dir)) for _ in range(3)]
+            p.wait_status(lambda s: sum(w['in_flight'] for w in s['groups'][0]['workers']) == 3)
+            hup(p)
+            p.touch('go')
+            assert [c.read_response().status for c in clients] == [200] * 3
+
+
 def test_candidates_take_nothing_before_all_are_ready():
     with Own(web('--tag=old', '--hold-listen={dir}/go'), files={'go': ''}) as p:
         old, = p.pids()
