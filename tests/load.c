@@ -455,8 +455,9 @@ static bool send_some(client *c) {
     return true;
 }
 
-static bool at_end(client *c) {
-    if (c->phase == R_EOF && c->expect_at < c->expect_n) answer_over(c);
+/* Of an answer that the end of the connection ends, a reset says that it is not whole. */
+static bool at_end(client *c, bool reset) {
+    if (c->phase == R_EOF && !reset && c->expect_at < c->expect_n) answer_over(c);
     if (c->status == 504 && late(c) && c->close_after && c->phase == R_HEAD) count(c, &abandoned);
     if (c->expect_at < c->expect_n) return fail_all(c, "cut"), false;
     end_connection(c, false);
@@ -469,7 +470,7 @@ static bool receive(client *c) {
         size_t room = c->slow ? 1 + (size_t)below(4000) : sizeof buffer;
         ssize_t n = recv(c->fd, buffer, room, MSG_DONTWAIT);
         if (n < 0 && errno == EAGAIN) return true;
-        if (n <= 0) return at_end(c);
+        if (n <= 0) return at_end(c, n < 0);
         c->got += n;
         c->progress = now_ms();
         if (!take(c, buffer, (size_t)n)) return fail_all(c, "wrong"), false;

@@ -183,8 +183,9 @@ def drive(proxy, load, args):
 
 
 def unexplained(failures, kills):
-    def explained(when, kind, status, group, _):
-        return (kind == 'cut' or (kind == 'status' and status == 502)) and any(
+    """An answer of a worker that only its end ends (`eof`) looks whole to everybody when the worker is killed."""
+    def explained(when, kind, status, group, text):
+        return (kind == 'cut' or (kind == 'status' and status == 502) or (kind == 'wrong' and '&eof' in text)) and any(
             name == GROUPS.get(group) and at - 0.1 <= when <= at + EXPLAINED_FOR for at, name in kills)
     return [f for f in failures if not explained(*f)]
 
