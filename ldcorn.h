@@ -8345,10 +8345,11 @@ static ldc_group *ldc_client_group(ldcorn *l, const ldc_conf *conf, int index) {
     return NULL;
 }
 
-/* How much of the body is collected before the line: never more than the group can reserve. */
+/* How much of the body is collected before the line: never more than the group can reserve while
+   others hold as much. */
 static uint64_t ldc_client_collects(const ldcorn *l, const ldc_exchange *e) {
     uint64_t most = (uint64_t)e->group->conf->s.request_buffer;
-    uint64_t all = ldc_group_memory(l) / 4 * 3;
+    uint64_t all = ldc_group_memory(l) / 8 * 3;
     if (e->req.in == LDC_FRAME_LENGTH && e->req.left < most) most = e->req.left;
     return most < all ? most : all;
 }
@@ -8453,23 +8454,18 @@ static bool ldc_client_reframe(ldcorn *l, ldc_exchange *e) {
            ldc_buf_add(&l->mem, &e->req.buf, "\r\n", 2);
 }
 
-/* A chunked body that is no small one: all that it may have, as soon as there is so much. False: it
-   waits for it. */
-static bool ldc_client_collect_more(ldcorn *l, ldc_exchange *e) {
+/* A chunked body that is no small one: all that it may have, if there is so much now. If not, it
+   streams from here: those that wait while they hold something would wait for each other. */
+static void ldc_client_collect_more(ldcorn *l, ldc_exchange *e) {
     if (e->req.end || e->collect == e->collect_most || ldc_buf_size(&e->req.buf) < e->collect)
-        return true;
-    e->collect = e->collect_most;
-    if (e->group->lack == NULL && ldc_group_hold(l, e, e->collect)) return true;
-    ldc_group_lack(e);
-    return false;
+        return;
+    if (e->group->lack == NULL && ldc_group_hold(l, e, e->collect_most))
+        e->collect = e->collect_most;
 }
 
 static void ldc_client_collected(ldcorn *l, ldc_client *c) {
     ldc_exchange *e = c->exchange;
-    if (!ldc_client_collect_more(l, e)) {
-        ldc_client_update(l, c);
-        return;
-    }
+    ldc_client_collect_more(l, e);
     if (!e->req.end && ldc_buf_size(&e->req.buf) < e->collect) {
         ldc_client_update(l, c);
         return;

@@ -3,7 +3,7 @@ what becomes of clients that are too slow (README: Buffers)."""
 import contextlib, os, re, time
 
 import pytest
-from harness import FakeWorker, Proxy, answer, head, upstream_config, wait_for
+from harness import AutoWorker, FakeWorker, Proxy, answer, head, upstream_config, wait_for
 from procs import metric
 
 OK = answer(b'ok')
@@ -257,13 +257,14 @@ def test_without_memory_a_body_waits_in_order_and_is_not_asked_for():
     with pair(SMALL, 'request_buffer = 512K\n') as (proxy, worker), contextlib.ExitStack() as stack:
         first = stack.enter_context(proxy.connect())
         first.send(post(500000) + b'x')
-        wait_for(lambda: held(proxy) == 1)
-        second = stack.enter_context(proxy.connect())
-        second.send(post(450000, '/second', [('Expect', '100-continue')]))
+        stack.enter_context(proxy.connect()).send(post(500000, '/other') + b'x')     # the two have all that large ones may have
         wait_for(lambda: held(proxy) == 2)
+        second = stack.enter_context(proxy.connect())
+        second.send(post(250000, '/second', [('Expect', '100-continue')]))
+        wait_for(lambda: held(proxy) == 3)
         third = stack.enter_context(proxy.connect())
         third.send(post(70000, '/third', [('Expect', '100-continue')]))
-        wait_for(lambda: held(proxy) == 3)
+        wait_for(lambda: held(proxy) == 4)
         assert second.silent() and third.silent(0.01), 'no 100 before there is memory; nobody overtakes'
         small = stack.enter_context(proxy.connect())
         small.send(post(1000, '/small') + b'y' * 1000)
@@ -280,9 +281,10 @@ def test_without_memory_a_body_waits_in_order_and_is_not_asked_for():
 
 def test_waiting_for_memory_ends_with_queue_timeout():
     with pair(SMALL, 'request_buffer = 512K\nqueue_timeout = 300ms\n') as (proxy, worker), \
-            proxy.connect() as first, proxy.connect() as second:
+            proxy.connect() as first, proxy.connect() as other, proxy.connect() as second:
         first.send(post(900000) + b'x')
-        wait_for(lambda: held(proxy) == 1)
+        other.send(post(900000) + b'x')
+        wait_for(lambda: held(proxy) == 2)
         second.send(post(500000) + b'x')
         r = second.read_response()
         assert r.status == 503 and r.get('retry-after')
@@ -330,6 +332,19 @@ def test_a_request_buffer_larger_than_the_memory_is_no_dead_end():
         c.send(post(2 * MIB) + b'x' * (2 * MIB))
         assert len(worker.one(OK)[0].body) == 2 * MIB
         assert c.read_response().status == 200
+
+
+def test_chunked_bodies_without_memory_for_all_of_them_stream():
+    """They begin with 64K; those that waited for more while they hold it would wait for each other."""
+    with AutoWorker(lambda r, c: answer(str(len(r.body)))) as worker, contextlib.ExitStack() as stack, \
+            Proxy(upstream_config(worker.address, SMALL, 'max_req_per_worker = 1\nrequest_buffer = 512K\n')) as proxy:
+        clients = [stack.enter_context(proxy.connect()) for _ in range(4)]
+        for c in clients:
+            c.send(head('POST', '/', [('Transfer-Encoding', 'chunked')]) + chunk(b'x' * 60000))
+        wait_for(lambda: held(proxy) == 4)
+        for c in clients:
+            c.send(chunk(b'x' * 240000) + b'0\r\n\r\n')
+        assert [c.read_response().body for c in clients] == [b'300000'] * 4
 
 
 def test_unfinished_heads_have_an_eighth_and_the_oldest_leaves():
