@@ -3655,14 +3655,13 @@ static void ldc_conf_runtime_dir(ldc_reader *r, ldc_section *s) {
     char real[PATH_MAX], path[PATH_MAX + 64];
     const char *given = getenv("RUNTIME_DIRECTORY"), *xdg = getenv("XDG_RUNTIME_DIR");
     uint64_t h = 14695981039346656037ULL;
-    static unsigned serial; /* two instances without a file in one process */
+    static long serial; /* two instances without a file in one process */
     if (s->global->runtime_dir) return;
     if (r->conf->file && realpath(r->conf->file, real))
         h = ldc_util_fnv(real, strlen(real), h);
     else {
-        long own = (long)getpid();
-        serial++;
-        h = ldc_util_fnv(&own, sizeof own, ldc_util_fnv(&serial, sizeof serial, h));
+        const long own[] = {(long)getpid(), ++serial};
+        h = ldc_util_fnv(own, sizeof own, h);
     }
     if (given && given[0])
         snprintf(path, sizeof path, "%s", given);
@@ -8345,11 +8344,10 @@ static ldc_group *ldc_client_group(ldcorn *l, const ldc_conf *conf, int index) {
     return NULL;
 }
 
-/* How much of the body is collected before the line: never more than the group can reserve while
-   others hold as much. */
+/* How much of the body is collected before the line: never more than the group can reserve. */
 static uint64_t ldc_client_collects(const ldcorn *l, const ldc_exchange *e) {
     uint64_t most = (uint64_t)e->group->conf->s.request_buffer;
-    uint64_t all = ldc_group_memory(l) / 8 * 3;
+    uint64_t all = ldc_group_memory(l) / 4 * 3;
     if (e->req.in == LDC_FRAME_LENGTH && e->req.left < most) most = e->req.left;
     return most < all ? most : all;
 }
@@ -8952,6 +8950,23 @@ static void ldc_client_readable(ldcorn *l, ldc_client *c) {
     }
 }
 
+/* The next request was sent ahead. */
+static void ldc_client_go_on(ldcorn *l, ldc_client *c) {
+    ldc_buf in = c->in;
+    memset(&c->in, 0, sizeof c->in);
+    ldc_client_input(l, c, in.p + in.off, in.len - in.off);
+    ldc_mem_give(&l->mem, in.p, in.cap);
+}
+
+/* An idle connection is to go, unless its next request has come by now. */
+static void ldc_client_dismiss(ldcorn *l, ldc_client *c) {
+    if (c->in.p)
+        ldc_client_go_on(l, c);
+    else
+        ldc_client_readable(l, c);
+    if (c->state == LDC_CLIENT_IDLE && c->in.p == NULL) ldc_client_bury(l, c);
+}
+
 static void ldc_client_event(ldcorn *l, ldc_client *c, short revents) {
     if ((revents & POLLOUT) && c->exchange) ldc_client_flush(l, c);
     if (c->state == LDC_CLIENT_DEAD) return;
@@ -8996,7 +9011,8 @@ static void ldc_client_timer(ldcorn *l, ldc_client *c) {
         break;
     case LDC_CLIENT_TUNNEL: ldc_client_end(l, c, LDC_WHY_TUNNEL_TIMEOUT); break;
     case LDC_CLIENT_REPLY: ldc_client_end(l, c, LDC_WHY_SEND_TIMEOUT); break;
-    default: ldc_client_end(l, c, LDC_WHY_NONE); break; /* idle or lingering long enough */
+    case LDC_CLIENT_IDLE: ldc_client_dismiss(l, c); break;
+    default: ldc_client_end(l, c, LDC_WHY_NONE); break; /* lingering long enough */
     }
 }
 
@@ -9041,9 +9057,18 @@ static ldc_client *ldc_client_new(ldcorn *l, int fd) {
     return c;
 }
 
-/* At the limit the longest idle keep-alive client makes room; without one, accept pauses. */
+/* One client less, if any is idle: the one that has been so longest. */
+static void ldc_client_evict(ldcorn *l) {
+    int most = l->clients_count;
+    while (l->idle.old && l->clients_count >= most) ldc_client_dismiss(l, l->idle.old);
+}
+
+/* At the limit the longest idle keep-alive client makes room; without one, accept pauses. It goes
+   when another has come, and if its next request has come too, there is one above the limit. */
 static bool ldc_client_room(ldcorn *l) {
-    if (l->clients_count < l->conns_max || l->idle.old) return true;
+    if (l->clients_count > l->conns_max) ldc_client_evict(l);
+    if (l->clients_count < l->conns_max || (l->clients_count == l->conns_max && l->idle.old))
+        return true;
     ldc_client_pause(l, true);
     return false;
 }
@@ -9060,9 +9085,8 @@ static bool ldc_client_admin_room(ldcorn *l, ldc_listener *s) {
 
 static void ldc_client_accept_failed(ldcorn *l, ldc_listener *s) {
     if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM)
-        return; /* ECONNABORTED, EPROTO: the next one */
-    if (l->idle.old && !s->admin)
-        ldc_client_bury(l, l->idle.old); /* its descriptor is free at the end of the turn */
+        return;                         /* ECONNABORTED, EPROTO: the next one */
+    if (!s->admin) ldc_client_evict(l); /* its descriptor is free at the end of the turn */
     ldc_loop_lean(l);
     if (s->admin || s->dial)
         ldc_loop_want(l, &s->watch, 0); /* until the next look at what is starved */
@@ -9079,7 +9103,7 @@ static void ldc_client_begin(ldcorn *l, const ldc_listener *s, ldc_client *c) {
         ldc_client_line_add(&l->admin_idle, c);
     } else {
         l->accepted++;
-        if (++l->clients_count > l->conns_max && l->idle.old) ldc_client_bury(l, l->idle.old);
+        if (++l->clients_count > l->conns_max) ldc_client_evict(l);
     }
     ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.header_timeout));
     ldc_client_readable(l, c); /* its request is often there already */
@@ -13081,12 +13105,7 @@ static void ldc_turn_runnable(ldcorn *l) {
     while (c) {
         ldc_client *next = c->next_runnable;
         c->runnable = false;
-        if (c->state == LDC_CLIENT_IDLE && c->in.p) { /* the next request was sent ahead */
-            ldc_buf in = c->in;
-            memset(&c->in, 0, sizeof c->in);
-            ldc_client_input(l, c, in.p + in.off, in.len - in.off);
-            ldc_mem_give(&l->mem, in.p, in.cap);
-        }
+        if (c->state == LDC_CLIENT_IDLE && c->in.p) ldc_client_go_on(l, c);
         c = next;
     }
 }
@@ -13196,11 +13215,11 @@ static void ldc_turn_drain(ldcorn *l) {
         ldc_client_accept(l, s); /* who is in the backlog has been promised an answer */
         ldc_reload_unlisten(l, s);
     }
+    while (l->idle.old) ldc_client_dismiss(l, l->idle.old); /* admin's are not among them */
     for (ldc_group *g = l->groups; g;
          g = g->next) { /* who could only wait for a start is not kept */
         while (g->head && ldc_group_ready(g) == 0) ldc_client_refuse(l, g->head, LDC_WHY_STOPPING);
     }
-    while (l->idle.old) ldc_client_bury(l, l->idle.old); /* admin connections are not among them */
 }
 
 static uint64_t ldc_turn_drain_end(const ldcorn *l) {

@@ -18,9 +18,9 @@ from harness import AutoWorker, Proxy, Timeout, answer, head, upstream_config
 from procs import Before, metric
 
 OK = answer(b'ok')
-TOP = 'header_timeout = 1s\nbody_timeout = 500ms\nsend_timeout = 500ms\nkeepalive_timeout = 5s\n'
-GROUP = ('max_req_per_worker = 1\nrequest_buffer = 0\nworker_keepalive = 0\nretries = 0\nresponse_timeout = 500ms\n'
-         'tunnel_timeout = 500ms\nqueue_timeout = 8s\n')
+TOP = 'header_timeout = 1s\nbody_timeout = 1s\nsend_timeout = 1s\nkeepalive_timeout = 5s\n'
+GROUP = ('max_req_per_worker = 1\nrequest_buffer = 0\nworker_keepalive = 0\nretries = 0\nresponse_timeout = 1s\n'
+         'tunnel_timeout = 1s\nqueue_timeout = 8s\n')
 KINDS = ['fin', 'rst', 'hang', 'drip']
 GAP = 0.01                        # between dripped bytes: far below each time-out, a message of them above it
 

@@ -1,5 +1,5 @@
 """One request and its answer on their way through, seen byte by byte from both ends."""
-import contextlib, hashlib, os, re, socket, threading, time
+import contextlib, hashlib, os, re, signal, socket, threading, time
 
 import pytest
 from harness import (AutoWorker, Client, FakeWorker, Proxy, answer, free_port, head, request, upstream_config,
@@ -801,6 +801,30 @@ def test_max_conns_closes_the_longest_idle_to_admit_another():
             assert third.read_response().body == b'ok'
             assert clients[0].eof(), 'the longest idle one made room'
             assert clients[1].silent(0.05)
+
+
+@pytest.mark.parametrize('others', [0, 1, 2, 5])
+def test_max_conns_spares_an_idle_one_whose_next_request_has_come(others):
+    """Whichever of the two is looked at first."""
+    with Pair('max_conns = %d\n' % (others + 2), 'worker_keepalive = 0\n') as p:
+        clients = []
+        for _ in range(others + 2):
+            c = p.connect().send(head('GET', '/'))
+            p.worker.one(OK)
+            c.read_response()
+            clients.append(c)
+        for c in clients[1:] * 3:                        # the first one is the longest idle, and looked at least often
+            c.send(head('GET', '/'))
+            p.worker.one(OK)
+            c.read_response()
+        p.proxy.signal(signal.SIGSTOP)                   # it finds both at once
+        third = p.connect().send(head('GET', '/third'))
+        clients[0].send(head('GET', '/next'))
+        p.proxy.signal(signal.SIGCONT)
+        for _ in range(2):
+            p.worker.one(OK)
+        assert clients[0].read_response().body == third.read_response().body == b'ok'
+        assert clients[1].eof() and all(c.silent(0) for c in clients[2:])
 
 
 def test_max_conns_pauses_accept_while_all_are_busy():
