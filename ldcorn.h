@@ -4118,9 +4118,8 @@ static void ldc_conf_contradictions(ldc_reader *r, ldc_section *s, const ldc_gco
     bool own = g->source == LDC_FROM_PROCESSES, dial = g->source == LDC_FROM_DIAL;
     for (int id = 0; id < LDC_KEY_COUNT; id++) {
         const char *why = s->said[id].set ? ldc_conf_apart(s, id, dial, own) : NULL;
-        if (why)
-            ldc_conf_fail(r, ldc_conf_at(s, id), "remove it", "`%s` %s", ldc_conf_keys[id].name,
-                          why);
+        const char *hint = id == LDC_KEY_on_timeout ? "write wait or close" : "remove it";
+        if (why) ldc_conf_fail(r, ldc_conf_at(s, id), hint, "`%s` %s", ldc_conf_keys[id].name, why);
     }
     if (g->on_timeout == LDC_CLOSE && g->limited && own)
         ldc_conf_fail(
@@ -8481,7 +8480,8 @@ static void ldc_client_collected(ldcorn *l, ldc_client *c) {
 /* Memory is reserved: the body may come (RFC 9110 10.1.1). */
 static void ldc_client_collect_now(ldcorn *l, ldc_client *c, ldc_exchange *e) {
     static const char go[] = "HTTP/1.1 100 Continue\r\n\r\n";
-    if (e->expects && c->in.p == NULL && e->req.bytes == 0) {
+    LDCORN_ASSERT(e->req.bytes == 0);
+    if (e->expects && c->in.p == NULL) {
         if (!ldc_buf_add(&l->mem, &e->res.buf, go, sizeof go - 1) ||
             ldc_relay_flush(l, &e->res, c->watch.fd) < 0) {
             ldc_client_dead(l, c);
@@ -9084,8 +9084,8 @@ static bool ldc_client_admin_room(ldcorn *l, ldc_listener *s) {
 }
 
 static void ldc_client_accept_failed(ldcorn *l, ldc_listener *s) {
-    if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM)
-        return;                         /* ECONNABORTED, EPROTO: the next one */
+    /* ECONNABORTED, EPROTO: the next one */
+    if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM) return;
     if (!s->admin) ldc_client_evict(l); /* its descriptor is free at the end of the turn */
     ldc_loop_lean(l);
     if (s->admin || s->dial)
