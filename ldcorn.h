@@ -13547,7 +13547,7 @@ static int ldc_turn_serve(ldcorn *l) {
     ldc_turn_events(l);
     ldc_turn_runnable(l);
     if (l->child_noted || !l->running) ldc_proc_reap(l);
-    ldc_turn_timers(l);
+    ldc_turn_timers(l); /* behind the events: what came while we got no processor is in time */
     if (l->freed) ldc_client_freed(l);
     ldc_turn_starved(l);
     l->upset = l->upset || l->life != LDC_LIFE_RUN;
