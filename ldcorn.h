@@ -774,6 +774,47 @@ static ldc_str ldc_util_date(time_t now, char out[40]) {
     return ldc_util_z(out);
 }
 
+/* --- calls that a signal may interrupt: a host's handlers may come without SA_RESTART --- */
+
+static int ldc_util_open(const char *path, int flags, mode_t mode) {
+    int fd;
+    do fd = open(path, flags, mode);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+static ssize_t ldc_util_read(int fd, void *p, size_t n) {
+    ssize_t r;
+    do r = read(fd, p, n);
+    while (r < 0 && errno == EINTR);
+    return r;
+}
+
+static ssize_t ldc_util_write(int fd, const void *p, size_t n) {
+    ssize_t w;
+    do w = write(fd, p, n);
+    while (w < 0 && errno == EINTR);
+    return w;
+}
+
+static ssize_t ldc_util_recv(int fd, void *p, size_t n, int flags) {
+    ssize_t r;
+    do r = recv(fd, p, n, flags);
+    while (r < 0 && errno == EINTR);
+    return r;
+}
+
+static bool ldc_util_dup(int from, int to) {
+    int fd;
+    do fd = dup2(from, to);
+    while (fd < 0 && (errno == EINTR || errno == EBUSY)); /* EBUSY: Linux, beside an open() */
+    return fd >= 0;
+}
+
+static bool ldc_util_again(void) { /* errno: nothing there now, or no room */
+    return errno == EAGAIN || errno == EWOULDBLOCK;
+}
+
 /* --- processors --- */
 
 /* Whole processors of a cgroup's quota ("200000 100000"), 0: no limit or no such file. */
@@ -783,9 +824,9 @@ static int64_t ldc_util_quota(const char *folder) {
     int fd;
     ssize_t n;
     snprintf(path, sizeof path, "%s/cpu.max", folder);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
+    fd = ldc_util_open(path, O_RDONLY | O_CLOEXEC, 0);
     if (fd < 0) return 0;
-    n = read(fd, text, sizeof text - 1);
+    n = ldc_util_read(fd, text, sizeof text - 1);
     close(fd);
     if (n <= 0) return 0;
     text[n] = 0;
@@ -1230,9 +1271,8 @@ static void ldc_log_flush(ldc_sink *s) {
             if (poll(&p, 1, 0) <= 0 || !(p.revents & POLLOUT)) break;
             if (n > 512) n = n > 4096 ? 4096 : n;
         }
-        w = write(s->fd, s->ring, n);
-        if (w < 0 && errno == EINTR) continue;
-        if (w < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
+        w = ldc_util_write(s->fd, s->ring, n);
+        if (w < 0 && ldc_util_again()) break;
         if (w < 0) {
             ldc_log_lost(s);
             break;
@@ -1339,9 +1379,9 @@ static int ldc_log_open(ldc_log *g, ldc_sink *s, const char *where) {
         fd = 1;
     else if (strcmp(where, "off") != 0) {
         int how = O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
-        fd = open(where, O_WRONLY | how, 0640);
+        fd = ldc_util_open(where, O_WRONLY | how, 0640);
         if (fd < 0 && errno == ENXIO)
-            fd = open(where, O_RDWR | how, 0640); /* a fifo without reader */
+            fd = ldc_util_open(where, O_RDWR | how, 0640); /* a fifo without reader */
         if (fd < 0) return errno;
         owned = true;
     }
@@ -2984,7 +3024,7 @@ static void ldc_conf_pair(ldc_reader *r, ldc_section *section, ldc_str name, con
 /* A regular file of a sane size: a reload must not wait for a fifo or read a device for ever. */
 static FILE *ldc_conf_open(const char *path) {
     struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int fd = ldc_util_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0);
     FILE *in;
     if (fd < 0) return NULL;
     if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > (16 << 20)) {
@@ -5014,6 +5054,7 @@ struct ldc_up {
     bool upgrade;    /* counted in worker->upgrades */
     bool reused;     /* carried an exchange before */
     bool probe;      /* a readiness check, no exchange */
+    uint16_t asked;  /* of that: bytes of its request that were sent */
     uint8_t interim; /* of that: 1xx answers */
     bool passed;     /* of that: the head was right, the rest is read and thrown away */
     uint64_t rest;   /* so much of it, UINT64_MAX: up to its end */
@@ -5247,6 +5288,8 @@ struct ldcorn {
     int dials, dials_max;           /* connections of workers that dial in, and the most */
     bool watching, watch_due;       /* due: the paths may be others now */
     uint64_t alive_every, alive_at; /* systemd's watchdog */
+    char untold[96];                /* what systemd had no room for, and when to say it again */
+    uint64_t tell_at;
 };
 
 /* Back-calls: an event travels down to where it belongs, its consequence upward again. */
@@ -5262,6 +5305,7 @@ static void ldc_turn_event(const ldcorn *l, ldcorn_event *v, ldcorn_event_kind k
                            const char *group);
 static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e); /* an answer of its own */
 static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e);
+static void ldc_proc_probe_send(ldcorn *l, ldc_up *u);
 static void ldc_proc_probe_readable(ldcorn *l, ldc_up *u);
 static void ldc_proc_event_down(ldcorn *l, ldc_worker *w); /* a connect failed */
 static void ldc_proc_hold(ldcorn *l, ldc_worker *w);       /* it may be dying */
@@ -5900,7 +5944,7 @@ static ssize_t ldc_relay_send(int fd, struct iovec *v, int n) {
     m.msg_iovlen = (uint8_t)n; /* int here, size_t there */
     do w = sendmsg(fd, &m, LDC_SENDFLAGS);
     while (w < 0 && errno == EINTR);
-    if (w < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
+    if (w < 0 && ldc_util_again()) return 0;
     return w < 0 ? LDC_GONE : w;
 }
 
@@ -6000,8 +6044,7 @@ static int ldc_relay_unpipe(ldcorn *l, ldc_flow *f, size_t n, bool keep) {
     bool room = keep && ldc_buf_room(&l->mem, &f->buf, n);
     while (n) {
         char *to = room ? f->buf.p + f->buf.len : l->scratch;
-        ssize_t r = read(l->pipe[0], to, room || n < LDC_SCRATCH ? n : LDC_SCRATCH);
-        if (r < 0 && errno == EINTR) continue;
+        ssize_t r = ldc_util_read(l->pipe[0], to, room || n < LDC_SCRATCH ? n : LDC_SCRATCH);
         if (r <= 0) { /* cannot be; a pipe whose content is not known serves nobody */
             ldc_relay_pipe_close(l);
             return LDC_GONE;
@@ -6050,7 +6093,7 @@ static int ldc_relay_move(ldcorn *l, ldc_flow *f, int from, int to, ssize_t *got
     f->end = f->left == 0;
     w = ldc_relay_pour(l, to, &n);
     if (n == 0) return 0;
-    if (w == 0 || errno == EAGAIN || errno == EWOULDBLOCK) return ldc_relay_unpipe(l, f, n, true);
+    if (w == 0 || ldc_util_again()) return ldc_relay_unpipe(l, f, n, true);
     ldc_relay_unpipe(l, f, n, false);
     return LDC_GONE;
 }
@@ -6823,8 +6866,8 @@ static bool ldc_up_quiet(ldcorn *l, ldc_up *u, bool safe) {
     if (safe && u->watch.listed && u->watch.at < l->loop.polled && (u->watch.want & POLLIN) &&
         u->parked < l->now && u->quiet + 1 < l->turn)
         if (l->loop.set[u->watch.at].revents == 0) return true;
-    n = recv(u->watch.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    return n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+    n = ldc_util_recv(u->watch.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n < 0 && ldc_util_again();
 }
 
 static ldc_up *ldc_up_reuse(ldcorn *l, ldc_worker *w, const ldc_exchange *e) {
@@ -7105,11 +7148,11 @@ static bool ldc_up_interim(ldcorn *l, ldc_up *u) {
         ldc_up_failed(l, u, LDC_WHY_MEMORY);
         return false;
     }
-    if (ldc_relay_flush(l, &e->res, e->client->watch.fd) < 0) {
+    if (ldc_relay_flush(l, &e->res, e->client->watch.fd) < 0)
         ldc_client_dead(l, e->client);
-        return u->exchange != NULL;
-    }
-    return true;
+    else if (ldc_relay_waiting(&e->res)) /* no answer may follow for long */
+        ldc_client_update(l, e->client);
+    return u->exchange == e;
 }
 
 static bool ldc_up_upgraded(ldcorn *l, ldc_up *u) {
@@ -7304,9 +7347,8 @@ static void ldc_up_readable(ldcorn *l, ldc_up *u) {
         }
         to = u->in.p + u->in.len;
     }
-    do n = recv(u->watch.fd, to, room, 0);
-    while (n < 0 && errno == EINTR);
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    n = ldc_util_recv(u->watch.fd, to, room, 0);
+    if (n < 0 && ldc_util_again()) return;
     if (n > 0) {
         ldc_loop_progress(&u->watch);
         u->gap = l->now;
@@ -7340,7 +7382,7 @@ static void ldc_up_flush(ldcorn *l, ldc_up *u) {
     if (e == NULL) return;
     if (w == LDC_GONE) {
         char peek;
-        ssize_t n = recv(u->watch.fd, &peek, 1, MSG_PEEK | MSG_DONTWAIT);
+        ssize_t n = ldc_util_recv(u->watch.fd, &peek, 1, MSG_PEEK | MSG_DONTWAIT);
         if (n <= 0) {
             ldc_up_failed(l, u, LDC_WHY_RESET);
             return;
@@ -7402,7 +7444,10 @@ static void ldc_up_event(ldcorn *l, ldc_up *u, short revents) {
         return;
     }
     if (u->probe) {
-        ldc_proc_probe_readable(l, u);
+        if (u->watch.want & POLLOUT)
+            ldc_proc_probe_send(l, u);
+        else
+            ldc_proc_probe_readable(l, u);
         return;
     }
     if (revents & POLLOUT) ldc_up_flush(l, u);
@@ -7489,7 +7534,7 @@ static void ldc_up_dialled(ldcorn *l, ldc_listener *s) {
         socklen_t n;
         int fd = ldc_net_accept(s->watch.fd, &from, &n);
         if (fd < 0 && errno == EINTR) continue;
-        if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
+        if (fd < 0 && ldc_util_again()) break;
         if (fd < 0) {
             ldc_client_accept_failed(l, s);
             if (s->watch.want == 0) break;
@@ -7951,7 +7996,7 @@ static void ldc_client_finish(ldcorn *l, ldc_client *c) {
         ldc_loop_want(l, &c->watch, POLLIN);
         ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.keepalive_timeout));
         if (c->in.p) ldc_client_run(l, c);
-    } else if (clean && recv(c->watch.fd, l->scratch, LDC_SCRATCH, MSG_DONTWAIT) <= 0) {
+    } else if (clean && ldc_util_recv(c->watch.fd, l->scratch, LDC_SCRATCH, MSG_DONTWAIT) <= 0) {
         ldc_client_bury(l, c); /* closing over unread bytes would reset the answer */
     } else {
         ldc_client_linger(l, c);
@@ -8701,6 +8746,10 @@ static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e) {
     answer->req.bytes = e->req.bytes;
     answer->res.out = e->res.out;
     answer->res.bytes = e->res.bytes;
+    if (!e->got_head) { /* the rest of a 1xx: our answer stands behind it */
+        answer->res.buf = e->res.buf;
+        memset(&e->res.buf, 0, sizeof e->res.buf);
+    }
     answer->group = e->group;
     answer->received = e->received;
     answer->arrived = e->arrived;
@@ -8928,9 +8977,8 @@ static void ldc_client_readable(ldcorn *l, ldc_client *c) {
         room = (size_t)(e->collect - ldc_buf_size(&e->req.buf));
     moved = ldc_client_moves(l, c) && (n = ldc_client_move(l, c)) > 0;
     if (!moved) /* recv() also gets past urgent data, where splice() stops */
-        do n = recv(c->watch.fd, l->scratch, room, 0);
-        while (n < 0 && errno == EINTR);
-    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
+        n = ldc_util_recv(c->watch.fd, l->scratch, room, 0);
+    if (n < 0 && !ldc_util_again())
         ldc_client_dead(l, c);
     else if (n == 0)
         ldc_client_fin(l, c);
@@ -9118,7 +9166,7 @@ static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
         if (s->admin ? !ldc_client_admin_room(l, s) : !ldc_client_room(l)) return;
         fd = ldc_net_accept(s->watch.fd, &from, &n);
         if (fd < 0 && errno == EINTR) continue;
-        if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+        if (fd < 0 && ldc_util_again()) return;
         if (fd < 0) {
             ldc_client_accept_failed(l, s);
             if (l->paused || s->watch.want == 0) return;
@@ -9242,9 +9290,8 @@ static void ldc_proc_pipe_close(ldcorn *l, ldc_pipe *p) {
 /* At most one read per turn; after the end everything that is left. */
 static void ldc_proc_pipe_read(ldcorn *l, ldc_pipe *p, bool rest) {
     for (int i = 0; p->open && (i == 0 || (rest && i < 64)); i++) {
-        ssize_t n = read(p->watch.fd, l->scratch, LDC_SCRATCH);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+        ssize_t n = ldc_util_read(p->watch.fd, l->scratch, LDC_SCRATCH);
+        if (n < 0 && ldc_util_again()) return;
         if (n <= 0) {
             ldc_proc_pipe_close(l, p);
             return;
@@ -9427,7 +9474,7 @@ static void ldc_proc_child_fail(const ldc_spawn *s, int step) {
     memset(&e, 0, sizeof e);
     e.step = step;
     e.error = errno;
-    n = write(s->status, &e, sizeof e);
+    n = ldc_util_write(s->status, &e, sizeof e);
     (void)n; /* the parent then sees exit 127 alone */
     _exit(127);
 }
@@ -9469,7 +9516,7 @@ static void ldc_proc_child_descriptors(ldc_spawn *s) {
     for (int i = 0; i < 5; i++) {
         if (from[i] < 0) {
             if (i > 2) close(i);
-        } else if (dup2(from[i], i) < 0) {
+        } else if (!ldc_util_dup(from[i], i)) {
             ldc_proc_child_fail(s, 1);
         }
     }
@@ -9490,7 +9537,7 @@ static pid_t ldc_proc_helper(ldcorn *l, int *ours) {
     if (pid == 0) {
         setsid();
         ldc_proc_child_signals();
-        if (dup2(fd[1], 3) < 0) _exit(127);
+        if (!ldc_util_dup(fd[1], 3)) _exit(127);
         ldc_proc_child_close(4);
 #if defined(__linux__) && defined(PR_SET_PDEATHSIG)
         if (l->running) prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -9625,7 +9672,7 @@ static int ldc_proc_open_log(ldcorn *l, ldc_worker *w, ldc_spawn *s, int ours[2]
     int fd[2], *theirs[2];
     theirs[0] = &s->out;
     theirs[1] = &s->err;
-    s->in = open("/dev/null", O_RDWR | O_CLOEXEC);
+    s->in = ldc_util_open("/dev/null", O_RDWR | O_CLOEXEC, 0);
     if (s->in < 0) return errno;
     if (strcmp(path, "inherit") == 0) {
         s->out = 1;
@@ -9932,19 +9979,21 @@ static void ldc_proc_probe_send(ldcorn *l, ldc_up *u) {
     char head[1024];
     int n;
     ssize_t sent;
-    ldc_up_set(u, LDC_UP_BUSY);
+    if (u->asked == 0) ldc_up_set(u, LDC_UP_BUSY);
     n = snprintf(head, sizeof head,
                  "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: ldcorn/" LDCORN_VERSION
                  "\r\nConnection: close\r\n\r\n",
                  w->as->health_path ? "GET" : "HEAD", w->as->health_path ? w->as->health_path : "/",
                  w->as->health_host ? w->as->health_host : "localhost");
     if (n < 0 || n >= (int)sizeof head) n = 0;
-    sent = send(u->watch.fd, head, (size_t)n, LDC_SENDFLAGS);
-    if (sent != n) {
+    do sent = send(u->watch.fd, head + u->asked, (size_t)n - u->asked, LDC_SENDFLAGS);
+    while (sent < 0 && errno == EINTR);
+    if (sent < 0 && !ldc_util_again()) {
         ldc_proc_probed(l, u, false, "cannot send to it");
         return;
     }
-    ldc_loop_want(l, &u->watch, POLLIN);
+    if (sent > 0) u->asked = (uint16_t)(u->asked + sent);
+    ldc_loop_want(l, &u->watch, u->asked < n ? POLLOUT : POLLIN);
 }
 
 static void ldc_proc_probe(ldcorn *l, ldc_worker *w) {
@@ -9976,8 +10025,8 @@ static void ldc_proc_probe(ldcorn *l, ldc_worker *w) {
 
 /* The body of a check's answer: the worker is inside it until its last byte. */
 static void ldc_proc_probe_rest(ldcorn *l, ldc_up *u) {
-    ssize_t n = recv(u->watch.fd, l->scratch, LDC_SCRATCH, 0);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR || errno == EWOULDBLOCK)) return;
+    ssize_t n = ldc_util_recv(u->watch.fd, l->scratch, LDC_SCRATCH, 0);
+    if (n < 0 && ldc_util_again()) return;
     ldc_loop_progress(&u->watch);
     if (n > 0 && (uint64_t)n < u->rest) {
         if (u->rest != UINT64_MAX) u->rest -= (uint64_t)n;
@@ -9996,8 +10045,8 @@ static void ldc_proc_probe_readable(ldcorn *l, ldc_up *u) {
     }
     if (!ldc_buf_room(&l->mem, &u->in, 4096)) return;
     to = u->in.p + u->in.len;
-    n = recv(u->watch.fd, to, 4096, 0);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR || errno == EWOULDBLOCK)) return;
+    n = ldc_util_recv(u->watch.fd, to, 4096, 0);
+    if (n < 0 && ldc_util_again()) return;
     if (n > 0) u->in.len += (uint32_t)n;
     size = ldc_http_end(ldc_buf_at(&u->in), ldc_buf_size(&u->in), &u->line);
     if (size == LDC_MORE && n > 0 && ldc_buf_size(&u->in) < (size_t)l->conf->s.max_header) return;
@@ -10472,7 +10521,7 @@ static void ldc_proc_ended(ldcorn *l, ldc_worker *w, int status, bool known) {
     w->last_exit_at = l->now;
     if (w->exec.open) { /* why exec failed tells more than exit 127 */
         ldc_exec_error e;
-        if (read(w->exec.watch.fd, &e, sizeof e) == (ssize_t)sizeof e && e.step > 0 &&
+        if (ldc_util_read(w->exec.watch.fd, &e, sizeof e) == (ssize_t)sizeof e && e.step > 0 &&
             e.step < (int)LDC_LEN(ldc_proc_steps))
             snprintf(w->last_exit, sizeof w->last_exit, "%s: %.60s", ldc_proc_steps[e.step],
                      strerror(e.error));
@@ -10488,7 +10537,9 @@ static void ldc_proc_reap_one(ldcorn *l, ldc_worker *w) {
     int status = 0;
     pid_t r;
     memset(&info, 0, sizeof info);
-    if (waitid(P_PID, (id_t)w->pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0) {
+    do r = waitid(P_PID, (id_t)w->pid, &info, WEXITED | WNOHANG | WNOWAIT);
+    while (r < 0 && errno == EINTR);
+    if (r < 0) {
         if (errno == ECHILD) ldc_proc_ended(l, w, 0, false);
         return;
     }
@@ -10535,8 +10586,8 @@ static void ldc_proc_reap(ldcorn *l) {
 
 static void ldc_proc_exec_event(ldcorn *l, ldc_exec *x) {
     ldc_exec_error e;
-    ssize_t n = read(x->watch.fd, &e, sizeof e);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    ssize_t n = ldc_util_read(x->watch.fd, &e, sizeof e);
+    if (n < 0 && ldc_util_again()) return;
     if (n == (ssize_t)sizeof e) { /* kept for ldc_proc_ended: the exit follows at once */
         if (e.step > 0 && e.step < (int)LDC_LEN(ldc_proc_steps)) {
             char line[160];
@@ -11326,13 +11377,13 @@ static void ldc_reload_ask(const ldc_addr *a, ldc_named *n) {
     e = getaddrinfo(host, colon + 1, &hint, &found);
     if (e) {
         snprintf(n->why, sizeof n->why, "%s", gai_strerror(e));
-        if (write(3, n, sizeof *n) != (ssize_t)sizeof *n) _exit(1);
+        if (ldc_util_write(3, n, sizeof *n) != (ssize_t)sizeof *n) _exit(1);
     }
     for (struct addrinfo *f = found; f; f = f->ai_next) {
         if (f->ai_addrlen > sizeof n->u) continue;
         n->len = f->ai_addrlen;
         memcpy(&n->u, f->ai_addr, f->ai_addrlen);
-        if (write(3, n, sizeof *n) != (ssize_t)sizeof *n) _exit(1);
+        if (ldc_util_write(3, n, sizeof *n) != (ssize_t)sizeof *n) _exit(1);
     }
     if (found) freeaddrinfo(found);
 }
@@ -11352,7 +11403,7 @@ static void ldc_reload_ask_all(const ldc_conf *c) {
     }
     memset(&n, 0, sizeof n);
     n.group = -1;
-    if (write(3, &n, sizeof n) != (ssize_t)sizeof n) _exit(1);
+    if (ldc_util_write(3, &n, sizeof n) != (ssize_t)sizeof n) _exit(1);
     _exit(0);
 }
 
@@ -11454,9 +11505,8 @@ static bool ldc_reload_named(ldc_conf *c, const ldc_text *t, ldc_text *error) {
 static int ldc_reload_hear(ldc_text *t, int fd) {
     ldc_named block[8];
     for (;;) {
-        ssize_t n = read(fd, block, sizeof block);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 1;
+        ssize_t n = ldc_util_read(fd, block, sizeof block);
+        if (n < 0 && ldc_util_again()) return 1;
         if (n <= 0) return 0;
         ldc_text_put(t, (const char *)block, (size_t)n);
     }
@@ -11765,7 +11815,7 @@ static void ldc_reload_watch_all(const ldc_conf *c, pid_t parent) {
                 change.group = i;
                 snprintf(change.path, sizeof change.path, "%s", scan.path);
                 known[i] = scan.sum;
-                if (write(3, &change, sizeof change) != (ssize_t)sizeof change) _exit(0);
+                if (ldc_util_write(3, &change, sizeof change) != (ssize_t)sizeof change) _exit(0);
             }
             last[i] = scan.sum;
         }
@@ -11821,9 +11871,8 @@ static void ldc_reload_changes(ldcorn *l) {
     ldc_changed change;
     ssize_t n;
     for (;;) {
-        n = read(l->watcher.fd, &change, sizeof change);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+        n = ldc_util_read(l->watcher.fd, &change, sizeof change);
+        if (n < 0 && ldc_util_again()) return;
         if (n != (ssize_t)sizeof change) break;
         ldc_loop_progress(&l->watcher);
         for (ldc_group *g = l->groups; g; g = g->next) {
@@ -11913,9 +11962,9 @@ static uint64_t ldc_admin_rss(pid_t pid) {
     ssize_t n;
     char *blank;
     snprintf(path, sizeof path, "/proc/%ld/statm", (long)pid);
-    fd = pid > 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    fd = pid > 0 ? ldc_util_open(path, O_RDONLY | O_CLOEXEC, 0) : -1;
     if (fd < 0) return 0;
-    n = read(fd, text, sizeof text - 1);
+    n = ldc_util_read(fd, text, sizeof text - 1);
     close(fd);
     if (n <= 0) return 0;
     text[n] = 0;
@@ -12998,9 +13047,7 @@ static void ldc_turn_reopen(ldcorn *l) {
 static void ldc_turn_signals(ldcorn *l) {
     char bytes[64];
     ssize_t n;
-    while ((n = read(l->signal.fd, bytes, sizeof bytes)) != 0) {
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return;
+    while ((n = ldc_util_read(l->signal.fd, bytes, sizeof bytes)) > 0) {
         ldc_loop_progress(&l->signal);
         for (ssize_t i = 0; i < n; i++) {
             if (bytes[i] == LDC_SIG_CHILD)
@@ -13112,23 +13159,40 @@ static void ldc_turn_runnable(ldcorn *l) {
 
 /* --- systemd: state as datagrams (sd_notify(3)), and its watchdog --- */
 
-static void ldc_turn_notify(ldcorn *l, const char *state) {
+/* False: its queue is full. */
+static bool ldc_turn_tell(ldcorn *l, const char *state) {
     const char *where = l->running ? getenv("NOTIFY_SOCKET") : NULL;
     struct sockaddr_un to;
     size_t n = where ? strlen(where) : 0;
     int fd;
-    if (n < 2 || n >= sizeof to.sun_path || (where[0] != '/' && where[0] != '@')) return;
+    bool full;
+    ssize_t sent;
+    if (n < 2 || n >= sizeof to.sun_path || (where[0] != '/' && where[0] != '@')) return true;
     memset(&to, 0, sizeof to);
     to.sun_family = AF_UNIX;
     memcpy(to.sun_path, where, n);
     if (where[0] == '@') to.sun_path[0] = 0; /* Linux's abstract names */
     fd = socket(AF_UNIX, SOCK_DGRAM, 0);
-    if (fd < 0) return;
+    if (fd < 0) return false;
     fcntl(fd, F_SETFD, FD_CLOEXEC);
-    if (sendto(fd, state, strlen(state), MSG_DONTWAIT, (struct sockaddr *)&to,
-               (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n)) < 0)
+    do
+        sent = sendto(fd, state, strlen(state), MSG_DONTWAIT, (struct sockaddr *)&to,
+                      (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n));
+    while (sent < 0 && errno == EINTR);
+    full = sent < 0 && (ldc_util_again() || errno == ENOBUFS);
+    if (sent < 0 && !full)
         ldc_log_say(&l->log, LDCORN_LOG_DEBUG, "NOTIFY_SOCKET: %s", strerror(errno));
     close(fd);
+    return !full;
+}
+
+/* What the manager could not take is kept for a later turn, unless there is something newer: a lost
+   READY=1 would make it end us. */
+static void ldc_turn_notify(ldcorn *l, const char *state) {
+    bool told = ldc_turn_tell(l, state);
+    if (state != l->untold) snprintf(l->untold, sizeof l->untold, "%s", state);
+    if (told) l->untold[0] = 0;
+    l->tell_at = l->now + 100000;
 }
 
 static void ldc_turn_notify_ready(ldcorn *l) {
@@ -13163,9 +13227,10 @@ static void ldc_turn_event(const ldcorn *l, ldcorn_event *v, ldcorn_event_kind k
 }
 
 static void ldc_turn_alive(ldcorn *l) {
+    if (l->untold[0] && l->now >= l->tell_at) ldc_turn_notify(l, l->untold);
     if (l->alive_every == 0 || l->now < l->alive_at) return;
     l->alive_at = l->now + l->alive_every;
-    ldc_turn_notify(l, "WATCHDOG=1");
+    ldc_turn_tell(l, "WATCHDOG=1");
 }
 
 /* --- the graceful stop --- */
@@ -13531,6 +13596,7 @@ static int ldc_turn_patience(ldcorn *l, int most) {
     if ((l->lean || !l->running) && (ms < 0 || ms > 50))
         ms = 50; /* no signals: children are asked */
     if (l->refused && (ms < 0 || ms > 1000)) ms = 1000;
+    if (l->untold[0] && (ms < 0 || ms > 100)) ms = 100;
     if (l->alive_every) {
         int64_t left = l->alive_at > l->now ? (int64_t)(l->alive_at - l->now) / 1000 : 0;
         if (ms < 0 || left < ms) ms = left > 60000 ? 60000 : (int)left;
@@ -13700,7 +13766,7 @@ static bool ldc_serve_flush(ldc_serve_conn *c) {
     while (c->sent < c->out.n) {
         ssize_t w = send(c->fd, c->out.p + c->sent, c->out.n - c->sent, LDC_SENDFLAGS);
         if (w < 0 && errno == EINTR) continue;
-        if (w < 0) return errno == EAGAIN || errno == EWOULDBLOCK;
+        if (w < 0) return ldc_util_again();
         c->sent += (size_t)w;
     }
     c->out.n = c->sent = 0;
@@ -13717,8 +13783,8 @@ static bool ldc_serve_read(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, ldcorn_ha
         c->in = p;
         c->cap = cap;
     }
-    n = recv(c->fd, c->in + c->n, c->cap - c->n, 0);
-    if (n < 0) return errno == EAGAIN || errno == EINTR || errno == EWOULDBLOCK;
+    n = ldc_util_recv(c->fd, c->in + c->n, c->cap - c->n, 0);
+    if (n < 0) return ldc_util_again();
     if (n == 0) return false;
     c->n += (size_t)n;
     return ldc_serve_requests(m, c, h, handler, user) && ldc_serve_flush(c);
@@ -13732,12 +13798,9 @@ static int ldc_serve_accept(ldc_mem *m, int listen_fd, ldc_serve_conn *conns, in
         int fd;
         if (conns[i].fd >= 0) continue;
         fd = ldc_net_accept(listen_fd, &from, &size);
-        if (fd < 0 &&
-            (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ECONNABORTED))
-            return 0;
-        if (fd < 0)
-            return errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM ? 1
-                                                                                             : -1;
+        if (fd < 0 && (errno == EBADF || errno == EINVAL || errno == ENOTSOCK)) return -1;
+        if (fd < 0) /* Linux tells by accept() what happened to the connection on its way, too */
+            return errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
         conns[i].fd = fd;
         ldc_text_init(&conns[i].out, m);
     }
@@ -13944,7 +14007,7 @@ static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
         return false;
     }
     snprintf(path, sizeof path, "%s/lock", dir);
-    l->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    l->lock = ldc_util_open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (l->lock < 0) {
         ldc_public_fail(error, 1, NULL, "cannot open %s: %s", path, strerror(errno));
         return false;
@@ -14101,11 +14164,11 @@ static bool ldc_public_pid_file(ldcorn *l, ldcorn_error *error) {
     struct stat st;
     bool ok = false;
     if (path == NULL) return true;
-    l->pid_fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
+    l->pid_fd = ldc_util_open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
     if (l->pid_fd >= 0 && fstat(l->pid_fd, &st) == 0) {
         errno = EINVAL;
         ok = S_ISREG(st.st_mode) && ftruncate(l->pid_fd, 0) == 0 &&
-             write(l->pid_fd, text, (size_t)n) == n;
+             ldc_util_write(l->pid_fd, text, (size_t)n) == n;
     }
     if (!ok)
         ldc_public_fail(error, 1, ldc_conf_at(l->conf->globals, LDC_KEY_pid_file),
@@ -14175,7 +14238,7 @@ static bool ldc_public_start(ldcorn *l, ldcorn_error *error) {
     }
     l->loop.timers++;
     l->timer.kind = LDC_TIMER_LIFE;
-    l->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    l->reserve = ldc_util_open("/dev/null", O_RDONLY | O_CLOEXEC, 0);
     if (!ldc_net_pipe(fd) || !ldc_net_flags(fd[0]) || !ldc_net_flags(fd[1]) ||
         !ldc_loop_open(l, &l->signal, fd[0], LDC_KIND_SIGNAL, POLLIN)) {
         ldc_public_fail(error, 1, NULL, "cannot make a pipe: %s", strerror(errno));
@@ -14287,7 +14350,7 @@ LDCORN_DEF bool ldcorn_child(ldcorn *l, pid_t pid, int status) {
 LDCORN_DEF void ldcorn_stop(ldcorn *l) {
     char byte = LDC_SIG_STOP;
     int saved = errno;
-    if (write(l->signal_out, &byte, 1) < 0)
+    if (ldc_util_write(l->signal_out, &byte, 1) < 0)
         l->stop_asked = l->stop_asked + 1; /* a full pipe wakes us anyway */
     errno = saved;
 }
@@ -14355,7 +14418,7 @@ static void ldc_public_handler(int sig) {
                 : sig == SIGUSR2 ? LDC_SIG_NOTHING
                 : sig == SIGTTIN ? LDC_SIG_NOTHING
                                  : LDC_SIG_STOP;
-    ssize_t n = write((int)ldc_public_signal_fd, &byte, 1);
+    ssize_t n = ldc_util_write((int)ldc_public_signal_fd, &byte, 1);
     (void)n; /* a full pipe has enough bytes to wake the loop */
     errno = saved;
 }
@@ -14649,8 +14712,7 @@ LDCORN_DEF int ldcorn_dump(const ldcorn_desc *desc, int fd, ldcorn_error *error)
     if (c == NULL) return -1;
     ldc_conf_dump(c, &t);
     while (sent < t.n) {
-        ssize_t w = write(fd, t.p + sent, t.n - sent);
-        if (w < 0 && errno == EINTR) continue;
+        ssize_t w = ldc_util_write(fd, t.p + sent, t.n - sent);
         if (w < 0) break;
         sent += (size_t)w;
     }

@@ -1,9 +1,10 @@
 """One request and its answer on their way through, seen byte by byte from both ends."""
-import contextlib, hashlib, os, re, signal, socket, threading, time
+import array, contextlib, fcntl, hashlib, os, re, signal, socket, termios, threading, time
 
 import pytest
 from harness import (AutoWorker, Client, FakeWorker, Proxy, answer, free_port, head, request, upstream_config,
                      wait_for)
+from procs import metric
 
 OK = answer(b'ok')
 CHUNKED = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n'
@@ -439,6 +440,49 @@ def test_early_hints_are_passed(pair):
         conn.send(b'HTTP/1.1 102 Processing\r\n\r\n' + OK)
         r = c.read_response()
         assert [i.status for i in r.interim] == [102] and r.body == b'ok'
+
+
+LARGE = 'listen = unix:{dir}/c\nmax_header = 64K\n'
+
+
+def unread(sock):
+    """Bytes of a unix connection that the other end has not read."""
+    n = array.array('i', [0])
+    fcntl.ioctl(sock, termios.TIOCOUTQ, n)
+    return n[0]
+
+
+def large_hints(n):
+    return n * (b'HTTP/1.1 103 Early Hints\r\nLink: </%s>\r\n\r\n' % (b'x' * 30_000))
+
+
+def behind_large_hints(p):
+    """A client that has not taken a byte of what is more than its socket holds. -> client, connection at the worker."""
+    c = Client('unix:%s/c' % p.proxy.dir)
+    c.send(head('GET', '/'))
+    _, conn = p.worker.one(large_hints(10))
+    wait_for(lambda: unread(conn.sock) == 0)
+    return c, conn
+
+
+def test_the_rest_of_a_1xx_does_not_wait_for_the_answer():
+    with Pair(LARGE, unix=True) as p:
+        c, conn = behind_large_hints(p)
+        with c:
+            for _ in range(10):
+                assert c.read_until(b'\r\n\r\n') == large_hints(1)
+            conn.send(OK)
+            assert c.read_response().raw == OK
+
+
+def test_our_own_answer_stands_behind_a_1xx():
+    with Pair(LARGE, 'run_timeout = 1s\n', unix=True) as p:
+        c, _ = behind_large_hints(p)
+        with c:
+            wait_for(lambda: metric(p.proxy, 'ldcorn_worker_errors_total', kind='timeout'))
+            for _ in range(10):
+                assert c.read_until(b'\r\n\r\n') == large_hints(1)
+            assert c.read_response().status == 504
 
 
 def test_no_1xx_to_http_1_0(pair):

@@ -177,6 +177,25 @@ def test_ready_reloading_stopping(tmp_path, abstract):
         p.wait_exit()
 
 
+def test_ready_is_said_again_to_a_manager_without_room(tmp_path):
+    m = Manager(tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.setblocking(False)
+        other.connect(m.name)
+        sent = 0
+        with pytest.raises(BlockingIOError):
+            while True:
+                other.send(b'other=%d' % sent)
+                sent += 1
+        with Own(web(), env=m.env) as p:
+            for i in range(sent):
+                assert m.next() == {'other': str(i)}
+            assert m.next()['READY'] == '1'
+            p.signal(signal.SIGTERM)
+            assert m.next()['STOPPING'] == '1'
+            p.wait_exit()
+
+
 def test_stopping_in_the_middle_of_a_reload_is_the_last_word(tmp_path):
     m = Manager(tmp_path)
     with Own(web('--hold-listen={dir}/go'), env=m.env, files={'go': ''}) as p:
