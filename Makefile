@@ -36,8 +36,8 @@ instructions: ## instructions per request under callgrind, against tests/instruc
 flow: ## tests/flow with build/ldcorn
 	CC='$(CC)' tests/run flow
 
-asan: ## tests/flow and tests/real with sanitizers and audit: portable paths, epoll, kqueue
-	CC='$(CC)' tests/run flow-asan flow-epoll flow-kqueue real-asan
+asan: ## tests/flow and tests/real with sanitizers and audit: portable paths, epoll, kqueue, a shaky system
+	CC='$(CC)' tests/run flow-asan flow-epoll flow-kqueue flow-shaky real-asan
 
 real: ## tests/real: servers and clients as they are installed
 	CC='$(CC)' tests/run real
@@ -89,6 +89,13 @@ build/ldcorn-epoll: $(SOURCES)
 build/ldcorn-kqueue: $(SOURCES) tests/kqueue/sys/event.h
 	@mkdir -p build
 	$(CC) $(SAN) -DLDCORN_AUDIT -DLDCORN_COLD=0 -DLDCORN_KQUEUE -Itests/kqueue examples/main.c -o $@.new
+	@mv $@.new $@
+
+# Interrupted calls, short reads and writes, and what else a system may do (tests/shaky.c).
+build/ldcorn-shaky: $(SOURCES) tests/shaky.c
+	@mkdir -p build
+	$(CC) $(SAN) -DLDCORN_AUDIT examples/main.c tests/shaky.c \
+	    $$(sed -n 's/^CALL([a-z_]*, \([a-z0-9_]*\),.*/-Wl,--wrap=\1/p' tests/shaky.c) -o $@.new
 	@mv $@.new $@
 
 build/dial_worker: ldcorn.h examples/dial_worker.c

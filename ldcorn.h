@@ -804,6 +804,13 @@ static ssize_t ldc_util_recv(int fd, void *p, size_t n, int flags) {
     return r;
 }
 
+static pid_t ldc_util_wait(pid_t pid, int *status, int flags) {
+    pid_t r;
+    do r = waitpid(pid, status, flags);
+    while (r < 0 && errno == EINTR);
+    return r;
+}
+
 static bool ldc_util_dup(int from, int to) {
     int fd;
     do fd = dup2(from, to);
@@ -10545,8 +10552,7 @@ static void ldc_proc_reap_one(ldcorn *l, ldc_worker *w) {
     }
     if (info.si_pid != w->pid) return;
     kill(-w->pid, SIGKILL);
-    do r = waitpid(w->pid, &status, 0);
-    while (r < 0 && errno == EINTR);
+    r = ldc_util_wait(w->pid, &status, 0);
     ldc_proc_ended(l, w, status, r > 0);
 }
 
@@ -10559,7 +10565,7 @@ static void ldc_proc_dismiss(ldcorn *l, pid_t *pid) {
     if (l->dismissed_n < (int)LDC_LEN(l->dismissed))
         l->dismissed[l->dismissed_n++] = it;
     else
-        while (waitpid(it, NULL, 0) < 0 && errno == EINTR) continue;
+        ldc_util_wait(it, NULL, 0);
 }
 
 static void ldc_proc_reap(ldcorn *l) {
@@ -10570,17 +10576,17 @@ static void ldc_proc_reap(ldcorn *l) {
             if (w->pid > 0) ldc_proc_reap_one(l, w);
         }
     }
-    if (l->reload.resolver > 0 && waitpid(l->reload.resolver, NULL, WNOHANG) != 0)
+    if (l->reload.resolver > 0 && ldc_util_wait(l->reload.resolver, NULL, WNOHANG) != 0)
         l->reload.resolver = 0;
-    if (l->reload.watcher > 0 && waitpid(l->reload.watcher, NULL, WNOHANG) != 0)
+    if (l->reload.watcher > 0 && ldc_util_wait(l->reload.watcher, NULL, WNOHANG) != 0)
         l->reload.watcher = -1; /* its pipe is closed by whoever waits for it */
-    if (l->watcher_pid > 0 && waitpid(l->watcher_pid, NULL, WNOHANG) != 0) l->watcher_pid = 0;
+    if (l->watcher_pid > 0 && ldc_util_wait(l->watcher_pid, NULL, WNOHANG) != 0) l->watcher_pid = 0;
     for (int i = l->dismissed_n; i-- > 0;) {
-        if (waitpid(l->dismissed[i], NULL, WNOHANG) != 0)
+        if (ldc_util_wait(l->dismissed[i], NULL, WNOHANG) != 0)
             l->dismissed[i] = l->dismissed[--l->dismissed_n];
     }
     if (l->reap_all) { /* process 1 gets everybody's orphans */
-        while (waitpid(-1, NULL, WNOHANG) > 0) {}
+        while (ldc_util_wait(-1, NULL, WNOHANG) > 0) {}
     }
 }
 
@@ -11534,7 +11540,7 @@ static bool ldc_reload_resolve(ldcorn *l, ldc_conf *c, ldc_text *error) {
     }
     close(p.fd);
     kill(pid, SIGKILL);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) continue;
+    ldc_util_wait(pid, NULL, 0);
     ok = ldc_reload_named(c, &said, error);
     ldc_text_free(&said);
     return ok;
@@ -14484,7 +14490,7 @@ static void ldc_public_close_workers(ldcorn *l) {
     ldc_turn_kill_all(l);
     for (ldc_group *g = l->groups; g; g = g->next) {
         for (ldc_worker *w = g->workers; w; w = w->next) {
-            while (w->pid > 0 && waitpid(w->pid, NULL, 0) < 0 && errno == EINTR) {}
+            if (w->pid > 0) ldc_util_wait(w->pid, NULL, 0);
             w->pid = 0;
             w->replaced = true;
             for (ldc_up *u = w->ups, *next; u; u = next) {
@@ -14538,7 +14544,7 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
     ldc_reload_unwatch(l);
     ldc_reload_unwatch_next(l);
     while (l->dismissed_n > 0) {
-        while (waitpid(l->dismissed[l->dismissed_n - 1], NULL, 0) < 0 && errno == EINTR) continue;
+        ldc_util_wait(l->dismissed[l->dismissed_n - 1], NULL, 0);
         l->dismissed_n--;
     }
     for (ldc_listener *s = l->listeners; s; s = s->next) {

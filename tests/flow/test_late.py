@@ -5,6 +5,7 @@ import pytest
 from harness import answer, head, wait_for
 from procs import Before, metric
 
+pytestmark = pytest.mark.whole      # it all comes with the first look
 OK = answer(b'ok')
 LONG = 0.5                   # of time-outs of 300 ms, which begin before the proxy is stopped
 BODY = b'0123456789'

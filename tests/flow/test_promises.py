@@ -315,7 +315,7 @@ def kept_waiting(pid):
 def crowd(b, n, reached):
     """n clients wait in line until their time is up. -> what each one got, and how long others kept the proxy
     from running around that time."""
-    socks, got = {}, {}
+    socks, parts, got = {}, {}, {}
     with select.epoll() as poll, contextlib.ExitStack() as stack:
         while len(socks) < n:
             sock = stack.enter_context(socket.create_connection(b.proxy.address))
@@ -334,8 +334,11 @@ def crowd(b, n, reached):
         while len(got) < n:
             assert time.monotonic() < start + DEADLINE / 1000 + 20, '%d of %d are not answered' % (n - len(got), n)
             for fd, _ in poll.poll(1.0):
-                got[fd] = socks[fd].recv(4096)              # a line of text: it comes in one piece
-                poll.unregister(fd)
+                data = socks[fd].recv(4096)
+                parts[fd] = parts.get(fd, b'') + data
+                if not data or parts[fd].endswith(b')\n'):  # of its request's number
+                    got[fd] = parts[fd]
+                    poll.unregister(fd)
         return list(got.values()), kept_waiting(b.proxy.pid) - before
 
 
