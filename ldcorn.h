@@ -7297,14 +7297,15 @@ static bool ldc_up_bytes(ldcorn *l, ldc_up *u, char *p, size_t n, bool quiet, si
 static void ldc_up_ended(ldcorn *l, ldc_up *u, bool reset) {
     ldc_exchange *e = u->exchange;
     size_t used;
+    int r;
     if (e == NULL) { /* parked, or deaf: the slot comes back because the worker ended */
         ldc_up_close(l, u);
         ldc_group_give(l, u, u->half);
         return;
     }
     if (e->status >= 200 && e->res.in == LDC_FRAME_EOF && !reset) {
-        ldc_relay_push(l, &e->res, NULL, 0, true, ldc_up_client_fd(e), &used);
-        ldc_up_finish(l, u, false, false);
+        r = ldc_relay_push(l, &e->res, NULL, 0, true, ldc_up_client_fd(e), &used);
+        ldc_up_passed(l, u, r, false, false);
         return;
     }
     ldc_up_failed(l, u, LDC_WHY_RESET);

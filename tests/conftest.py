@@ -9,6 +9,7 @@ from harness import complaints, standstill
 def pytest_configure(config):
     config.addinivalue_line('markers', 'slow: takes ten seconds or more')
     config.addinivalue_line('markers', 'whole: right only where a socket takes and gives at once what it can')
+    config.addinivalue_line('markers', 'shaky: asks build/ldcorn-shaky for a certain trouble (tests/shaky.c)')
 
 
 def pytest_collection_modifyitems(items):

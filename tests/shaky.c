@@ -3,8 +3,9 @@
    are not, and connections are gone before accept() returns them. Linked to the program with
    -Wl,--wrap=NAME for each CALL below (see the Makefile); its clients and workers must not notice.
 
-       SHAKY=N       so many of a thousand calls have each kind of trouble; 30 without it
-       SHAKY_SEED=N  which ones
+       SHAKY=N        so many of a thousand calls have each kind of trouble; 30 without it
+       SHAKY_SEED=N   which ones
+       SHAKY_LOSES=X  no memory for a sendmsg() of exactly these bytes
 
    What a real system never does is not done here: EAGAIN while a stream has bytes to read, a pipe
    that tears what is shorter than 512 bytes, a regular file that has no room now. Linux. */
@@ -15,6 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -108,11 +110,21 @@ CALL(ssize_t, sendto,
     return __real_sendto(fd, p, n, flags, to, size);
 }
 
+static bool lost(const struct msghdr *m) {
+    const char *text = getenv("SHAKY_LOSES");
+    return text && m->msg_iovlen == 1 && m->msg_iov[0].iov_len == strlen(text) &&
+           memcmp(m->msg_iov[0].iov_base, text, strlen(text)) == 0;
+}
+
 CALL(ssize_t, sendmsg, (int fd, const struct msghdr *m, int flags)) {
     struct msghdr some = *m;
     struct iovec v[8];
     size_t all = 0, want;
     for (size_t i = 0; i < m->msg_iovlen; i++) all += m->msg_iov[i].iov_len;
+    if (lost(m)) {
+        errno = ENOBUFS;
+        return -1;
+    }
     if (fails(EINTR) || no_room(fd, all)) return -1;
     want = part(fd, all);
     if (want == all || m->msg_iovlen > 8) return __real_sendmsg(fd, m, flags);

@@ -14,7 +14,7 @@ back exactly once. Cells that are missing because they make no sense:
 import itertools, time
 
 import pytest
-from harness import AutoWorker, Proxy, Timeout, answer, head, upstream_config
+from harness import BIN, AutoWorker, Proxy, Timeout, answer, head, upstream_config
 from procs import Before, metric
 
 OK = answer(b'ok')
@@ -523,3 +523,20 @@ def test_worker_ends_at_each_byte(kind, framing):
             assert c.read_response().body == b'ok'
         b.inside(0)
         assert metric(b.proxy, 'ldcorn_orphans') == 0
+
+
+# --- no memory for what is sent ---
+
+@pytest.mark.shaky
+@pytest.mark.skipif(not BIN.endswith('-shaky'), reason='needs build/ldcorn-shaky')
+def test_an_answer_without_its_end_is_cut():
+    """The last chunk is lost, so nothing may come behind it: it would be taken for a part of this answer."""
+    with Before('', env={'SHAKY': '0', 'SHAKY_LOSES': '0\r\n\r\n'}) as p:
+        with p.proxy.connect() as c:
+            c.send(2 * head('GET', '/'))
+            _, conn = p.worker.one(b'HTTP/1.1 200 OK\r\n\r\nsome')
+            assert c.read_until(b'some\r\n').endswith(b'\r\n\r\n4\r\nsome\r\n')
+            conn.close()
+            assert c.read_all() == b''
+        record = p.proxy.wait_access(lambda r: True)
+        assert record['status'] == 200
