@@ -814,7 +814,7 @@ static pid_t ldc_util_wait(pid_t pid, int *status, int flags) {
 static bool ldc_util_dup(int from, int to) {
     int fd;
     do fd = dup2(from, to);
-    while (fd < 0 && (errno == EINTR || errno == EBUSY)); /* EBUSY: Linux, beside an open() */
+    while (fd < 0 && errno == EINTR);
     return fd >= 0;
 }
 
@@ -13166,7 +13166,7 @@ static void ldc_turn_runnable(ldcorn *l) {
 
 /* --- systemd: state as datagrams (sd_notify(3)), and its watchdog --- */
 
-/* False: its queue is full. */
+/* False: not now, its queue is full or there is no descriptor. */
 static bool ldc_turn_tell(ldcorn *l, const char *state) {
     const char *where = l->running ? getenv("NOTIFY_SOCKET") : NULL;
     struct sockaddr_un to;
@@ -13196,9 +13196,10 @@ static bool ldc_turn_tell(ldcorn *l, const char *state) {
 /* What the manager could not take is kept for a later turn, unless there is something newer: a lost
    READY=1 would make it end us. */
 static void ldc_turn_notify(ldcorn *l, const char *state) {
-    bool told = ldc_turn_tell(l, state);
-    if (state != l->untold) snprintf(l->untold, sizeof l->untold, "%s", state);
-    if (told) l->untold[0] = 0;
+    if (ldc_turn_tell(l, state))
+        l->untold[0] = 0;
+    else if (state != l->untold)
+        snprintf(l->untold, sizeof l->untold, "%s", state);
     l->tell_at = l->now + 100000;
 }
 

@@ -1,9 +1,30 @@
 """Its presence puts this folder on the import path, so that every test can `import harness`."""
-import os
+import os, threading, time
 
 import pytest
 from _pytest.runner import runtestprotocol
-from harness import complaints, standstill
+from harness import complaints
+
+
+class Standstill(threading.Thread):
+    """How long this machine gave us no processor: the lateness of a thread that only sleeps. On a shared one it can be
+    seconds, in which each deadline goes by and nobody can keep it."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.seconds = 0.0                           # all in all
+        self.start()
+
+    def run(self):
+        while True:
+            start = time.monotonic()
+            time.sleep(0.02)
+            late = time.monotonic() - start - 0.02
+            if late > 0.2:
+                self.seconds += late
+
+
+standstill = Standstill()
 
 
 def pytest_configure(config):
@@ -41,7 +62,8 @@ def pytest_runtest_protocol(item, nextitem):
         stood = standstill.seconds - before
         if not any(r.failed for r in reports) or any(map(broken, reports)) or stood < 0.5 or len(again) == 3:
             break
-        again.append('%.1f s' % stood)
+        failed = next(r for r in reports if r.failed)
+        again.append('%.1f s (%s)' % (stood, failed.longreprtext.strip().rpartition('\n')[2]))
         ended = pytest.CallInfo.from_call(lambda: item.session._setupstate.teardown_exact(None), 'teardown')
         if ended.excinfo:
             reports.append(item.ihook.pytest_runtest_makereport(item=item, call=ended))

@@ -36,27 +36,6 @@ def wait_for(predicate, timeout=TIMEOUT, what='condition'):
         time.sleep(0.005)
 
 
-class Standstill(threading.Thread):
-    """How long this machine gave us no processor: the lateness of a thread that only sleeps. On a shared one it can be
-    seconds, in which each deadline goes by and nobody can keep it."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.seconds = 0.0                           # all in all
-        self.start()
-
-    def run(self):
-        while True:
-            start = time.monotonic()
-            time.sleep(0.02)
-            late = time.monotonic() - start - 0.02
-            if late > 0.2:
-                self.seconds += late
-
-
-standstill = Standstill()
-
-
 def readable(socks, timeout):
     """Those that have bytes or an end to read, awaited for `timeout`; any number of descriptors."""
     poll = select.poll()

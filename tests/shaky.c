@@ -50,7 +50,7 @@ static bool fails(int error) {
 
 static size_t less(size_t n) { return n > 1 && now() ? 1 + draw() % (n - 1) : n; }
 
-enum { FILE_, PIPE, STREAM, DATAGRAM };
+enum { OTHER, PIPE, STREAM };
 
 static int kind_of(int fd) {
     struct stat st;
@@ -59,8 +59,8 @@ static int kind_of(int fd) {
     bool known = fstat(fd, &st) == 0;
     if (known && S_ISSOCK(st.st_mode)) getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n);
     errno = saved;
-    if (known && S_ISSOCK(st.st_mode)) return type == SOCK_DGRAM ? DATAGRAM : STREAM;
-    return known && S_ISFIFO(st.st_mode) ? PIPE : FILE_;
+    if (known && S_ISSOCK(st.st_mode)) return type == SOCK_STREAM ? STREAM : OTHER;
+    return known && S_ISFIFO(st.st_mode) ? PIPE : OTHER;
 }
 
 static bool waits(int fd) {
@@ -106,7 +106,7 @@ CALL(ssize_t, write, (int fd, const void *p, size_t n)) {
 
 CALL(ssize_t, sendto,
      (int fd, const void *p, size_t n, int flags, const struct sockaddr *to, socklen_t size)) {
-    if (fails(EINTR) || no_room(fd, n)) return -1;
+    if (fails(EINTR)) return -1;
     return __real_sendto(fd, p, n, flags, to, size);
 }
 
@@ -205,6 +205,6 @@ CALL(int, open, (const char *path, int flags, mode_t mode)) {
 }
 
 CALL(int, dup2, (int from, int to)) {
-    if (fails(EINTR) || fails(EBUSY)) return -1;
+    if (fails(EINTR)) return -1;
     return __real_dup2(from, to);
 }
