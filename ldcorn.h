@@ -227,7 +227,8 @@ typedef struct ldcorn_group_desc {
     int64_t recycle_requests; /* replace the worker after so many, give or take a tenth */
     int64_t recycle_after;    /* or after this time; default none */
     const char *stop_signal;  /* default TERM */
-    int64_t stop_timeout;     /* then KILL to the process group, default 5s */
+    int64_t stop_timeout;     /* then KILL to the process group, default 30s, at a stop of ldcorn
+                                      until shutdown_timeout is over */
     const char *reload;       /* swap (default), rolling, replace, off */
     int64_t drain_timeout;    /* requests in old workers, default the longest of 30s,
                                       response_timeout and run_timeout */
@@ -258,9 +259,9 @@ typedef struct ldcorn_logger {
 typedef struct ldcorn_call {
     const char *method; /* zero-terminated, as all below */
     const char *target; /* path and query as sent */
-    const char *body;   /* body_size bytes; a filter sees none of it */
+    const char *body;   /* body_size bytes and a zero; a filter sees none of it */
     size_t body_size;
-    const char *client; /* filter: the address; empty for a unix peer */
+    const char *client; /* address as trusted; empty for a unix peer */
     const char *group; /* filter: NULL; set to a group's name it is taken whatever the routes say */
     const void *internal; /* for ldcorn_header, ldcorn_reply, ldcorn_add_header */
 } ldcorn_call;
@@ -301,7 +302,10 @@ typedef struct ldcorn_desc {
        sockets); behind one of them the words `proxy` (PROXY v1 or v2 comes first) and `https` (TLS
        ends before us); default 127.0.0.1:8000 */
     const char *const *listen;
-    const char *admin;         /* one such address or off; default admin.sock in runtime_dir */
+    const char *const *admin; /* such addresses, or off; default admin.sock in runtime_dir */
+    const char *const
+        *admin_hosts;          /* names in Host that admin answers to over TCP, beside addresses
+                                       and localhost */
     const char *admin_token;   /* bearer token for admin, default none; never printed */
     const char *ready_path;    /* answered 200 or 503 by ldcorn on public listeners, default none */
     const char *runtime_dir;   /* for worker and admin sockets, 0700; 0711 if a group has `user` */
@@ -325,7 +329,13 @@ typedef struct ldcorn_desc {
     int64_t shutdown_timeout; /* ms for a whole graceful stop, lame_duck included, default 25s */
     const char *pid_file;     /* path; written when all listeners are bound, default none */
 
-    bool no_signals; /* ldcorn_run installs no handlers */
+    const int
+        *keep_fds; /* keep_fd_count of the host's descriptors that workers which are C functions
+                            keep; all others lead to /dev/null there. Kept by reference */
+    int keep_fd_count;
+    bool no_signals;   /* ldcorn_run installs no handlers */
+    bool reap_orphans; /* ldcorn_run as process 1 waits for every child: for a program that has none
+                          of its own. Else only for those that it started */
     void (*after_fork)(void *user, const ldcorn_worker_info *); /* first in a function's child */
     void *after_fork_user;
     /* Both run inside a turn: they must not wait, nor call this instance. */
@@ -360,7 +370,8 @@ LDCORN_DEF int ldcorn_dispatch(ldcorn *, const struct pollfd *, int n);
 LDCORN_DEF bool ldcorn_child(ldcorn *, pid_t pid, int status);
 /* Ends workers at once if any are left, closes and frees everything. NULL is allowed. */
 LDCORN_DEF void ldcorn_close(ldcorn *);
-/* Asks for a graceful stop, a second call for one at once. Safe in a signal handler. */
+/* Asks for a graceful stop; once more, a second or more later, for one at once. Safe in a signal
+   handler. */
 LDCORN_DEF void ldcorn_stop(ldcorn *);
 /* Starts a reload of the file; 0, or -1 and error if it cannot be started. The result is in the
    log and in /status. */
@@ -403,7 +414,8 @@ LDCORN_DEF int ldcorn_reply(ldcorn_call *, int status, const char *type, const v
 /* In a filter: one more field for the worker, in place of the client's own of this name. 0, or -1
    without memory, or if name or value may not stand in a head, or are ldcorn's to write. */
 LDCORN_DEF int ldcorn_add_header(ldcorn_call *, const char *name, const char *value);
-/* Copies the first field of that name, zero-terminated, cut to room; its length or -1. */
+/* Copies the first field of that name, zero-terminated, cut to room; its whole length, or -1: there is
+   none. */
 LDCORN_DEF int ldcorn_header(const ldcorn_call *, const char *name, char *out, size_t room);
 
 /* LDCORN_VERSION as the implementation was compiled. */
@@ -457,6 +469,7 @@ LDCORN_DEF const char *ldcorn_version(void);
 #include <sys/ioctl.h>
 #include <sched.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #endif
 
 /* What looks at idle connections in poll()'s place. LDCORN_KQUEUE chooses kqueue by hand. */
@@ -529,8 +542,10 @@ enum {
     LDC_INHERITED = 64,   /* listening sockets from systemd */
     LDC_INHERITED_MOST = 1024, /* numbers of inherited descriptors are below */
     LDC_USER_GROUPS = 256,     /* of one user */
-    LDC_FIELDS = 100,          /* fields in one head */
+    LDC_FIELDS = 100,          /* fields in the head of a request */
+    LDC_ANSWER_FIELDS = 256,   /* and of an answer */
     LDC_INTERIM = 16,          /* 1xx answers before the final one (RFC 9110 15.2) */
+    LDC_SAYS = 10,             /* lines about failed requests per group and second */
     LDC_ACCEPTS = 64,          /* accepts per listener and turn */
     LDC_SPIN = 100,            /* turns ready without progress before we give up on a peer */
     LDC_TRAILER = 8192,        /* bytes of trailers, read and dropped */
@@ -538,7 +553,9 @@ enum {
     LDC_EXTENSIONS = 16384,    /* and in one body: an amplifier otherwise */
     LDC_LOG_LINE = 8192,       /* a worker's line, longer ones are split */
     LDC_LOG_RING = 262144,     /* bytes waiting for a slow log target, then whole lines drop */
+    LDC_PRINTS = 16384,        /* bytes of a worker's output that are read in a turn */
     LDC_TAIL = 2048,           /* a worker's last words, for the log and /status */
+    LDC_TAIL_TIME = 8,         /* digits before each of its lines */
     LDC_BUCKETS = 15           /* of a histogram, the last one is +Inf */
 };
 
@@ -735,7 +752,10 @@ static const char *ldc_util_signame(int sig) {
         int number;
         const char *name;
     } names[] = {{SIGTERM, "TERM"}, {SIGINT, "INT"},   {SIGQUIT, "QUIT"}, {SIGHUP, "HUP"},
-                 {SIGKILL, "KILL"}, {SIGUSR1, "USR1"}, {SIGUSR2, "USR2"}, {SIGABRT, "ABRT"}};
+                 {SIGKILL, "KILL"}, {SIGUSR1, "USR1"}, {SIGUSR2, "USR2"}, {SIGABRT, "ABRT"},
+                 {SIGSEGV, "SEGV"}, {SIGBUS, "BUS"},   {SIGFPE, "FPE"},   {SIGILL, "ILL"},
+                 {SIGPIPE, "PIPE"}, {SIGALRM, "ALRM"}, {SIGTRAP, "TRAP"}, {SIGSYS, "SYS"},
+                 {SIGXCPU, "XCPU"}, {SIGXFSZ, "XFSZ"}};
     for (size_t i = 0; i < LDC_LEN(names); i++) {
         if (names[i].number == sig) return names[i].name;
     }
@@ -772,6 +792,20 @@ static ldc_str ldc_util_date(time_t now, char out[40]) {
              t.tm_mday % 100, months + 3 * (t.tm_mon % 12), (t.tm_year + 1900) % 10000,
              t.tm_hour % 100, t.tm_min % 100, t.tm_sec % 100);
     return ldc_util_z(out);
+}
+
+/* The first bytes of what somebody sent, printable; zero-terminated. */
+static const char *ldc_util_show(ldc_str s, char *out, size_t room) {
+    size_t o = 0, i = 0;
+    for (; i < s.n && i < 48 && o + 8 < room; i++) {
+        unsigned char c = (unsigned char)s.p[i];
+        if (c > 0x1f && c < 0x7f && c != '"' && c != '\\')
+            out[o++] = (char)c;
+        else
+            o += (size_t)snprintf(out + o, room - o, "\\x%02x", (unsigned)c);
+    }
+    snprintf(out + o, room - o, "%s", i < s.n ? "..." : "");
+    return out;
 }
 
 /* --- calls that a signal may interrupt: a host's handlers may come without SA_RESTART --- */
@@ -1138,14 +1172,27 @@ static void ldc_text_json(ldc_text *t, ldc_str s) {
     ldc_text_put(t, "\"", 1);
 }
 
-/* Printable text for a log line: control bytes, and quotes where asked, as \xHH. */
+/* Printable text for a log line: control bytes, those behind 0x7f too (U+0080 to U+009F, and bytes
+   that are not UTF-8), and quotes where asked, as \xHH: no value can end a line, a field, or speak to
+   a terminal. */
 static void ldc_text_escape(ldc_text *t, ldc_str s, bool quotes) {
-    for (size_t i = 0; i < s.n; i++) {
+    for (size_t i = 0, plain; i < s.n;) {
+        for (plain = i; plain < s.n && (unsigned char)s.p[plain] >= 0x20 && s.p[plain] > 0 &&
+                        s.p[plain] != 0x7f && s.p[plain] != '"' && s.p[plain] != '\\';)
+            plain++;
+        ldc_text_put(t, s.p + i, plain - i); /* most of it, in one piece */
+        i = plain;
+        if (i == s.n) break;
         unsigned char c = (unsigned char)s.p[i];
-        if ((c < 0x20 && c != '\t') || c == 0x7f || (quotes && (c == '"' || c == '\\')))
-            ldc_text_fmt(t, "\\x%02x", (unsigned)c);
-        else
-            ldc_text_put(t, s.p + i, 1);
+        size_t n = c < 0x80 ? 1 : ldc_text_utf8((const unsigned char *)s.p + i, s.n - i);
+        bool control = (c < 0x20 && c != '\t') || c == 0x7f || n == 0 ||
+                       (c == 0xC2 && (unsigned char)s.p[i + 1] < 0xA0);
+        if (!control && !(quotes && (c == '"' || c == '\\'))) {
+            ldc_text_put(t, s.p + i, n);
+            i += n;
+            continue;
+        }
+        for (n = n ? n : 1; n; n--) ldc_text_fmt(t, "\\x%02x", (unsigned)(unsigned char)s.p[i++]);
     }
 }
 
@@ -1192,6 +1239,7 @@ static void ldc_arena_free(ldc_arena *a) {
     X(FRAMING, "framing", 400, "message framing in doubt")                        \
     X(PROXY, "proxy", 400, "this address wants the PROXY protocol first")         \
     X(PATH, "path", 400, "path that two parsers could read differently")          \
+    X(ESCAPE, "path", 400, "malformed path")                                      \
     X(METHOD, "method", 405, "method not allowed")                                \
     X(HEADER_TIMEOUT, "header_timeout", 408, "request head took too long")        \
     X(BODY_TIMEOUT, "body_timeout", 408, "request body stalled")                  \
@@ -1202,6 +1250,7 @@ static void ldc_arena_free(ldc_arena *a) {
     X(MAX_HEADER, "max_header", 431, "request header fields too large")           \
     X(CLIENT_GONE, "client_gone", 499, "client left")                             \
     X(CODING, "coding", 501, "transfer coding not implemented")                   \
+    X(LOOP, "loop", 508, "this request has been here before")                     \
     X(VERSION, "version", 505, "HTTP version not supported")                      \
     X(ROUTE, "route", 404, "no group serves this path")                           \
     X(DENIED, "denied", 403, "not allowed")                                       \
@@ -1234,8 +1283,12 @@ typedef struct ldc_reason {
 #define LDC_REASON_ROW(name, word, status, text) {word, status, text},
 static const ldc_reason ldc_log_reasons[LDC_WHYS + 1] = {LDC_REASONS(LDC_REASON_ROW){0, 0, 0}};
 
+typedef enum ldc_stamps { LDC_STAMP_FULL, LDC_STAMP_CLOCK, LDC_STAMP_JOURNAL } ldc_stamps;
+
 typedef struct ldc_sink {
     int fd;           /* -1: off */
+    uint8_t stamps;   /* how its lines begin: ldc_stamps */
+    int error;        /* errno of what could not be written; 0: the target was too slow */
     bool owned;       /* we opened it, we close it */
     bool file;        /* regular file: a write does not wait for a reader */
     const char *path; /* NULL for stderr and stdout */
@@ -1244,14 +1297,22 @@ typedef struct ldc_sink {
     bool torn;        /* part of a line was written */
     uint64_t dropped; /* lines */
     uint64_t noted;   /* of them in a note that waits in the ring */
+    uint64_t counted; /* of them in the log's sum */
+    bool wet;         /* in the log's list of those that have something to write or to tell */
+    struct ldc_sink *next_wet;
 } ldc_sink;
 
 typedef struct ldc_log {
     ldc_mem *mem;
     ldcorn_logger hook;
     ldc_sink own, access;
+    ldc_sink err, out; /* of workers, where our own logs go elsewhere */
+    ldc_sink *wet;
     ldcorn_level level;
     bool json;
+    uint64_t dropped; /* lines, of all targets since the start */
+    int error;        /* why, the last time: as in a sink */
+    uint64_t told_at; /* ms since 1970, when another log was told of it */
 } ldc_log;
 
 static void ldc_log_lost(ldc_sink *s) { /* full disk, closed pipe: the service goes on */
@@ -1261,6 +1322,7 @@ static void ldc_log_lost(ldc_sink *s) { /* full disk, closed pipe: the service g
     if (s->noted) s->dropped += s->noted - 1;
     s->noted = 0;
     s->used = keep;
+    s->error = errno;
 }
 
 /* Writes what the target takes now. poll() asks first, because an inherited pipe may block and
@@ -1291,67 +1353,131 @@ static void ldc_log_flush(ldc_sink *s) {
     }
 }
 
+/* Is there room for a line of n bytes, at once or because the target takes some now? */
+static bool ldc_log_room(ldc_sink *s, size_t n) {
+    if (s->fd < 0) return false;
+    if (s->ring == NULL || LDC_LOG_RING - s->used >= n) return true;
+    ldc_log_flush(s);
+    return LDC_LOG_RING - s->used >= n;
+}
+
+static void ldc_log_wet(ldc_log *g, ldc_sink *s) {
+    if (s->wet) return;
+    s->wet = true;
+    s->next_wet = g->wet;
+    g->wet = s;
+}
+
 static void ldc_log_write(ldc_log *g, ldc_sink *s, const char *p, size_t n) {
     if (s->fd < 0) return;
+    ldc_log_wet(g, s);
     if (s->ring == NULL) s->ring = (char *)ldc_mem_resize(g->mem, NULL, 0, LDC_LOG_RING);
     if (s->ring && LDC_LOG_RING - s->used < n) ldc_log_flush(s);
     if (s->ring == NULL || LDC_LOG_RING - s->used < n) {
         s->dropped++;
+        s->error = 0;
         return;
     }
     memcpy(s->ring + s->used, p, n);
     s->used += n;
 }
 
-static void ldc_log_note_dropped(ldc_log *g, ldc_sink *s) {
-    bool json = g->json && (s == &g->own || s == &g->access);
-    char line[160], stamp[40];
-    uint64_t dropped = s->dropped;
-    int n;
-    if (dropped == 0 || s->noted || s->used > LDC_LOG_RING / 2) return;
-    ldc_util_stamp(ldc_util_wall(), stamp);
-    n = snprintf(line, sizeof line,
-                 json ? "{\"time\":\"%s\",\"level\":\"warn\",\"message\":\"" : "ldcorn: ", stamp);
-    n += snprintf(line + n, sizeof line - (size_t)n,
-                  "%llu log lines dropped, the target was too slow%s\n",
-                  (unsigned long long)dropped, json ? "\"}" : "");
-    s->dropped = 0;
-    s->noted = dropped;
-    ldc_log_write(g, s, line, (size_t)n);
-}
-
 static const char *const ldc_log_names[] = {"error", "warn", "info", "debug"};
 
-static void ldc_log_clock(char out[16]) {
-    time_t now = time(NULL);
+/* What a line begins with: a file is read on another day, in another place; a terminal is not;
+   journald has the time, and takes the level from a prefix (sd-daemon(3)). */
+static void ldc_log_stamp(const ldc_sink *s, ldcorn_level level, char out[48]) {
+    static const int priorities[] = {3, 4, 6, 7};
+    uint64_t wall = ldc_util_wall();
+    time_t now = (time_t)(wall / 1000);
     struct tm tm;
+    char zone[8];
     localtime_r(&now, &tm);
-    snprintf(out, 16, "%02d:%02d:%02d", tm.tm_hour % 100, tm.tm_min % 100, tm.tm_sec % 100);
+    if (s->stamps == LDC_STAMP_JOURNAL) {
+        snprintf(out, 48, "<%d>", priorities[level]);
+    } else if (s->stamps == LDC_STAMP_CLOCK) {
+        snprintf(out, 48, "%02d:%02d:%02d ", tm.tm_hour % 100, tm.tm_min % 100, tm.tm_sec % 100);
+    } else {
+        strftime(out, 32, "%Y-%m-%d %H:%M:%S", &tm);
+        strftime(zone, sizeof zone, "%z", &tm);
+        snprintf(out + 19, 29, ".%03d%s ", (int)(wall % 1000), zone);
+    }
 }
 
-static void ldc_log_line(ldc_log *g, ldcorn_level level, ldc_str text) {
+/* A hook gets each line in a call of its own, zero-terminated. */
+static void ldc_log_hook(const ldc_log *g, ldcorn_level level, ldc_str text) {
     ldc_text t;
-    char clock[16], stamp[40];
-    if (level > g->level) return;
-    if (g->hook.line) {
-        g->hook.line(g->hook.user, level, text.p, text.n);
-        return;
-    }
     ldc_text_init(&t, g->mem);
-    if (g->json) {
+    while (text.n) {
+        const char *lf = (const char *)memchr(text.p, '\n', text.n);
+        size_t n = lf ? (size_t)(lf - text.p) : text.n;
+        t.n = 0;
+        ldc_text_put(&t, text.p, n);
+        g->hook.line(g->hook.user, level, t.n ? t.p : "", t.n);
+        text = ldc_util_cut(text, lf ? n + 1 : n);
+    }
+    ldc_text_free(&t);
+}
+
+static void ldc_log_line_to(ldc_log *g, ldc_sink *s, ldcorn_level level, ldc_str text) {
+    ldc_text t;
+    char stamp[48];
+    ldc_text_init(&t, g->mem);
+    if (g->json && (s == &g->own || s == &g->access)) {
         ldc_util_stamp(ldc_util_wall(), stamp);
         ldc_text_fmt(&t, "{\"time\":\"%s\",\"level\":\"%s\",\"message\":", stamp,
                      ldc_log_names[level]);
         ldc_text_json(&t, text);
         ldc_text_add(&t, "}\n");
     } else {
-        ldc_log_clock(clock);
-        ldc_text_fmt(&t, "%s %-5s ", clock, ldc_log_names[level]);
-        ldc_text_put(&t, text.p, text.n);
+        bool journal = s->stamps == LDC_STAMP_JOURNAL;
+        ldc_log_stamp(s, level, stamp);
+        ldc_text_fmt(&t, journal ? "%s" : "%s%-5s ", stamp, ldc_log_names[level]);
+        for (size_t i = 0; i < text.n; i++) { /* each line of a block is one to journald */
+            ldc_text_put(&t, text.p + i, 1);
+            if (journal && text.p[i] == '\n') ldc_text_add(&t, stamp);
+        }
         ldc_text_add(&t, "\n");
     }
-    if (!t.failed) ldc_log_write(g, &g->own, t.p, t.n);
+    if (!t.failed) ldc_log_write(g, s, t.p, t.n);
     ldc_text_free(&t);
+}
+
+static void ldc_log_line(ldc_log *g, ldcorn_level level, ldc_str text) {
+    if (level > g->level) return;
+    if (g->hook.line)
+        ldc_log_hook(g, level, text);
+    else
+        ldc_log_line_to(g, &g->own, level, text);
+}
+
+/* Lines that were dropped are told in the target itself, once it takes some again; what cannot be
+   written there, every ten seconds in a log that works. */
+static void ldc_log_note_dropped(ldc_log *g, ldc_sink *s) {
+    ldc_sink *other = s == &g->own ? &g->err : &g->own;
+    uint64_t dropped = s->dropped, wall;
+    char text[200];
+    if (dropped == 0) return;
+    if (dropped > s->counted) g->dropped += dropped - s->counted, g->error = s->error;
+    s->counted = dropped;
+    wall = ldc_util_wall();
+    snprintf(text, sizeof text, "%llu log lines dropped, %s%s%s%s", (unsigned long long)dropped,
+             s->error ? "they cannot be written" : "the target was too slow", s->path ? ": " : "",
+             s->path ? s->path : "", s->error ? ": " : "");
+    if (s->error)
+        snprintf(text + strlen(text), sizeof text - strlen(text), "%s", strerror(s->error));
+    if (s->error && (g->hook.line || (other->fd >= 0 && other->fd != s->fd)) &&
+        wall - g->told_at >= 10000) {
+        g->told_at = wall;
+        if (other == &g->own || g->hook.line)
+            ldc_log_line(g, LDCORN_LOG_WARN, ldc_util_z(text));
+        else
+            ldc_log_line_to(g, other, LDCORN_LOG_WARN, ldc_util_z(text));
+    }
+    if (s->noted || s->used > LDC_LOG_RING / 2) return;
+    s->dropped = s->counted = 0;
+    s->noted = dropped;
+    ldc_log_line_to(g, s, LDCORN_LOG_WARN, ldc_util_z(text));
 }
 
 static void ldc_log_say(ldc_log *g, ldcorn_level level, const char *format, ...) LDC_PRINTF(3, 4);
@@ -1367,17 +1493,92 @@ static void ldc_log_say(ldc_log *g, ldcorn_level level, const char *format, ...)
     ldc_text_free(&t);
 }
 
+/* At the end of a turn: only of the targets that have something, however many there are. */
+static void ldc_log_settle(ldc_log *g) {
+    ldc_sink *list = g->wet;
+    g->wet = NULL;
+    while (list) {
+        ldc_sink *s = list;
+        list = s->next_wet;
+        s->wet = false;
+        ldc_log_flush(s);
+        ldc_log_note_dropped(g, s);
+        if (s->used || s->dropped) ldc_log_wet(g, s);
+    }
+}
+
 static void ldc_log_close(ldc_log *g, ldc_sink *s) {
+    ldc_sink **at = &g->wet;
     ldc_log_flush(s);
+    while (*at && *at != s) at = &(*at)->next_wet;
+    if (*at) *at = s->next_wet;
     if (s->owned && s->fd >= 0) close(s->fd);
     ldc_mem_free(g->mem, s->ring, LDC_LOG_RING);
     memset(s, 0, sizeof *s);
     s->fd = -1;
 }
 
+/* Could somebody else have put there what it is, or put something else there later? */
+static bool ldc_log_foreign(int dir, const char *name) {
+    struct stat link, folder;
+    return fstatat(dir, name, &link, AT_SYMLINK_NOFOLLOW) < 0 || link.st_uid != 0 ||
+           fstat(dir, &folder) < 0 || folder.st_uid != 0 ||
+           ((folder.st_mode & 022) && !(folder.st_mode & 01000));
+}
+
+/* One step of a path as root: a link is followed only if nobody but root can have made it. */
+static int ldc_log_step(int dir, const char *name, int flags) {
+    int fd;
+    do fd = openat(dir, name, flags | O_NOFOLLOW, 0640);
+    while (fd < 0 && errno == EINTR);
+    if (fd >= 0 || (errno != ELOOP && errno != EMLINK && errno != ENOTDIR)) return fd;
+    errno = ELOOP;
+    if (ldc_log_foreign(dir, name)) return -1;
+    do fd = openat(dir, name, flags, 0640);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+/* open() for a log. Root goes step by step: a path may lead through directories of others. */
+static int ldc_log_path(const char *path, int flags) {
+    char part[PATH_MAX];
+    int dir, next, error;
+    if (geteuid() != 0) return ldc_util_open(path, flags, 0640);
+    dir = ldc_util_open(path[0] == '/' ? "/" : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    while (dir >= 0) {
+        size_t n;
+        while (*path == '/') path++;
+        n = strcspn(path, "/");
+        snprintf(part, sizeof part, "%.*s", (int)n, path);
+        path += n;
+        if (*path == 0) break;
+        next = ldc_log_step(dir, part, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        close(dir);
+        dir = next;
+    }
+    if (dir < 0) return -1;
+    next = ldc_log_step(dir, part, flags);
+    error = errno;
+    close(dir);
+    errno = error;
+    return next;
+}
+
+/* Where a descriptor leads, and how lines begin there. */
+static void ldc_log_look(ldc_sink *s) {
+    const char *journal = getenv("JOURNAL_STREAM"); /* device:inode of what journald reads */
+    struct stat st;
+    unsigned long long device = 0, inode = 0;
+    bool known = s->fd >= 0 && fstat(s->fd, &st) == 0;
+    s->file = known && S_ISREG(st.st_mode);
+    s->stamps = known && isatty(s->fd) ? LDC_STAMP_CLOCK : LDC_STAMP_FULL;
+    if (known && journal && sscanf(journal, "%llu:%llu", &device, &inode) == 2 &&
+        device == (unsigned long long)st.st_dev && inode == (unsigned long long)st.st_ino)
+        s->stamps = LDC_STAMP_JOURNAL;
+}
+
 /* `where` is off, stderr, stdout or a path that must outlive the sink. 0 or an errno. */
 static int ldc_log_open(ldc_log *g, ldc_sink *s, const char *where) {
-    struct stat st;
     int fd = -1;
     bool owned = false;
     if (strcmp(where, "stderr") == 0)
@@ -1386,9 +1587,9 @@ static int ldc_log_open(ldc_log *g, ldc_sink *s, const char *where) {
         fd = 1;
     else if (strcmp(where, "off") != 0) {
         int how = O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
-        fd = ldc_util_open(where, O_WRONLY | how, 0640);
+        fd = ldc_log_path(where, O_WRONLY | how);
         if (fd < 0 && errno == ENXIO)
-            fd = ldc_util_open(where, O_RDWR | how, 0640); /* a fifo without reader */
+            fd = ldc_log_path(where, O_RDWR | how); /* a fifo without reader */
         if (fd < 0) return errno;
         owned = true;
     }
@@ -1396,7 +1597,7 @@ static int ldc_log_open(ldc_log *g, ldc_sink *s, const char *where) {
     s->fd = fd;
     s->owned = owned;
     s->path = owned ? where : NULL;
-    s->file = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+    ldc_log_look(s);
     return 0;
 }
 
@@ -1462,30 +1663,42 @@ typedef struct ldc_head {
     int minor;              /* HTTP/1.minor, 0 or 1 */
     int status;             /* response */
     ldc_str reason;
-    size_t size;     /* bytes of the head */
-    uint64_t length; /* of the body, where frame is LENGTH */
+    size_t size;       /* bytes of the head */
+    const char *fault; /* what is wrong with a refused one, */
+    ldc_str wrong;     /* and where: what to show the beginning of */
+    uint64_t length;   /* of the body, where frame is LENGTH */
     ldc_frame frame;
     bool close, keep_alive, upgrade; /* tokens of Connection */
     bool has_length;
     int16_t at[LDC_FIELD_IDS]; /* index of the first such field, -1 if none */
     int count;
-    ldc_field field[LDC_FIELDS];
+    ldc_field field[LDC_ANSWER_FIELDS];
 } ldc_head;
 
 enum { LDC_CHAR_TOKEN = 1, LDC_CHAR_TARGET = 2, LDC_CHAR_VALUE = 4, LDC_CHAR_HOST = 8 };
 
-/* What a byte may stand in: token (RFC 9110 5.6.2), request target, field value, host. */
-static unsigned ldc_http_class(unsigned char c) {
-    unsigned k = 0;
-    if (c >= 0x80 || c == '\t' || (c >= 0x20 && c != 0x7f)) k |= LDC_CHAR_VALUE;
-    if (c > 0x20 && c < 0x7f && c != '#') k |= LDC_CHAR_TARGET;
-    if (c > 0x20 && c < 0x7f && !strchr("\"(),/:;<=>?@[\\]{}", c)) k |= LDC_CHAR_TOKEN;
-    if (c > 0x20 && c < 0x7f && !strchr("\"#/<>?@[\\]^`{|}:", c)) k |= LDC_CHAR_HOST;
-    return k;
-}
+/* What a byte may stand in: token (RFC 9110 5.6.2), request target, field value, host. Constant, since
+   instances in several threads share it. */
+#define LDC_IS_ALNUM(c) \
+    (((c) >= '0' && (c) <= '9') || ((c) >= 'A' && (c) <= 'Z') || ((c) >= 'a' && (c) <= 'z'))
+#define LDC_IS_TOKEN(c)                                                                          \
+    (LDC_IS_ALNUM(c) || (c) == '!' || ((c) >= '#' && (c) <= '\'') || (c) == '*' || (c) == '+' || \
+     (c) == '-' || (c) == '.' || ((c) >= '^' && (c) <= '`') || (c) == '|' || (c) == '~')
+#define LDC_IS_HOST(c)                                                                          \
+    (LDC_IS_ALNUM(c) || (c) == '!' || ((c) >= '$' && (c) <= '.') || (c) == ';' || (c) == '=' || \
+     (c) == '_' || (c) == '~')
+#define LDC_CLASS(c)                                                                     \
+    (((c) >= 0x80 || (c) == '\t' || ((c) >= 0x20 && (c) != 0x7f) ? LDC_CHAR_VALUE : 0) | \
+     ((c) > 0x20 && (c) < 0x7f && (c) != '#' ? LDC_CHAR_TARGET : 0) |                    \
+     (LDC_IS_TOKEN(c) ? LDC_CHAR_TOKEN : 0) | (LDC_IS_HOST(c) ? LDC_CHAR_HOST : 0))
+#define LDC_CLASS_4(c) LDC_CLASS(c), LDC_CLASS((c) + 1), LDC_CLASS((c) + 2), LDC_CLASS((c) + 3)
+#define LDC_CLASS_16(c) \
+    LDC_CLASS_4(c), LDC_CLASS_4((c) + 4), LDC_CLASS_4((c) + 8), LDC_CLASS_4((c) + 12)
+#define LDC_CLASS_64(c) \
+    LDC_CLASS_16(c), LDC_CLASS_16((c) + 16), LDC_CLASS_16((c) + 32), LDC_CLASS_16((c) + 48)
 
-static unsigned char ldc_http_table[256];
-static uint32_t ldc_http_lengths[32]; /* bit i: the field of ldc_http_known[i] has this length */
+static const unsigned char ldc_http_table[256] = {LDC_CLASS_64(0), LDC_CLASS_64(64),
+                                                  LDC_CLASS_64(128), LDC_CLASS_64(192)};
 
 #define LDC_FIELD_TEXT(id, text) {text, sizeof(text) - 1},
 static const struct {
@@ -1493,12 +1706,31 @@ static const struct {
     size_t n;
 } ldc_http_known[] = {LDC_FIELD_NAMES(LDC_FIELD_TEXT)};
 
-static void ldc_http_init(void) {
-    for (int c = 0; c < 256; c++)
-        ldc_http_table[c] = (unsigned char)ldc_http_class((unsigned char)c);
-    for (size_t i = 0; i < LDC_LEN(ldc_http_known); i++)
-        ldc_http_lengths[ldc_http_known[i].n] |= (uint32_t)1 << i;
-}
+/* Those of each length, a bit for each: most names of others meet no comparison. Checked by the unit
+   tests against the names. */
+#define LDC_FIELD_MASK(id) (uint32_t)1 << (LDC_FIELD_##id - 1)
+static const uint32_t ldc_http_lengths[] = {
+    /*  0 */ 0,
+    /*  1 */ 0,
+    /*  2 */ LDC_FIELD_MASK(TE),
+    /*  3 */ LDC_FIELD_MASK(VIA),
+    /*  4 */ LDC_FIELD_MASK(HOST) | LDC_FIELD_MASK(DATE),
+    /*  5 */ LDC_FIELD_MASK(PROXY),
+    /*  6 */ LDC_FIELD_MASK(EXPECT) | LDC_FIELD_MASK(ORIGIN),
+    /*  7 */ LDC_FIELD_MASK(UPGRADE) | LDC_FIELD_MASK(TRAILER) | LDC_FIELD_MASK(REFERER),
+    /*  8 */ 0,
+    /*  9 */ LDC_FIELD_MASK(FORWARDED) | LDC_FIELD_MASK(REAL_IP),
+    /* 10 */ LDC_FIELD_MASK(CONNECTION) | LDC_FIELD_MASK(KEEP_ALIVE) | LDC_FIELD_MASK(USER_AGENT),
+    /* 11 */ 0,
+    /* 12 */ LDC_FIELD_MASK(MAX_FORWARDS) | LDC_FIELD_MASK(REQUEST_ID),
+    /* 13 */ LDC_FIELD_MASK(REWRITE_URL) | LDC_FIELD_MASK(AUTHORIZATION),
+    /* 14 */ LDC_FIELD_MASK(CONTENT_LENGTH) | LDC_FIELD_MASK(HTTP2_SETTINGS) |
+        LDC_FIELD_MASK(ORIGINAL_URL),
+    /* 15 */ LDC_FIELD_MASK(XFF) | LDC_FIELD_MASK(REQUEST_START),
+    /* 16 */ LDC_FIELD_MASK(XFH),
+    /* 17 */ LDC_FIELD_MASK(TRANSFER_ENCODING) | LDC_FIELD_MASK(XFP),
+    /* 18 */ LDC_FIELD_MASK(XFX),
+};
 
 static bool ldc_http_all(ldc_str s, unsigned what) {
     for (size_t i = 0; i < s.n; i++) {
@@ -1641,20 +1873,47 @@ static int ldc_http_times(const ldc_head *h, ldc_field_id id) {
     return n;
 }
 
+/* What is wrong with a refused head, with its first bytes. */
+static const char *ldc_http_describe(const ldc_head *h, char *out, size_t room) {
+    char bytes[208];
+    if (h->fault)
+        snprintf(out, room, "%s: \"%s\"", h->fault, ldc_util_show(h->wrong, bytes, sizeof bytes));
+    else
+        out[0] = 0;
+    return out;
+}
+
+static int ldc_http_fault(ldc_head *h, const char *fault, const char *p, size_t n) {
+    h->fault = fault;
+    h->wrong = ldc_util_str(p, n);
+    return LDC_BAD;
+}
+
+/* One field line up to its CR. Obs-fold and a blank before the colon are none (RFC 9112 5). */
+static bool ldc_http_field(const char *p, const char *cr, ldc_field *f) {
+    const char *colon = p;
+    while (ldc_http_table[(unsigned char)*colon] & LDC_CHAR_TOKEN) colon++;
+    if (colon == p || *colon != ':') return false;
+    f->name = ldc_util_str(p, (size_t)(colon - p));
+    f->value = ldc_util_trim(ldc_util_str(colon + 1, (size_t)(cr - colon - 1)));
+    return ldc_http_text(f->value);
+}
+
 /* The lines between `p` and the empty line; each ends in CRLF (ldc_http_end saw to that).
-   0, LDC_BAD, or LDC_MORE for more than LDC_FIELDS. */
-static int ldc_http_fields(ldc_head *h, const char *p, const char *end) {
+   0, LDC_BAD, or LDC_MORE for more than `most`. */
+static int ldc_http_fields(ldc_head *h, const char *p, const char *end, int most) {
     for (int i = 0; i < LDC_FIELD_IDS; i++) h->at[i] = -1;
     h->count = 0;
     while (p < end) {
         ldc_field *f = &h->field[h->count];
-        const char *cr = (const char *)memchr(p, '\n', (size_t)(end - p)) - 1, *colon = p;
-        if (h->count == LDC_FIELDS) return LDC_MORE;
-        while (ldc_http_table[(unsigned char)*colon] & LDC_CHAR_TOKEN) colon++;
-        if (colon == p || *colon != ':') return LDC_BAD; /* obs-fold, blank before colon */
-        f->name = ldc_util_str(p, (size_t)(colon - p));
-        f->value = ldc_util_trim(ldc_util_str(colon + 1, (size_t)(cr - colon - 1)));
-        if (!ldc_http_text(f->value)) return LDC_BAD;
+        const char *cr = (const char *)memchr(p, '\n', (size_t)(end - p)) - 1;
+        if (h->count == most) {
+            ldc_http_fault(h, most == LDC_FIELDS ? "more than 100 fields" : "more than 256 fields",
+                           p, (size_t)(cr - p));
+            return LDC_MORE;
+        }
+        if (!ldc_http_field(p, cr, f))
+            return ldc_http_fault(h, "a malformed field line", p, (size_t)(cr - p));
         f->end = cr;
         f->drop = false;
         f->id = ldc_http_field_id(f->name);
@@ -1686,7 +1945,8 @@ static int ldc_http_hops(ldc_head *h) {
             f->drop = true;
         if (f->id != LDC_FIELD_CONNECTION) continue;
         while (ldc_util_element(&list, &one)) {
-            if (!ldc_http_token(one)) return LDC_BAD;
+            if (!ldc_http_token(one))
+                return ldc_http_fault(h, "Connection names no field", one.p, one.n);
             if (ldc_util_isnocase(one, "close"))
                 h->close = true;
             else if (ldc_util_isnocase(one, "keep-alive"))
@@ -1730,20 +1990,30 @@ static ldc_why ldc_http_framing(ldc_head *h) {
     return LDC_WHY_NONE;
 }
 
+/* What stands in brackets: an IPv6 address, maybe with a zone (RFC 6874), as curl sends it. */
+static bool ldc_http_address(ldc_str s) {
+    char text[INET6_ADDRSTRLEN];
+    unsigned char address[16];
+    const char *zone = s.n ? (const char *)memchr(s.p, '%', s.n) : NULL;
+    size_t n = zone ? (size_t)(zone - s.p) : s.n;
+    if (n >= sizeof text || (zone && n + 1 == s.n)) return false;
+    for (size_t i = n + 1; zone && i < s.n; i++) {
+        if (!isalnum((unsigned char)s.p[i]) && !strchr("-._~%", s.p[i])) return false;
+    }
+    memcpy(text, s.p, n);
+    text[n] = 0;
+    return strlen(text) == n && inet_pton(AF_INET6, text, address) == 1;
+}
+
 /* host or host:port as in RFC 9110 7.2, an address in brackets included. */
 static bool ldc_http_host(ldc_str s) {
     ldc_str name = s, port = ldc_util_str("", 0);
-    char text[INET6_ADDRSTRLEN];
-    unsigned char address[16];
     uint64_t number;
     if (s.n && s.p[0] == '[') {
         const char *close = (const char *)memchr(s.p, ']', s.n);
         if (close == NULL || close == s.p + 1) return false;
         name = ldc_util_str(s.p + 1, (size_t)(close - s.p - 1));
-        if (name.n >= sizeof text) return false;
-        memcpy(text, name.p, name.n);
-        text[name.n] = 0;
-        if (strlen(text) != name.n || inet_pton(AF_INET6, text, address) != 1) return false;
+        if (!ldc_http_address(name)) return false;
         port = ldc_util_cut(s, name.n + 2);
         if (port.n && port.p[0] != ':') return false;
         if (port.n) port = ldc_util_cut(port, 1);
@@ -1807,6 +2077,7 @@ static bool ldc_http_disguised(ldc_str method) {
 static ldc_why ldc_http_request_line(ldc_head *h, ldc_str line, ldc_str *authority) {
     const char *a = (const char *)memchr(line.p, ' ', line.n), *b;
     ldc_why why;
+    ldc_http_fault(h, "a malformed request line", line.p, line.n);
     if (a == NULL) return LDC_WHY_REQUEST;
     h->method = ldc_util_str(line.p, (size_t)(a - line.p));
     line = ldc_util_cut(line, h->method.n + 1);
@@ -1820,8 +2091,39 @@ static ldc_why ldc_http_request_line(ldc_head *h, ldc_str line, ldc_str *authori
     return ldc_http_target(h, authority);
 }
 
-/* One request head of exactly `n` bytes as found by ldc_http_end, in one pass. */
-static ldc_why ldc_http_request(ldc_head *h, const char *p, size_t n) {
+/* Can p[0..n), part of a head from its first byte on, still become one? Its lines from `*seen` to
+   `line`, where the one under way begins, are whole and looked at once; of the first one even its
+   beginning says something: TLS, SSH and JSON do not begin with a method. */
+static ldc_why ldc_http_doubt(ldc_head *h, const char *p, size_t n, size_t seen, size_t line) {
+    ldc_str authority = ldc_util_str("", 0);
+    ldc_field f;
+    size_t i = 0, first = n < 2048 ? n : 2048;
+    if (line == 0) {
+        while (i < first && (ldc_http_table[(unsigned char)p[i]] & LDC_CHAR_TOKEN)) i++;
+        if (i && i < first && p[i] == ' ')
+            while (i < first && p[i] > 0x1f && p[i] < 0x7f) i++;
+        if (i == first || (i + 1 == n && p[i] == '\r')) return LDC_WHY_NONE;
+        ldc_http_fault(h, "this is no request line of HTTP/1", p, n);
+        return LDC_WHY_REQUEST;
+    }
+    while (seen < line) {
+        const char *at = p + seen, *lf = (const char *)memchr(at, '\n', line - seen);
+        ldc_why why = LDC_WHY_NONE;
+        if (seen == 0) {
+            why = ldc_http_request_line(h, ldc_util_str(p, (size_t)(lf - p) - 1), &authority);
+        } else if (!ldc_http_field(at, lf - 1, &f)) {
+            ldc_http_fault(h, "a malformed field line", at, (size_t)(lf - at) - 1);
+            why = LDC_WHY_REQUEST;
+        }
+        if (why) return why;
+        seen += (size_t)(lf - at) + 1;
+    }
+    return LDC_WHY_NONE;
+}
+
+/* One request head of exactly `n` bytes as found by ldc_http_end, in one pass. `hostless`: it may be
+   HTTP/1.1 and yet have no Host, as some probes. */
+static ldc_why ldc_http_request_head(ldc_head *h, const char *p, size_t n, bool hostless) {
     const char *lf = (const char *)memchr(p, '\n', n);
     ldc_str authority = ldc_util_str("", 0);
     ldc_why why;
@@ -1832,12 +2134,13 @@ static ldc_why ldc_http_request(ldc_head *h, const char *p, size_t n) {
     h->status = 0;
     why = ldc_http_request_line(h, ldc_util_str(p, (size_t)(lf - p) - 1), &authority);
     if (why) return why;
-    r = ldc_http_fields(h, lf + 1, p + n - 2);
+    h->fault = NULL;
+    r = ldc_http_fields(h, lf + 1, p + n - 2, LDC_FIELDS);
     if (r == LDC_MORE) return LDC_WHY_MAX_HEADER;
     if (r == LDC_BAD || ldc_http_hops(h) < 0) return LDC_WHY_REQUEST;
     if (ldc_http_times(h, LDC_FIELD_HOST) > 1) return LDC_WHY_HOST;
     h->host = ldc_http_value(h, LDC_FIELD_HOST);
-    if (ldc_http_get(h, LDC_FIELD_HOST) ? !ldc_http_host(h->host) : h->minor == 1)
+    if (ldc_http_get(h, LDC_FIELD_HOST) ? !ldc_http_host(h->host) : h->minor == 1 && !hostless)
         return LDC_WHY_HOST;
     if (authority.n) h->host = authority;
     why = ldc_http_framing(h);
@@ -1847,6 +2150,10 @@ static ldc_why ldc_http_request(ldc_head *h, const char *p, size_t n) {
          !ldc_util_isnocase(ldc_http_value(h, LDC_FIELD_EXPECT), "100-continue")))
         return LDC_WHY_EXPECT;
     return LDC_WHY_NONE;
+}
+
+static ldc_why ldc_http_request(ldc_head *h, const char *p, size_t n) {
+    return ldc_http_request_head(h, p, n, false);
 }
 
 static bool ldc_http_status_line(ldc_head *h, ldc_str line) {
@@ -1861,23 +2168,35 @@ static bool ldc_http_status_line(ldc_head *h, ldc_str line) {
     h->reason = ldc_util_str("", 0);
     if (line.n > 12 && line.p[12] != ' ') return false;
     if (line.n > 13) h->reason = ldc_util_cut(line, 13); /* hypercorn sends an empty phrase */
-    return v >= 100 && v <= 599 && ldc_http_all(h->reason, LDC_CHAR_VALUE);
+    return v >= 100 && ldc_http_all(h->reason, LDC_CHAR_VALUE); /* 600 and more are sent, too */
 }
 
 /* One response head of exactly `n` bytes; `head_only`: the request was HEAD. */
 static bool ldc_http_response(ldc_head *h, const char *p, size_t n, bool head_only) {
     const char *lf = (const char *)memchr(p, '\n', n);
+    const ldc_field *f;
+    bool doubt, bodiless;
     h->size = n;
     h->close = h->keep_alive = h->upgrade = false;
     h->method = h->target = h->host = ldc_util_str("", 0);
+    ldc_http_fault(h, "a malformed status line", p, (size_t)(lf - p) - 1);
     if (!ldc_http_status_line(h, ldc_util_str(p, (size_t)(lf - p) - 1))) return false;
-    if (ldc_http_fields(h, lf + 1, p + n - 2) < 0 || ldc_http_hops(h) < 0) return false;
-    if (ldc_http_framing(h)) return false;
-    if (h->status < 200 || h->status == 204) {
-        if (h->frame == LDC_FRAME_CHUNKED) return false; /* RFC 9112 6.1 */
-        h->frame = LDC_FRAME_NONE;
-        h->has_length = false;
-    } else if (h->status == 304 || head_only) {
+    if (ldc_http_fields(h, lf + 1, p + n - 2, LDC_ANSWER_FIELDS) < 0 || ldc_http_hops(h) < 0)
+        return false;
+    doubt = ldc_http_framing(h) != LDC_WHY_NONE;
+    f = ldc_http_get(h, LDC_FIELD_TRANSFER_ENCODING);
+    bodiless = h->status < 200 || h->status == 204 || h->status == 304 || head_only;
+    if (bodiless && f && h->status != 101)
+        doubt = h->has_length = false; /* it says nothing there */
+    if (h->status < 200 || h->status == 204) doubt = h->has_length = false;
+    if (h->status == 101 && (f || ldc_http_get(h, LDC_FIELD_CONTENT_LENGTH))) doubt = true;
+    if (f == NULL) f = ldc_http_get(h, LDC_FIELD_CONTENT_LENGTH);
+    if (doubt && f) {
+        ldc_http_fault(h, "its framing is in doubt", f->name.p, (size_t)(f->end - f->name.p));
+        return false;
+    }
+    h->fault = NULL;
+    if (bodiless) { /* RFC 9112 6.3: it ends at the empty line, whatever its fields say */
         h->frame = LDC_FRAME_NONE;
     } else if (h->frame == LDC_FRAME_NONE) {
         h->frame = LDC_FRAME_EOF; /* RFC 9112 6.3: until close */
@@ -1891,6 +2210,7 @@ static bool ldc_http_response(ldc_head *h, const char *p, size_t n, bool head_on
 typedef enum ldc_chunk_state {
     LDC_CHUNK_SIZE,
     LDC_CHUNK_DIGITS,
+    LDC_CHUNK_BLANK,
     LDC_CHUNK_EXTENSION,
     LDC_CHUNK_QUOTED,
     LDC_CHUNK_ESCAPED,
@@ -1913,9 +2233,15 @@ typedef struct ldc_chunk { /* zero is a fresh one */
     uint8_t state, digits;
 } ldc_chunk;
 
-/* After the size digits: CR ends the line, ; begins extensions. */
+/* After the size digits: CR ends the line, ; begins extensions. Blanks may stand before that one
+   (RFC 9112 7.1.1), and nowhere else. */
 static bool ldc_chunk_size(ldc_chunk *k, char c) {
     int v = ldc_util_hex(c);
+    if (k->state == LDC_CHUNK_BLANK) {
+        if (c == ';') k->state = LDC_CHUNK_EXTENSION;
+        return (c == ';' || c == ' ' || c == '\t') && ++k->line <= LDC_EXTENSION &&
+               ++k->extra <= LDC_EXTENSIONS;
+    }
     if (v >= 0) {
         if (++k->digits > 16 || k->left > (uint64_t)INT64_MAX >> 4) return false;
         k->left = k->left << 4 | (uint64_t)v;
@@ -1923,9 +2249,10 @@ static bool ldc_chunk_size(ldc_chunk *k, char c) {
         return true;
     }
     if (k->state == LDC_CHUNK_SIZE) return false;
-    k->line = 0;
-    k->state = c == '\r' ? LDC_CHUNK_SIZE_LF : LDC_CHUNK_EXTENSION;
-    return c == '\r' || c == ';';
+    k->line = c == ' ' || c == '\t';
+    k->extra += k->line;
+    k->state = c == '\r' ? LDC_CHUNK_SIZE_LF : c == ';' ? LDC_CHUNK_EXTENSION : LDC_CHUNK_BLANK;
+    return (c == '\r' || c == ';' || k->line > 0) && k->extra <= LDC_EXTENSIONS;
 }
 
 static bool ldc_chunk_extension(ldc_chunk *k, char c) {
@@ -1970,7 +2297,8 @@ static bool ldc_chunk_trailer(ldc_chunk *k, char c) {
 static bool ldc_chunk_byte(ldc_chunk *k, char c) {
     switch (k->state) {
     case LDC_CHUNK_SIZE:
-    case LDC_CHUNK_DIGITS: return ldc_chunk_size(k, c);
+    case LDC_CHUNK_DIGITS:
+    case LDC_CHUNK_BLANK: return ldc_chunk_size(k, c);
     case LDC_CHUNK_EXTENSION:
     case LDC_CHUNK_QUOTED:
     case LDC_CHUNK_ESCAPED: return ldc_chunk_extension(k, c);
@@ -2012,6 +2340,7 @@ typedef struct ldc_forward { /* what the head to a worker needs beside the reque
     ldc_str proto;           /* http or https */
     ldc_str host;            /* for a request without one */
     ldc_str id;
+    ldc_str via;      /* our pseudonym (RFC 9110 7.6.3) */
     uint64_t arrived; /* ms since 1970 */
     bool trusted;     /* the peer's own X-Forwarded-* count */
     bool keep;        /* ask the worker for keep-alive, else close */
@@ -2083,9 +2412,8 @@ static void ldc_http_strip(ldc_head *h, const ldc_forward *w) {
             f->id == LDC_FIELD_VIA || (f->id == LDC_FIELD_XFX && h->prefix.n) ||
             (f->id == LDC_FIELD_MAX_FORWARDS && ldc_util_is(h->method, "OPTIONS")))
             f->drop = true;
-        if (f->id == LDC_FIELD_REQUEST_ID &&
-            !(w->trusted && f == ldc_http_get(h, LDC_FIELD_REQUEST_ID)))
-            f->drop = true;
+        if (f->id == LDC_FIELD_REQUEST_ID)
+            f->drop = true; /* ours says the same, if it is believed */
         if (f->id == LDC_FIELD_EXPECT && (h->minor == 0 || w->collects)) f->drop = true;
         if (!w->trusted && ((f->id >= LDC_FIELD_FORWARDED && f->id <= LDC_FIELD_REAL_IP) ||
                             (f->id >= LDC_FIELD_REQUEST_START && f->id <= LDC_FIELD_REWRITE_URL)))
@@ -2095,6 +2423,23 @@ static void ldc_http_strip(ldc_head *h, const ldc_forward *w) {
             f->drop = true;
         if (memchr(f->name.p, '_', f->name.n)) f->drop = true;
     }
+}
+
+/* Is `pseudonym` the received-by of an element of Via (RFC 9110 7.6.3)? */
+static bool ldc_http_passed(const ldc_head *h, ldc_str pseudonym) {
+    for (int i = 0; i < h->count; i++) {
+        ldc_str rest = h->field[i].value, one;
+        if (h->field[i].id != LDC_FIELD_VIA) continue;
+        while (ldc_util_element(&rest, &one)) {
+            size_t n = 0;
+            while (n < one.n && one.p[n] != ' ' && one.p[n] != '\t') n++; /* the protocol */
+            one = ldc_util_trim(ldc_util_cut(one, n));
+            if (one.n >= pseudonym.n && memcmp(one.p, pseudonym.p, pseudonym.n) == 0 &&
+                (one.n == pseudonym.n || one.p[pseudonym.n] == ' '))
+                return true;
+        }
+    }
+    return false;
 }
 
 /* Lines of one name joined by commas, then our own element (RFC 9110 5.3). */
@@ -2115,7 +2460,7 @@ static void ldc_http_joined(ldc_buf *b, const ldc_head *h, ldc_field_id id, cons
 
 static void ldc_http_trust_lines(ldc_buf *b, const ldc_head *h, const ldc_forward *w,
                                  ldc_str peer) {
-    char digits[24];
+    char digits[32];
     bool t = w->trusted;
     if (peer.n || t) ldc_http_joined(b, h, LDC_FIELD_XFF, "X-Forwarded-For: ", t, peer);
     if (!t || !ldc_http_get(h, LDC_FIELD_XFP)) ldc_http_line(b, "X-Forwarded-Proto: ", w->proto);
@@ -2128,14 +2473,15 @@ static void ldc_http_trust_lines(ldc_buf *b, const ldc_head *h, const ldc_forwar
         ldc_http_line(b, "", h->prefix);
     }
     if (w->client.n) ldc_http_line(b, "X-Real-IP: ", w->client);
-    if (!t || !ldc_http_get(h, LDC_FIELD_REQUEST_ID)) ldc_http_line(b, "X-Request-Id: ", w->id);
+    ldc_http_line(b, "X-Request-Id: ", w->id);
     if (!t || !ldc_http_get(h, LDC_FIELD_REQUEST_START)) {
         ldc_http_put(b, "X-Request-Start: t=", 19);
         ldc_http_put(b, digits, ldc_util_decimal(w->arrived, digits));
         ldc_http_put(b, "\r\n", 2);
     }
-    ldc_http_joined(b, h, LDC_FIELD_VIA, "Via: ", true,
-                    h->minor ? LDC_S("1.1 ldcorn") : LDC_S("1.0 ldcorn"));
+    memcpy(digits, h->minor ? "1.1 " : "1.0 ", 4);
+    if (w->via.n) memcpy(digits + 4, w->via.p, w->via.n);
+    ldc_http_joined(b, h, LDC_FIELD_VIA, "Via: ", true, ldc_util_str(digits, 4 + w->via.n));
 }
 
 /* The head that a worker gets: one reading for every parser behind us. `peer` is the address
@@ -2146,7 +2492,7 @@ static bool ldc_http_write_request(ldc_mem *m, ldc_buf *b, ldc_head *h, const ld
     uint64_t hops;
     if (!ldc_buf_room(m, b,
                       h->size + host.n * 2 + h->prefix.n + w->id.n + w->client.n + peer.n +
-                          w->more.n + 512 + LDC_FIELDS))
+                          w->more.n + 512 + (size_t)h->count))
         return false;
     ldc_http_strip(h, w);
     ldc_http_put(b, h->method.p, h->method.n);
@@ -2197,7 +2543,7 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     char status[4];
     ldc_str upgrade = ldc_http_value(h, LDC_FIELD_UPGRADE);
     const ldc_field *stamp = ldc_http_get(h, LDC_FIELD_DATE);
-    if (!ldc_buf_room(m, b, h->size + 256 + LDC_FIELDS)) return false;
+    if (!ldc_buf_room(m, b, h->size + 256 + (size_t)h->count)) return false;
     status[0] = (char)('0' + h->status / 100);
     status[1] = (char)('0' + h->status / 10 % 10);
     status[2] = (char)('0' + h->status % 10);
@@ -2222,6 +2568,29 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     return true;
 }
 
+/* Removes dot segments in place (RFC 3986 5.2.4); the length, or LDC_BAD above the root. */
+static ptrdiff_t ldc_http_resolve(char *p, size_t n) {
+    size_t o = 0, i = 0;
+    while (i < n) {
+        size_t end = i + 1, length;
+        while (end < n && p[end] != '/') end++;
+        length = end - i; /* "/segment" */
+        if (length == 2 && p[i + 1] == '.') {
+            if (end == n) p[o++] = '/';
+        } else if (length == 3 && p[i + 1] == '.' && p[i + 2] == '.') {
+            if (o == 0) return LDC_BAD;
+            while (o && p[--o] != '/') {}
+            if (end == n) p[o++] = '/';
+        } else {
+            memmove(p + o, p + i, length);
+            o += length;
+        }
+        i = end;
+    }
+    if (o == 0) p[o++] = '/';
+    return (ptrdiff_t)o;
+}
+
 /* @conf -------------------------------------------------------------------------------------
    The INI reader, the one table of keys, the checks. An ldc_conf is immutable once built; all of
    it lies in one arena and is freed when the last holder lets go. Every error found is reported,
@@ -2230,8 +2599,9 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
 /* scope, key, type, default ("" = none, or said by the code), formerly (blank-separated), help */
 #define LDC_KEYS(X)                                                                                \
     X(GLOBAL, listen, WORDS, "127.0.0.1:8000", "bind host port uds", "addresses for clients")      \
-    X(GLOBAL, admin, TEXT, "", "stats control stats_socket stub_status",                           \
-      "address for control and status, or off")                                                    \
+    X(GLOBAL, admin, WORDS, "", "stats control stats_socket stub_status",                          \
+      "addresses for control and status, or off")                                                  \
+    X(GLOBAL, admin_hosts, WORDS, "", "", "names under which admin may be reached over TCP")       \
     X(GLOBAL, admin_token, TEXT, "", "", "bearer token for admin")                                 \
     X(GLOBAL, ready_path, TEXT, "", "monitor_uri healthcheck_path", "our own 200 or 503")          \
     X(GLOBAL, runtime_dir, TEXT, "", "runtimedirectory", "directory for worker and admin sockets") \
@@ -2300,8 +2670,7 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
       "answer taken ahead of the client")                                                          \
     X(GROUP, balance, TEXT, "least", "lb_policy least_conn",                                       \
       "which worker: least lifo round hash")                                                       \
-    X(GROUP, hash_key, WORDS, "addr", "ip_hash hash sticky stick_table",                           \
-      "what balance = hash goes by")                                                               \
+    X(GROUP, hash_key, WORDS, "addr", "", "what balance = hash goes by")                           \
     X(GROUP, retries, INT, "2", "proxy_next_upstream_tries",                                       \
       "while no byte can have reached a worker")                                                   \
     X(GROUP, client_abort, TEXT, "", "abortonclose proxy_ignore_client_abort", "wait or close")    \
@@ -2319,8 +2688,7 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
       "between checks, none = only at start")                                                      \
     X(GROUP, health_timeout, DURATION, "5s", "timeout_check", "for the answer to a check")         \
     X(GROUP, health_fails, INT, "3", "fall max_fails", "failed checks in a row that count")        \
-    X(GROUP, start_timeout, DURATION, "5m", "timeoutstartsec startsecs",                           \
-      "until a worker is ready")                                                                   \
+    X(GROUP, start_timeout, DURATION, "5m", "timeoutstartsec", "until a worker is ready")          \
     X(GROUP, optional, BOOL, "off", "", "readyz does not wait for this group")                     \
     X(GROUP, backoff_max, DURATION, "30s", "restart_backoff_on_crash restartsec",                  \
       "longest restart pause")                                                                     \
@@ -2331,11 +2699,36 @@ static bool ldc_http_write_response(ldc_mem *m, ldc_buf *b, const ldc_head *h, l
     X(GROUP, recycle_after, DURATION, "none", "max_worker_lifetime runtimemaxsec",                 \
       "replace it after this time")                                                                \
     X(GROUP, stop_signal, TEXT, "TERM", "stopsignal killsignal", "asks a worker to end")           \
-    X(GROUP, stop_timeout, DURATION, "5s", "stopwaitsecs timeoutstopsec",                          \
+    X(GROUP, stop_timeout, DURATION, "", "stopwaitsecs timeoutstopsec",                            \
       "then KILL to its process group")                                                            \
     X(GROUP, reload, TEXT, "swap", "reload_on_sighup", "swap, rolling, replace or off")            \
     X(GROUP, drain_timeout, DURATION, "", "", "requests in old workers")                           \
     X(GROUP, tunnel_drain, DURATION, "5m", "", "tunnels in old workers")
+
+/* Keys of others that are none here: names, blank-separated, and what to do. */
+#define LDC_ELSEWHERE(X)                                                                           \
+    X("tls ssl ssl_certificate ssl_certificate_key ssl_protocols certfile keyfile ca_certs crt",   \
+      "left out: TLS; put a terminator in front and write `listen = ADDRESS https`")               \
+    X("gzip compression brotli",                                                                   \
+      "left out: compression; the application or the terminator does it")                          \
+    X("root alias static index try_files", "left out: static files; the terminator serves them")   \
+    X("http2 http3 h2 alpn", "left out: HTTP/2 and 3; the terminator in front speaks them")        \
+    X("basic_auth auth_basic auth_basic_user_file auth",                                           \
+      "left out: passwords; the application or the terminator asks for them")                      \
+    X("error_page errorfile", "left out: rewriting the application's error pages")                 \
+    X("cors add_header proxy_set_header header",                                                   \
+      "left out: header editing; let the application set it")                                      \
+    X("redirect return rewrite http_request",                                                      \
+      "left out: redirects and rewrites; see strip_prefix")                                        \
+    X("ip_hash hash sticky stick_table cookie session_affinity",                                   \
+      "write `balance = hash`, and `hash_key` for what it goes by")                                \
+    X("venv virtualenv home pythonhome",                                                           \
+      "write the path of its program: cmd = venv/bin/uvicorn ...")                                 \
+    X("preload preload_app lazy_apps", "left out: forking loaded code; each worker loads its own") \
+    X("startsecs", "a worker is ready when it answers: see health_path and start_timeout")         \
+    X("option", "options of HAProxy have keys of their own here: see the reference in the README") \
+    X("weight server_weight", "left out: weights; balance = least goes by what is free")           \
+    X("daemon daemonize background", "left out: it stays in the foreground; systemd keeps it")
 
 typedef enum ldc_type {
     LDC_INT,
@@ -2377,9 +2770,9 @@ typedef struct ldc_origin { /* where a value was written */
 
 typedef struct ldc_setting { /* what was said of one key in one section */
     bool set;
-    ldc_origin at;
-    const char *raw;   /* as said, for ldcorn_dump */
-    const char **word; /* lists: NULL-terminated, and where each stood */
+    ldc_origin at, key_at; /* of the value, of the key */
+    const char *raw;       /* as said, for ldcorn_dump */
+    const char **word;     /* lists: NULL-terminated, and where each stood */
     ldc_origin *word_at;
     int words, room;
 } ldc_setting;
@@ -2395,7 +2788,9 @@ typedef struct ldc_section {
 
 typedef struct ldc_addr {
     socklen_t len;
-    int mode;          /* of a unix socket, 0: as umask says */
+    int mode;     /* of a unix socket, 0: as umask says */
+    bool grouped; /* its file belongs to `gid` */
+    gid_t gid;
     int inherited;     /* a listening descriptor that somebody gave us, 0: none, -1: not there */
     bool proxy, https; /* what stands before us: PROXY v1 or v2 comes first; TLS ends there */
     union {
@@ -2491,7 +2886,8 @@ typedef struct ldc_gconf { /* one group as configured; all limits final */
     ldc_cidrs dial_allow;
     ldc_choice client_abort, on_timeout, reload;
     int stop_signal;
-    int umask; /* -1: inherited */
+    bool stop_said; /* `stop_timeout` was: it holds at a stop of ldcorn, too */
+    int umask;      /* -1: inherited */
     ldc_user user;
     const char *health_path, *health_host;
     const char *log_path; /* stderr, stdout, inherit, off or a path */
@@ -2521,7 +2917,14 @@ typedef struct ldc_route {
     const char *said;
 } ldc_route;
 
+typedef struct ldc_size { /* routes of one size: these of by_text */
+    size_t n;
+    int first, end;
+} ldc_size;
+
 typedef struct ldc_conf {
+    const char
+        *secret; /* the variables that admin_token was made of, each with a blank behind it */
     ldc_arena arena;
     int refs;
     ldcorn_desc s;    /* resolved */
@@ -2530,10 +2933,13 @@ typedef struct ldc_conf {
     int groups;
     ldc_route *route; /* in the order in which they are tried */
     int routes;
+    int *by_text;   /* their numbers, by size, then text: those of one size stand together */
+    ldc_size *size; /* the sizes that there are, the longest first */
+    int sizes;
     ldc_addr *listen;
     int listens;
-    ldc_addr admin;
-    bool admin_on;
+    ldc_addr *admin;
+    int admins; /* 0: off */
     ldc_user run_as;
     ldc_cidr *trusted;
     int trusteds;
@@ -2541,8 +2947,16 @@ typedef struct ldc_conf {
     int group_lines;
 } ldc_conf;
 
+typedef struct ldc_home { /* what is found out once, at the start, and holds for all readings */
+    const char *here;     /* the working directory as its user names it: $PWD, where that is it */
+    const char *base;     /* that, if links lie in it; relative names follow them. NULL: none do */
+    const char
+        *runtime_dir; /* in force, because nobody wrote another; NULL: at the first reading */
+} ldc_home;
+
 typedef struct ldc_reader { /* one reading; lives on the stack of ldc_conf_read */
     ldc_conf *conf;
+    const ldc_home *home;
     ldc_arena *arena;
     ldc_text errors, warnings;
     int error_count;
@@ -2553,6 +2967,8 @@ typedef struct ldc_reader { /* one reading; lives on the stack of ldc_conf_read 
     } note[64];  /* in the order of the file; what is found behind these comes last */
     bool memory; /* an allocation failed */
     bool include;
+    bool filter;  /* of the host, which may choose any group */
+    bool *quoted; /* words of the command line that was split last: with quotes */
 } ldc_reader;
 
 static void *ldc_conf_take(ldc_reader *r, size_t n) {
@@ -2592,7 +3008,9 @@ static void ldc_conf_note(ldc_text *t, const ldc_origin *at, const char *text, c
         return;
     }
     if (at->line == 0) {
-        ldc_text_fmt(t, "%s: %s%s%s\n", at->file->name, text, hint[0] ? ": " : "", hint);
+        bool option = strcmp(at->file->name, "-o") == 0;
+        ldc_text_fmt(t, "%s%s%s: %s%s%s\n", at->file->name, option ? " " : "",
+                     option ? at->file->text : "", text, hint[0] ? ": " : "", hint);
         return;
     }
     line = ldc_conf_line(at);
@@ -2673,22 +3091,37 @@ static bool ldc_conf_was(ldc_str older, ldc_str name) {
     return true;
 }
 
-/* What to write instead of an unknown key: its present name, or the nearest one. */
+/* Is `name` one of the blank-separated words? */
+static bool ldc_conf_among(const char *words, ldc_str name) {
+    ldc_str rest = ldc_util_z(words);
+    while (rest.n) {
+        const char *blank = (const char *)memchr(rest.p, ' ', rest.n);
+        size_t n = blank ? (size_t)(blank - rest.p) : rest.n;
+        if (ldc_conf_was(ldc_util_str(rest.p, n), name)) return true;
+        rest = ldc_util_cut(rest, blank ? n + 1 : n);
+    }
+    return false;
+}
+
+#define LDC_ELSEWHERE_ROW(names, hint) {names, hint},
+static const struct {
+    const char *names, *hint;
+} ldc_conf_elsewhere[] = {LDC_ELSEWHERE(LDC_ELSEWHERE_ROW)};
+
+/* What to write instead of an unknown key: its present name, the nearest one, or another way. */
 static void ldc_conf_suggest(ldc_str name, char *out, size_t room) {
     int best = 99, found = -1;
+    for (size_t i = 0; i < LDC_LEN(ldc_conf_elsewhere); i++) {
+        if (!ldc_conf_among(ldc_conf_elsewhere[i].names, name)) continue;
+        snprintf(out, room, "%s", ldc_conf_elsewhere[i].hint);
+        return;
+    }
     for (int i = 0; i < LDC_KEY_COUNT; i++) {
-        ldc_str rest = ldc_util_z(ldc_conf_keys[i].formerly);
         int d = ldc_util_distance(name, ldc_util_z(ldc_conf_keys[i].name));
         if (d < best) best = d, found = i;
-        while (rest.n) {
-            const char *blank = (const char *)memchr(rest.p, ' ', rest.n);
-            size_t n = blank ? (size_t)(blank - rest.p) : rest.n;
-            if (ldc_conf_was(ldc_util_str(rest.p, n), name)) {
-                snprintf(out, room, "here it is called `%s`", ldc_conf_keys[i].name);
-                return;
-            }
-            rest = ldc_util_cut(rest, blank ? n + 1 : n);
-        }
+        if (!ldc_conf_among(ldc_conf_keys[i].formerly, name)) continue;
+        snprintf(out, room, "here it is called `%s`", ldc_conf_keys[i].name);
+        return;
     }
     if (found >= 0 && (best <= 2 || best <= (int)(name.n / 3)))
         snprintf(out, room, "did you mean `%s`?", ldc_conf_keys[found].name);
@@ -2696,8 +3129,21 @@ static void ldc_conf_suggest(ldc_str name, char *out, size_t room) {
         snprintf(out, room, "there is no such key");
 }
 
-/* ${VAR}, ${VAR:-text}, $${ for a literal ${ . */
+/* No worker gets to see what admin_token is made of. */
+static void ldc_conf_secret(ldc_reader *r, const char *variable) {
+    char names[512];
+    snprintf(names, sizeof names, "%s%s ", r->conf->secret ? r->conf->secret : "", variable);
+    r->conf->secret = ldc_conf_z(r, ldc_util_z(names));
+}
+
+static const char *ldc_conf_expanded(ldc_reader *r, ldc_str s, const ldc_origin *at, bool secret);
+
 static const char *ldc_conf_expand(ldc_reader *r, ldc_str s, const ldc_origin *at) {
+    return ldc_conf_expanded(r, s, at, false);
+}
+
+/* ${VAR}, ${VAR:-text}, $${ for a literal ${ . */
+static const char *ldc_conf_expanded(ldc_reader *r, ldc_str s, const ldc_origin *at, bool secret) {
     ldc_text t;
     const char *z;
     ldc_text_init(&t, r->arena->mem);
@@ -2725,6 +3171,7 @@ static const char *ldc_conf_expand(ldc_reader *r, ldc_str s, const ldc_origin *a
         }
         snprintf(variable, sizeof variable, "%.*s", LDC_STR_ARG(name));
         z = getenv(variable);
+        if (secret && z) ldc_conf_secret(r, variable);
         if (z)
             ldc_text_add(&t, z);
         else if (other.p)
@@ -2811,6 +3258,7 @@ static char **ldc_conf_split(ldc_reader *r, const char *s, const ldc_origin *at)
     char **argv = (char **)ldc_conf_take(r, (n / 2 + 2) * sizeof *argv);
     char *word = (char *)ldc_conf_take(r, n + 1), quote = 0;
     bool in = false;
+    r->quoted = (bool *)ldc_conf_take(r, n / 2 + 2);
     if (r->memory) return NULL;
     for (size_t i = 0; i <= n; i++) {
         char c = s[i];
@@ -2823,9 +3271,9 @@ static char **ldc_conf_split(ldc_reader *r, const char *s, const ldc_origin *at)
         if (end) continue;
         in = true;
         if (quote ? c == quote : c == '\'' || c == '"')
-            quote = quote ? 0 : c;
+            quote = quote ? 0 : c, r->quoted[count] = true;
         else if (c == '\\' && quote != '\'' && s[i + 1])
-            word[o++] = s[++i];
+            word[o++] = s[++i], r->quoted[count] = true;
         else
             word[o++] = c;
     }
@@ -2867,7 +3315,12 @@ static ldc_str ldc_conf_unquote(char *p, size_t n) {
     return ldc_util_str(p, o);
 }
 
-static void ldc_conf_words(ldc_reader *r, ldc_setting *s, const ldc_value *v) {
+/* Lists in which no word ends in a comma. */
+static bool ldc_conf_commas(int id) {
+    return id != LDC_KEY_env && id != LDC_KEY_worker_log && id != LDC_KEY_watch;
+}
+
+static void ldc_conf_words(ldc_reader *r, ldc_setting *s, int id, const ldc_value *v) {
     size_t i = 0;
     char quote;
     while (i < v->n) {
@@ -2898,6 +3351,10 @@ static void ldc_conf_words(ldc_reader *r, ldc_setting *s, const ldc_value *v) {
         }
         at[s->words] = v->at[from];
         at[s->words].length = (int)(i - from);
+        if (v->p[i - 1] == ',' && ldc_conf_commas(id))
+            ldc_conf_fail(r, &at[s->words], "write blanks alone between the words",
+                          "`%s` is a list of words: the comma would be part of one",
+                          ldc_conf_keys[id].name);
         word[s->words] = ldc_conf_expand(r, ldc_conf_unquote(v->p + from, i - from), &at[s->words]);
         s->word = word;
         s->word_at = at;
@@ -2920,14 +3377,14 @@ static void ldc_conf_assign(ldc_reader *r, ldc_section *section, int id, const l
     const char *z;
     at.length = (int)(v->n ? v->n : 1);
     if (k->type == LDC_WORDS) {
-        ldc_conf_words(r, s, v);
+        ldc_conf_words(r, s, id, v);
         memcpy(field, &s->word, sizeof s->word);
     } else if (k->type ==
                LDC_COMMAND) { /* expanded after the split, so that values stay one word */
         z = ldc_conf_z(r, text);
         memcpy(field, &z, sizeof z);
     } else {
-        z = ldc_conf_expand(r, text, &at);
+        z = ldc_conf_expanded(r, text, &at, id == LDC_KEY_admin_token);
         text = ldc_util_z(z);
         if (k->type == LDC_TEXT)
             memcpy(field, &z, sizeof z);
@@ -3026,6 +3483,7 @@ static void ldc_conf_pair(ldc_reader *r, ldc_section *section, ldc_str name, con
         return;
     }
     ldc_conf_assign(r, section, id, v);
+    section->said[id].key_at = *at;
 }
 
 /* A regular file of a sane size: a reload must not wait for a fifo or read a device for ever. */
@@ -3044,12 +3502,46 @@ static FILE *ldc_conf_open(const char *path) {
     return in;
 }
 
+/* --- where names begin: a release that is swapped by a link is what a reload loads --- */
+
+static ldc_home ldc_conf_home(ldc_arena *a) {
+    const char *pwd = getenv("PWD");
+    char cwd[PATH_MAX];
+    struct stat named, real;
+    ldc_home h;
+    memset(&h, 0, sizeof h);
+    if (getcwd(cwd, sizeof cwd) == NULL) return h;
+    if (pwd && pwd[0] == '/' && stat(pwd, &named) == 0 && stat(".", &real) == 0 &&
+        named.st_dev == real.st_dev && named.st_ino == real.st_ino)
+        h.here = ldc_arena_copy(a, pwd, strlen(pwd));
+    if (h.here && strcmp(h.here, cwd) != 0) h.base = h.here;
+    if (h.here == NULL) h.here = ldc_arena_copy(a, cwd, strlen(cwd));
+    return h;
+}
+
+/* A path as it is written, seen from there. */
+static const char *ldc_conf_based(ldc_reader *r, const char *path) {
+    char full[PATH_MAX * 2];
+    if (path == NULL || path[0] == '/' || r->home->base == NULL) return path;
+    snprintf(full, sizeof full, "%s/%s", r->home->base, path);
+    return ldc_conf_z(r, ldc_util_z(full));
+}
+
+/* The same for a log, which may be a word. */
+static const char *ldc_conf_based_log(ldc_reader *r, const char *log) {
+    static const char *const words[] = {"stderr", "stdout", "off", "inherit"};
+    for (size_t i = 0; i < LDC_LEN(words); i++) {
+        if (log && strcmp(log, words[i]) == 0) return log;
+    }
+    return ldc_conf_based(r, log);
+}
+
 static const ldc_file *ldc_conf_load(ldc_reader *r, const char *path, const ldc_origin *at) {
     ldc_file *f = (ldc_file *)ldc_conf_take(r, sizeof *f);
     char block[4096];
     ldc_text t;
     size_t n;
-    FILE *in = ldc_conf_open(path);
+    FILE *in = ldc_conf_open(ldc_conf_based(r, path));
     if (in == NULL || r->memory) {
         ldc_conf_fail(r, at, at->file ? "check the name" : "", "cannot read %s: %s", path,
                       strerror(errno));
@@ -3183,6 +3675,7 @@ static void ldc_conf_statement(ldc_reader *r, ldc_cursor *c, const ldc_value *v)
     for (size_t i = 0; i + 1 < value.n; i++) {
         ldc_origin sharp = value.at[i + 1];
         if (value.p[i] != ' ' || (value.p[i + 1] != '#' && value.p[i + 1] != ';')) continue;
+        if (value.p[i + 1] == ';' && ldc_util_is(ldc_util_str(name.p, name.n), "cmd")) break;
         ldc_conf_warn(r, &sharp, "a comment stands on a line of its own",
                       "this is part of the value");
         break;
@@ -3227,16 +3720,28 @@ static void ldc_conf_text(ldc_reader *r, ldc_section *s, int id, ldc_str text,
     ldc_conf_assign(r, s, id, &v);
 }
 
-static void ldc_conf_list(ldc_reader *r, ldc_section *s, int id, const char *const *list) {
-    ldc_origin none = {0};
-    for (; list && *list; list++) ldc_conf_text(r, s, id, ldc_util_z(*list), &none);
+static bool ldc_conf_what(int id) {
+    return id == LDC_KEY_cmd || id == LDC_KEY_app || id == LDC_KEY_function ||
+           id == LDC_KEY_upstream || id == LDC_KEY_dial_in;
 }
 
 /* Fields of a desc that the file did not set. */
 static void ldc_conf_from_desc(ldc_reader *r, ldc_section *s, const void *desc, int scope) {
+    ldc_file *f = (ldc_file *)ldc_conf_take(r, sizeof *f);
+    ldc_origin at = {0};
+    bool runs = false;
+    char name[96];
+    if (r->memory) return;
+    snprintf(name, sizeof name, s->name ? "group \"%s\"" : "ldcorn_desc", s->name);
+    f->name = ldc_conf_z(r, ldc_util_z(name));
+    at.file = f; /* without a text: its fields */
+    if (s->at.file == NULL) s->at = at;
+    for (int id = 0; id < LDC_KEY_COUNT; id++)
+        runs = runs || (ldc_conf_what(id) && s->said[id].set);
     for (int id = 0; id < LDC_KEY_COUNT; id++) {
         const ldc_key *k = &ldc_conf_keys[id];
         const char *from = (const char *)desc + k->offset;
+        if (runs && ldc_conf_what(id)) continue; /* the file says what to run */
         const char *const *list = NULL;
         const char *z = NULL;
         char zero[8] = {0};
@@ -3244,14 +3749,14 @@ static void ldc_conf_from_desc(ldc_reader *r, ldc_section *s, const void *desc, 
             continue;
         if (k->type == LDC_WORDS) {
             memcpy(&list, from, sizeof list);
-            ldc_conf_list(r, s, id, list);
+            for (; list && *list; list++) ldc_conf_text(r, s, id, ldc_util_z(*list), &at);
         } else if (k->type == LDC_TEXT || k->type == LDC_COMMAND) {
-            ldc_origin none = {0};
             memcpy(&z, from, sizeof z);
-            ldc_conf_text(r, s, id, ldc_util_z(z), &none);
+            ldc_conf_text(r, s, id, ldc_util_z(z), &at);
         } else {
             memcpy(ldc_conf_field(s, k), from, ldc_conf_width(k));
             s->said[id].set = true;
+            s->said[id].at = at;
             s->said[id].raw = NULL;
         }
     }
@@ -3332,11 +3837,6 @@ static void ldc_conf_override(ldc_reader *r, const char *word) {
 }
 
 /* --- checks: from sections to an ldc_conf --- */
-
-static bool ldc_conf_what(int id) {
-    return id == LDC_KEY_cmd || id == LDC_KEY_app || id == LDC_KEY_function ||
-           id == LDC_KEY_upstream || id == LDC_KEY_dial_in;
-}
 
 static bool ldc_conf_same_name(const char *a, const char *b) {
     size_t n = strcspn(a, "=");
@@ -3431,6 +3931,8 @@ static void ldc_conf_defaults(ldc_reader *r, ldc_section *s, int scope) {
     }
 }
 
+static void ldc_conf_sane(ldc_reader *r, ldc_section *s, int scope);
+
 static const ldc_origin *ldc_conf_at(const ldc_section *s, int id) {
     return s->said[id].set ? &s->said[id].at : &s->at;
 }
@@ -3446,6 +3948,26 @@ static void ldc_conf_range(ldc_reader *r, ldc_section *s, int id, int64_t low, i
         ldc_conf_fail(r, ldc_conf_at(s, id), hint, "`%s` cannot be none", k->name);
     else
         ldc_conf_fail(r, ldc_conf_at(s, id), hint, "`%s` is out of range", k->name);
+}
+
+/* Numbers that no key may have, from a desc above all, whose fields come as they are. Ten years are
+   enough for anything, and a sum of them with the time fits. */
+static void ldc_conf_sane(ldc_reader *r, ldc_section *s, int scope) {
+    for (int id = 0; id < LDC_KEY_COUNT && r->error_count == 0; id++) { /* what is said is said */
+        const ldc_key *k = &ldc_conf_keys[id];
+        int64_t v, most = k->type == LDC_DURATION ? (int64_t)3650 * 86400000
+                          : k->type == LDC_SIZE   ? (int64_t)1 << 50
+                                                  : (int64_t)1 << 31;
+        if (k->scope != scope || k->type > LDC_SIZE || !s->said[id].set) continue;
+        memcpy(&v, ldc_conf_field(s, k), sizeof v);
+        if ((v >= LDCORN_NONE && v <= most) || (id == LDC_KEY_workers && v == LDCORN_AUTO))
+            continue;
+        ldc_conf_fail(r, ldc_conf_at(s, id),
+                      k->type == LDC_DURATION ? "write 0 to 3650 days, or none" : "write less",
+                      "`%s` is out of range", k->name);
+        v = LDCORN_ZERO; /* said once */
+        memcpy(ldc_conf_field(s, k), &v, sizeof v);
+    }
 }
 
 /* The place of `value` in `known`. */
@@ -3532,6 +4054,17 @@ static const char *ldc_conf_mode(const char *word, int *mode) {
     return NULL;
 }
 
+/* The group that a socket's file belongs to. */
+static const char *ldc_conf_gid(const char *name, ldc_addr *a) {
+    const struct group *of = getgrnam(name);
+    uint64_t n = 0;
+    if (of == NULL && !ldc_util_number(ldc_util_z(name), UINT32_MAX - 1, &n))
+        return "there is no such group";
+    a->gid = of ? of->gr_gid : (gid_t)n;
+    a->grouped = true;
+    return NULL;
+}
+
 /* --- listening sockets that somebody gave us --- */
 
 /* Its address, as far as the descriptor is there: for the defaults that go by it. */
@@ -3602,6 +4135,7 @@ static ldc_addr *ldc_conf_addresses(ldc_reader *r, const ldc_setting *s, const c
     if (r->memory) return NULL;
     for (int i = 0; i < s->words; i++) {
         const char *word = s->word[i], *hint = NULL;
+        char room_for[160];
         ldc_addr *a = &list[*count];
         if (dynamic && strcmp(word, "dynamic") == 0) {
             *dynamic = true;
@@ -3610,6 +4144,9 @@ static ldc_addr *ldc_conf_addresses(ldc_reader *r, const ldc_setting *s, const c
         if (modes && *count && strncmp(word, "mode=", 5) == 0 &&
             list[*count - 1].u.any.sa_family == AF_UNIX)
             hint = ldc_conf_mode(word, &list[*count - 1].mode);
+        else if (modes && *count && strncmp(word, "group=", 6) == 0 &&
+                 list[*count - 1].u.any.sa_family == AF_UNIX)
+            hint = ldc_conf_gid(word + 6, &list[*count - 1]);
         else if (!listen || !ldc_conf_listen_word(word, list, count, &hint)) {
             hint = ldc_conf_address(a, word);
             if (hint && names && ldc_conf_named(a, word)) hint = NULL, (*names)++;
@@ -3617,9 +4154,22 @@ static ldc_addr *ldc_conf_addresses(ldc_reader *r, const ldc_setting *s, const c
             if (hint == NULL) (*count)++;
         }
         for (; a < list + *count; a++) a->at = s->word_at[i];
+        if (hint && strstr(word, "://")) {
+            snprintf(room_for, sizeof room_for, "leave the scheme out: write %.*s",
+                     (int)strcspn(strstr(word, "://") + 3, "/"), strstr(word, "://") + 3);
+            hint = room_for;
+        }
         if (hint) ldc_conf_fail(r, &s->word_at[i], hint, "`%s` does not take `%s`", key, word);
     }
     return list;
+}
+
+/* ::ffff:a.b.c.d is a.b.c.d, wherever it comes from. */
+static int ldc_conf_unmapped(int family, const unsigned char **ip) {
+    static const unsigned char v4[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    if (family != AF_INET6 || memcmp(*ip, v4, 12) != 0) return family;
+    *ip += 12;
+    return AF_INET;
 }
 
 static bool ldc_conf_cidr(const char *text, ldc_cidr *c) {
@@ -3639,6 +4189,12 @@ static bool ldc_conf_cidr(const char *text, ldc_cidr *c) {
     if (inet_pton(c->family, name, c->bytes) != 1) return false;
     if (slash && !ldc_util_number(ldc_util_z(slash + 1), (uint64_t)c->bits, &bits)) return false;
     if (slash) c->bits = (int)bits;
+    if (c->family == AF_INET6 && c->bits >= 96) {
+        const unsigned char *ip = c->bytes;
+        c->family = ldc_conf_unmapped(AF_INET6, &ip);
+        if (c->family == AF_INET) c->bits -= 96;
+        if (c->family == AF_INET) memmove(c->bytes, ip, 4);
+    }
     return true;
 }
 
@@ -3651,13 +4207,8 @@ static bool ldc_conf_within(const ldc_cidr *c, int family, const unsigned char *
     return true;
 }
 
-/* ::ffff:a.b.c.d is a.b.c.d. */
 static bool ldc_conf_listed(const ldc_cidr *list, int n, int family, const unsigned char *ip) {
-    static const unsigned char v4[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-    if (family == AF_INET6 && memcmp(ip, v4, 12) == 0) {
-        family = AF_INET;
-        ip += 12;
-    }
+    family = ldc_conf_unmapped(family, &ip);
     for (int i = 0; i < n; i++) {
         if (ldc_conf_within(&list[i], family, ip)) return true;
     }
@@ -3698,17 +4249,41 @@ static void ldc_conf_trust(ldc_reader *r, ldc_section *s) {
     }
 }
 
-static void ldc_conf_runtime_dir(ldc_reader *r, ldc_section *s) {
-    char real[PATH_MAX], path[PATH_MAX + 64];
-    const char *given = getenv("RUNTIME_DIRECTORY"), *xdg = getenv("XDG_RUNTIME_DIR");
+/* The hash of a file's path as it is written, made absolute, without . and empty parts. */
+static uint64_t ldc_conf_path_hash(const char *here, const char *file) {
     uint64_t h = 14695981039346656037ULL;
-    static long serial; /* two instances without a file in one process */
+    for (int part = file[0] == '/'; part < 2; part++) {
+        ldc_str rest = ldc_util_z(part ? file : here), one;
+        while (rest.n) {
+            const char *slash = (const char *)memchr(rest.p, '/', rest.n);
+            one = ldc_util_str(rest.p, slash ? (size_t)(slash - rest.p) : rest.n);
+            rest = ldc_util_cut(rest, slash ? one.n + 1 : one.n);
+            if (one.n == 0 || ldc_util_is(one, ".")) continue;
+            h = ldc_util_fnv(one.p, one.n, ldc_util_fnv("/", 1, h));
+        }
+    }
+    return h;
+}
+
+/* Computed once: what nobody wrote and nobody changed stays as it is, wherever a link to the file
+   may lead by now. */
+static void ldc_conf_runtime_dir(ldc_reader *r, ldc_section *s) {
+    char path[PATH_MAX + 64];
+    const char *given = getenv("RUNTIME_DIRECTORY"), *xdg = getenv("XDG_RUNTIME_DIR");
+    uint64_t h;
     if (s->global->runtime_dir) return;
-    if (r->conf->file && realpath(r->conf->file, real))
-        h = ldc_util_fnv(real, strlen(real), h);
-    else {
-        const long own[] = {(long)getpid(), ++serial};
-        h = ldc_util_fnv(own, sizeof own, h);
+    if (r->home->runtime_dir) {
+        s->global->runtime_dir = ldc_conf_z(r, ldc_util_z(r->home->runtime_dir));
+        return;
+    }
+    if (r->conf->file) {
+        h = ldc_conf_path_hash(r->home->here ? r->home->here : "", r->conf->file);
+    } else {
+        uint64_t own[3]; /* two instances without a file may live in one process */
+        own[0] = (uint64_t)getpid();
+        own[1] = (uint64_t)(uintptr_t)r->home;
+        own[2] = ldc_util_now();
+        h = ldc_util_fnv(own, sizeof own, 14695981039346656037ULL);
     }
     if (given && given[0])
         snprintf(path, sizeof path, "%s", given);
@@ -3725,18 +4300,23 @@ static void ldc_conf_runtime_dir(ldc_reader *r, ldc_section *s) {
 static void ldc_conf_admin(ldc_reader *r, ldc_section *s) {
     ldc_conf *c = r->conf;
     char text[PATH_MAX + 32];
-    const char *hint;
-    const char *value = s->global->admin;
-    if (value && strcmp(value, "off") == 0) return;
-    if (value == NULL) {
+    ldc_setting *said = &s->said[LDC_KEY_admin];
+    if (said->words == 1 && strcmp(said->word[0], "off") == 0) return;
+    if (said->words == 0) {
+        ldc_origin none = {0};
         snprintf(text, sizeof text, "unix:%s/admin.sock", s->global->runtime_dir);
-        value = s->global->admin = ldc_conf_z(r, ldc_util_z(text));
+        ldc_conf_text(r, s, LDC_KEY_admin, ldc_util_z(text), &none);
+        said->set = false;
     }
-    hint = ldc_conf_address(&c->admin, value);
-    c->admin.mode = 0600;
-    c->admin.at = *ldc_conf_at(s, LDC_KEY_admin);
-    c->admin_on = hint == NULL;
-    if (hint) ldc_conf_fail(r, &c->admin.at, hint, "`admin` does not take `%s`", value);
+    c->admin = ldc_conf_addresses(r, said, "admin", true, &c->admins, NULL, NULL);
+    for (int i = 0; i < c->admins; i++) {
+        if (c->admin[i].mode == 0) c->admin[i].mode = 0600;
+        for (int j = 0; j < i; j++) {
+            if (ldc_conf_same_addr(&c->admin[i], &c->admin[j]))
+                ldc_conf_fail(r, &c->admin[i].at, "keep one", "`admin` says `%s` twice",
+                              c->admin[i].text);
+        }
+    }
 }
 
 /* name[:group] or numbers, with all groups of that name. Only root can become somebody else. */
@@ -3791,6 +4371,7 @@ static void ldc_conf_globals(ldc_reader *r) {
     ldcorn_desc *d = s->global;
     ldc_conf_defaults(r, s, LDC_SCOPE_GLOBAL);
     if (r->memory) return;
+    ldc_conf_sane(r, s, LDC_SCOPE_GLOBAL);
     ldc_conf_range(r, s, LDC_KEY_backlog, 1, 65535);
     ldc_conf_range(r, s, LDC_KEY_max_header, 1024, 1 << 20);
     ldc_conf_range(r, s, LDC_KEY_max_conns, 1, 1 << 24);
@@ -3822,41 +4403,63 @@ static void ldc_conf_globals(ldc_reader *r) {
             break;
         }
     }
+    d->runtime_dir = ldc_conf_based(r, d->runtime_dir);
+    d->pid_file = ldc_conf_based(r, d->pid_file);
+    d->log = ldc_conf_based_log(r, d->log);
+    d->access_log = ldc_conf_based_log(r, d->access_log);
     ldc_conf_runtime_dir(r, s);
     ldc_conf_admin(r, s);
     ldc_conf_trust(r, s);
     r->conf->s = *d;
 }
 
-static void ldc_conf_transport(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
+/* What stands in braces in a command line, or in a value of `env`: its number, -1: none of these. */
+static int ldc_conf_placeholder(const char *p) {
     static const char *const names[] = {"{socket}", "{port}",  "{fd}",        "{app}",
                                         "{group}",  "{index}", "{generation}"};
+    for (size_t i = 0; i < LDC_LEN(names); i++) {
+        if (strncmp(p, names[i], strlen(names[i])) == 0) return (int)i;
+    }
+    return -1;
+}
+
+/* The bits of {socket}, {port} and {fd} that a word has. In `env`, where JSON may stand, other braces
+   are only braces. */
+static int ldc_conf_says(ldc_reader *r, const ldc_gconf *g, const char *word, const ldc_origin *at,
+                         bool env) {
+    int seen = 0;
+    for (const char *p = strchr(word, '{'); p; p = strchr(p, '{')) {
+        int i = ldc_conf_placeholder(p);
+        if (p[1] == '{' && (!env || ldc_conf_placeholder(p + 1) >= 0)) {
+            p += 2;
+            continue;
+        }
+        if (i < 0 && !env) {
+            ldc_conf_fail(r, at,
+                          "{socket} {port} {fd} {app} {group} {index} {generation}; a brace is {{",
+                          "unknown placeholder in `%s`", word);
+            return seen;
+        }
+        if (i >= 0 && i < 3) seen |= 1 << i;
+        if (i == 3 && g->s.app == NULL)
+            ldc_conf_fail(r, at, "add `app = ...`", "{app} has no value");
+        p++;
+    }
+    return seen;
+}
+
+static void ldc_conf_transport(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
+    const ldc_setting *env = &s->said[LDC_KEY_env];
     int seen = 0;
     const ldc_origin *at = ldc_conf_at(s, s->said[LDC_KEY_cmd].set ? LDC_KEY_cmd : LDC_KEY_app);
-    for (char **word = g->argv; *word; word++) {
-        for (const char *p = strchr(*word, '{'); p; p = strchr(p, '{')) {
-            size_t i = 0;
-            if (p[1] == '{') {
-                p += 2;
-                continue;
-            }
-            while (i < LDC_LEN(names) && strncmp(p, names[i], strlen(names[i])) != 0) i++;
-            if (i == LDC_LEN(names)) {
-                ldc_conf_fail(
-                    r, at, "{socket} {port} {fd} {app} {group} {index} {generation}; a brace is {{",
-                    "unknown placeholder in `%s`", *word);
-                return;
-            }
-            if (i < 3) seen |= 1 << i;
-            if (i == 3 && g->s.app == NULL)
-                ldc_conf_fail(r, at, "add `app = ...`", "{app} has no value");
-            p++;
-        }
-    }
+    for (char **word = g->argv; *word; word++) seen |= ldc_conf_says(r, g, *word, at, false);
+    for (int i = 0; i < env->words; i++)
+        seen |= ldc_conf_says(r, g, env->word[i], &env->word_at[i], true);
     g->transport = seen & 1 ? LDC_BY_SOCKET : seen & 2 ? LDC_BY_PORT : LDC_BY_FD;
     if (seen != 1 && seen != 2 && seen != 4)
         ldc_conf_fail(r, at,
-                      "write one of {socket}, {port}, {fd} where the server is told to listen",
+                      "write one of {socket}, {port}, {fd} where the server is told to listen, or "
+                      "env = PORT={port}",
                       seen ? "more than one transport in the command"
                            : "the command of [%s] does not say where to listen",
                       g->name);
@@ -3892,12 +4495,96 @@ static void ldc_conf_dials(ldc_reader *r) {
     }
 }
 
+/* Two kinds of workers in one group: the second one written is too much. */
+static void ldc_conf_twofold(ldc_reader *r, const ldc_section *s) {
+    int first = -1, second = -1;
+    for (int id = 0; id < LDC_KEY_COUNT; id++) {
+        if (!ldc_conf_what(id) || !s->said[id].set || (id == LDC_KEY_app && s->group->cmd))
+            continue;
+        if (first < 0 || s->said[id].at.line < s->said[first].at.line)
+            second = first, first = id;
+        else if (second < 0 || s->said[id].at.line < s->said[second].at.line)
+            second = id;
+    }
+    if (second < 0) second = first;
+    if (s->said[first].at.line)
+        ldc_conf_fail(r, &s->said[second].key_at, "keep one of the two, or make two groups",
+                      "[%s] says twice what to run: first `%s` in line %d", s->name,
+                      ldc_conf_keys[first].name, s->said[first].at.line);
+    else
+        ldc_conf_fail(r, &s->said[second].at, "keep one of the two, or make two groups",
+                      "[%s] says twice what to run: `%s` and `%s`", s->name,
+                      ldc_conf_keys[first].name, ldc_conf_keys[second].name);
+}
+
+/* What only a shell would understand, and what to write here, maybe in `room`. NULL: it may stand. */
+static const char *ldc_conf_habit(const char *word, bool program, char room[160]) {
+    static const struct {
+        const char *word, *hint;
+        bool program;
+    } habits[] = {{"cd", "write dir = PATH", true},
+                  {"source", "write the path of the program: venv/bin/uvicorn ...", true},
+                  {".", "write the path of the program: venv/bin/uvicorn ...", true},
+                  {"exec", "leave it out: there is no shell to be replaced", true},
+                  {"export", "write env = NAME=value", true},
+                  {"ulimit", "write prlimit in front of the program", true},
+                  {"2>&1", "leave it out: both are in worker_log", false},
+                  {"|", "write sh -c '...' if it has to be", false},
+                  {"&", "leave it out: workers stay in the foreground", false},
+                  {"&&", "write sh -c '... && exec ...'", false},
+                  {"||", "write sh -c '...'", false},
+                  {";", "write sh -c '...; exec ...'", false}};
+    for (size_t i = 0; i < LDC_LEN(habits); i++) {
+        if (strcmp(word, habits[i].word) == 0 && (program || !habits[i].program))
+            return habits[i].hint;
+    }
+    if (word[0] == '>' || (word[0] == '2' && word[1] == '>')) return "write worker_log = PATH";
+    if (word[0] == '<') return "write sh -c 'exec ... < FILE'";
+    if (strstr(word, "$(") || strchr(word, '`')) return "write sh -c 'exec ...'";
+    if (word[0] && word[strlen(word) - 1] == ';') return "write sh -c '...; exec ...'";
+    if (word[0] == '~' && (program || word[1] == 0 || word[1] == '/'))
+        return "write the whole path, or ${HOME}/...";
+    if (word[0] == '$' && isalpha((unsigned char)word[1])) {
+        size_t n = 1;
+        while (isalnum((unsigned char)word[n]) || word[n] == '_') n++;
+        snprintf(room, 160, "write ${%.*s}%.60s", (int)n - 1, word + 1, word + n);
+        return room;
+    }
+    if (program && (isalpha((unsigned char)word[0]) || word[0] == '_')) {
+        size_t n = 1;
+        while (isalnum((unsigned char)word[n]) || word[n] == '_') n++;
+        if (word[n] == '=') return "write env = NAME=value, a line of its own";
+    }
+    return NULL;
+}
+
+/* A command line is split as a shell does it, but no shell runs it. True: it cannot work. */
+static bool ldc_conf_shell(ldc_reader *r, char *const *argv, const ldc_origin *at) {
+    bool script = argv[0] && argv[1] && strcmp(argv[1], "-c") == 0;
+    char room[160];
+    for (int i = 0; argv[i] && !script; i++) {
+        const char *hint = r->quoted[i] ? NULL : ldc_conf_habit(argv[i], i == 0, room);
+        if (hint == NULL) continue;
+        if (i == 0) {
+            ldc_conf_fail(r, at, hint, "no shell runs `cmd`, and `%s` is no program", argv[i]);
+            return true;
+        }
+        ldc_conf_warn(r, at, hint, "no shell runs `cmd`: the program gets `%s` as it stands",
+                      argv[i]);
+    }
+    return false;
+}
+
 static void ldc_conf_runs(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ldcorn_desc *desc) {
     int n = (s->group->cmd || s->group->app) + (s->group->function != NULL) +
             (s->said[LDC_KEY_upstream].words > 0) + (s->said[LDC_KEY_dial_in].words > 0);
-    if (n != 1) {
+    if (n > 1) {
+        ldc_conf_twofold(r, s);
+        return;
+    }
+    if (n == 0) {
         ldc_conf_fail(r, &s->at, "one of cmd, app, function, upstream, dial_in",
-                      n ? "[%s] says twice what to run" : "[%s] does not say what to run", g->name);
+                      "[%s] does not say what to run", g->name);
         return;
     }
     if (s->said[LDC_KEY_dial_in].words) {
@@ -3928,6 +4615,8 @@ static void ldc_conf_runs(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ldc
     if (g->argv && g->argv[0] == NULL)
         ldc_conf_fail(r, ldc_conf_at(s, LDC_KEY_cmd), "write the program and its arguments",
                       "`cmd` is empty");
+    else if (g->argv && s->group->cmd && ldc_conf_shell(r, g->argv, ldc_conf_at(s, LDC_KEY_cmd)))
+        return;
     else if (g->argv)
         ldc_conf_transport(r, s, g);
 }
@@ -4027,6 +4716,25 @@ static void ldc_conf_terms(ldc_reader *r, const ldc_setting *said, const char *k
     }
 }
 
+/* All conditions must hold, and a request has one method, in upper case. */
+static void ldc_conf_methods(ldc_reader *r, const ldc_setting *said, const ldc_terms *terms) {
+    const ldc_term *first = NULL;
+    for (int i = 0; i < terms->n && terms->n == said->words; i++) {
+        const ldc_term *t = &terms->p[i];
+        if (t->by != LDC_BY_METHOD) continue;
+        if (first && !ldc_util_same(first->value, t->value))
+            ldc_conf_fail(r, &said->word_at[i], "make a group for each",
+                          "`match`: no request has two methods");
+        for (size_t k = 0; k < t->value.n; k++) {
+            if (t->value.p[k] < 'a' || t->value.p[k] > 'z') continue;
+            ldc_conf_warn(r, &said->word_at[i], "write it in upper case",
+                          "`match`: methods are case-sensitive");
+            break;
+        }
+        first = t;
+    }
+}
+
 static void ldc_conf_words_of(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
     const ldc_setting *health = &s->said[LDC_KEY_health_path], *log = &s->said[LDC_KEY_worker_log],
                       *env = &s->said[LDC_KEY_env];
@@ -4051,13 +4759,14 @@ static void ldc_conf_words_of(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
     ldc_conf_hosts(r, &s->said[LDC_KEY_hosts]);
     g->when.hosts = s->group->hosts;
     ldc_conf_terms(r, &s->said[LDC_KEY_match], "match", true, &g->when.match);
+    ldc_conf_methods(r, &s->said[LDC_KEY_match], &g->when.match);
     ldc_conf_terms(r, &s->said[LDC_KEY_hash_key], "hash_key", false, &g->hash);
     g->log_path = "stderr";
     for (int i = 0; i < log->words; i++) {
         if (strcmp(log->word[i], "raw") == 0)
             g->log_raw = true;
         else
-            g->log_path = log->word[i];
+            g->log_path = ldc_conf_based_log(r, log->word[i]);
     }
     for (int i = 0; i < env->words; i++) {
         if (strchr(env->word[i], '=') == NULL || env->word[i][0] == '=')
@@ -4089,6 +4798,8 @@ static void ldc_conf_derive(ldc_gconf *g) {
         d->drain_timeout = d->response_timeout > thirty ? d->response_timeout : thirty;
         if (d->run_timeout > d->drain_timeout) d->drain_timeout = d->run_timeout;
     }
+    g->stop_said = d->stop_timeout != LDCORN_ZERO;
+    if (!g->stop_said) d->stop_timeout = thirty;
     if (d->queue == LDCORN_NONE) d->queue = INT32_MAX;
     if (d->retries == LDCORN_NONE) d->retries = 0;
 }
@@ -4174,8 +4885,62 @@ static void ldc_conf_contradictions(ldc_reader *r, ldc_section *s, const ldc_gco
             "`on_timeout = close` would break `max_req_per_worker`: a worker does not stop when its connection closes");
 }
 
+/* A key of the group itself, not of the defaults for all. */
+static bool ldc_conf_own(const ldc_reader *r, const ldc_section *s, int id) {
+    const ldc_setting *own = &s->said[id], *all = &r->conf->globals->said[id];
+    return own->set && !(all->set && own->at.file == all->at.file && own->at.line == all->at.line);
+}
+
+/* Keys that do nothing here. */
+static void ldc_conf_idle_keys(ldc_reader *r, ldc_section *s, const ldc_gconf *g) {
+    char hint[80];
+    static const ldc_key_id ours[] = {
+        LDC_KEY_dir,         LDC_KEY_env,          LDC_KEY_user,
+        LDC_KEY_umask,       LDC_KEY_worker_log,   LDC_KEY_start_timeout,
+        LDC_KEY_stop_signal, LDC_KEY_stop_timeout, LDC_KEY_max_restarts};
+    if (g->source == LDC_FROM_LIST && ldc_conf_own(r, s, LDC_KEY_workers))
+        ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_workers), "remove it",
+                      "`workers` does nothing here: each address of [%s] is one", g->name);
+    for (size_t i = 0; i < LDC_LEN(ours) && g->source != LDC_FROM_PROCESSES; i++) {
+        if (ldc_conf_own(r, s, (int)ours[i]))
+            ldc_conf_warn(r, ldc_conf_at(s, (int)ours[i]), "remove it",
+                          "`%s` is for processes of our own, and [%s] has none",
+                          ldc_conf_keys[ours[i]].name, g->name);
+    }
+    if (!g->limited && ldc_conf_own(r, s, LDC_KEY_request_buffer))
+        ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_request_buffer), "set max_req_per_worker too",
+                      "`request_buffer` does nothing without `max_req_per_worker`: bodies of [%s] "
+                      "stream, and servers that know no chunks (uwsgi, wsgiref) see chunked ones "
+                      "as empty",
+                      g->name);
+    if (!g->limited && ldc_conf_own(r, s, LDC_KEY_response_buffer))
+        ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_response_buffer), "set max_req_per_worker too",
+                      "`response_buffer` of [%s] does nothing without `max_req_per_worker`",
+                      g->name);
+    if (ldc_conf_own(r, s, LDC_KEY_app) && g->s.cmd && !strstr(g->s.cmd, "{app}"))
+        ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_app), "write {app} in cmd, or remove it",
+                      "`app` of [%s] is not used: its `cmd` has no {app}", g->name);
+    if (s->said[LDC_KEY_dial_allow].words && g->source != LDC_FROM_DIAL &&
+        ldc_conf_own(r, s, LDC_KEY_dial_allow))
+        ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_dial_allow), "remove it, or write dial_in",
+                      "`dial_allow` of [%s] does nothing without `dial_in`", g->name);
+    for (char **word = g->argv; g->s.cmd && word && *word; word++) {
+        const char *n = strncmp(*word, "--workers=", 10) == 0 ? *word + 10
+                        : strcmp(*word, "--workers") == 0 || strcmp(*word, "--processes") == 0
+                            ? word[1]
+                            : NULL;
+        if (n == NULL || strcmp(n, "1") == 0) continue;
+        snprintf(hint, sizeof hint, "write workers = %.20s, a line of its own, and none in cmd", n);
+        ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_cmd), hint,
+                      "`%s` in `cmd`: limits hold for each process that ldcorn starts, so let "
+                      "ldcorn start them",
+                      *word);
+    }
+}
+
 /* Keys that do less than they seem to. */
 static void ldc_conf_doubts(ldc_reader *r, ldc_section *s, const ldc_gconf *g) {
+    ldc_conf_idle_keys(r, s, g);
     if (s->said[LDC_KEY_hash_key].words && g->balance != LDC_HASH &&
         strcmp(s->said[LDC_KEY_hash_key].word[0], "addr") != 0)
         ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_hash_key), "write balance = hash too",
@@ -4202,15 +4967,29 @@ static void ldc_conf_doubts(ldc_reader *r, ldc_section *s, const ldc_gconf *g) {
             ldc_conf_warn(r, &s->said[LDC_KEY_watch].word_at[i], "see where ldcorn is started",
                           "`watch`: %s: %s", s->said[LDC_KEY_watch].word[i], strerror(errno));
     }
-    if (s->said[LDC_KEY_routes].words == 0)
+    if (s->said[LDC_KEY_routes].words == 0 && !r->filter)
         ldc_conf_warn(r, &s->at, "add routes", "[%s] has no routes and gets no requests", g->name);
+}
+
+/* Paths of a group as they are seen from where we were started. */
+static void ldc_conf_rebase(ldc_reader *r, ldc_section *s) {
+    ldc_setting *watch = &s->said[LDC_KEY_watch];
+    const char **word = (const char **)ldc_conf_take(r, (size_t)(watch->words + 1) * sizeof *word);
+    s->group->dir = s->group->dir ? ldc_conf_based(r, s->group->dir) : r->home->base;
+    if (watch->words == 0 || r->memory) return;
+    for (int i = 0; i < watch->words; i++)
+        word[i] = strcmp(watch->word[i], "none") == 0 ? "none" : ldc_conf_based(r, watch->word[i]);
+    watch->word = word;
+    s->group->watch = word;
 }
 
 static void ldc_conf_group(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ldcorn_desc *desc) {
     ldc_conf_inherit(r, s);
     ldc_conf_defaults(r, s, LDC_SCOPE_GROUP);
     if (r->memory) return;
+    ldc_conf_sane(r, s, LDC_SCOPE_GROUP);
     ldc_conf_ranges(r, s);
+    if (r->home->base) ldc_conf_rebase(r, s);
     g->s = *s->group;
     g->name = s->name;
     g->at = s->at;
@@ -4248,6 +5027,61 @@ static bool ldc_conf_route(ldc_route *t, const char *word) {
     return t->text.n > 0 && t->text.p[0] == '/';
 }
 
+/* The route without encodings and dot segments, as it is matched; its mark stays. False: it has none. */
+static bool ldc_conf_plain(const char *word, char *out, size_t room) {
+    size_t mark = word[0] == '=', n = strlen(word), o = 0;
+    bool star = n > 1 && word[n - 1] == '*', odd = false;
+    ptrdiff_t size;
+    if (n + 4 > room || word[mark] != '/') return false;
+    for (size_t i = mark; i < n - star; i++) {
+        int high = word[i] == '%' ? ldc_util_hex(word[i + 1]) : -1;
+        int low = high >= 0 ? ldc_util_hex(word[i + 2]) : -1;
+        if (low >= 0) i += 2, odd = true;
+        out[mark + o++] = low >= 0 ? (char)(high * 16 + low) : word[i];
+    }
+    size = ldc_http_resolve(out + mark, o);
+    odd = odd || size != (ptrdiff_t)o;
+    if (mark) out[0] = '=';
+    if (size < 0) size = 2, memcpy(out + mark, "/x", 2);
+    snprintf(out + mark + (size_t)size, room - mark - (size_t)size, "%s", star ? "*" : "");
+    return odd;
+}
+
+/* What to write for a route in the manner of another system, which no request would find; NULL: it is
+   one. *never: it cannot fit at all, because the decoded path is matched, and servers resolve dots. */
+static const char *ldc_conf_instead(const char *word, char room[300], bool *never) {
+    const char *query = strchr(word, '?'), *pattern = strpbrk(word, "{<"),
+               *comma = strchr(word, ',');
+    char plain[256];
+    size_t n = strlen(word);
+    if (pattern == NULL && (pattern = strstr(word, "/:")) != NULL) pattern++;
+    if (pattern == NULL && n > 2 && strcmp(word + n - 2, ".*") == 0) pattern = word + n - 2;
+    if (pattern == NULL && (pattern = strstr(word, "*/")) != NULL) *never = true;
+    if (strstr(word, "://")) return "write the path alone; the host goes to `hosts`";
+    if (query) {
+        snprintf(room, 300, "write %.*s, and match = query:%.*s", (int)(query - word), word,
+                 (int)strcspn(query + 1, "&"), query + 1);
+    } else if (comma && comma[1] == '/') {
+        snprintf(room, 300, "write %.*s %.100s, with a blank", (int)(comma - word), word,
+                 comma + 1);
+    } else if (pattern && pattern > word + 1) {
+        size_t end = (size_t)(pattern - word);
+        while (end > 1 && (word[end - 1] == '/' || word[end - 1] == '*')) end--;
+        snprintf(room, 300, "write %.*s: a prefix takes what is below it", (int)end, word);
+    } else if (n > 2 && word[n - 1] == '$') {
+        snprintf(room, 300, "there are no regular expressions: write =%.*s", (int)n - 1, word);
+    } else if (n > 2 && strcmp(word + n - 2, "**") == 0) {
+        snprintf(room, 300, "write %.*s", (int)n - 1, word);
+    } else if (ldc_conf_plain(word, plain, sizeof plain)) {
+        *never = true;
+        snprintf(room, 300, "write %.200s: the decoded path is matched, without dot segments",
+                 plain);
+    } else {
+        return NULL;
+    }
+    return room;
+}
+
 static int ldc_conf_conditions(const ldc_route *t) {
     return t->when ? (t->when->hosts != NULL) + t->when->match.n : 0;
 }
@@ -4262,6 +5096,44 @@ static int ldc_conf_route_order(const void *x, const void *y) {
         return ldc_conf_conditions(a) > ldc_conf_conditions(b) ? -1 : 1;
     if (a->group != b->group) return a->group < b->group ? -1 : 1;
     return a->order < b->order ? -1 : a->order > b->order;
+}
+
+/* Sorted here, because qsort() hands over nothing that says whose numbers they are. Merging keeps
+   the order of what says the same. */
+static void ldc_conf_by_text(const ldc_route *route, int *v, int *room, int n) {
+    int half = n / 2, a = 0, b = half;
+    if (n < 2) return;
+    ldc_conf_by_text(route, v, room, half);
+    ldc_conf_by_text(route, v + half, room, n - half);
+    for (int i = 0; i < n; i++) {
+        bool left = b == n || (a < half && memcmp(route[v[a]].text.p, route[v[b]].text.p,
+                                                  route[v[a]].text.n) <= 0);
+        room[i] = left ? v[a++] : v[b++];
+    }
+    memcpy(v, room, (size_t)n * sizeof *v);
+}
+
+/* How a route is found: their numbers by size and text. */
+static void ldc_conf_route_index(ldc_reader *r) {
+    ldc_conf *c = r->conf;
+    size_t n = (size_t)c->routes + 1;
+    int *room = (int *)ldc_conf_take(r, n * sizeof *room);
+    c->by_text = (int *)ldc_conf_take(r, n * sizeof *c->by_text);
+    c->size = (ldc_size *)ldc_conf_take(r, n * sizeof *c->size);
+    if (r->memory) return;
+    for (int i = 0; i < c->routes; i++) {
+        ldc_size *last = &c->size[c->sizes - (c->sizes > 0)];
+        if (c->sizes == 0 || last->n != c->route[i].text.n) {
+            last = &c->size[c->sizes++];
+            last->n = c->route[i].text.n;
+            last->first = i;
+        }
+        last->end = i + 1;
+        c->by_text[i] = i;
+    }
+    for (int i = 0; i < c->sizes; i++)
+        ldc_conf_by_text(c->route, c->by_text + c->size[i].first, room,
+                         c->size[i].end - c->size[i].first);
 }
 
 typedef struct ldc_seen { /* routes by the hash of their text: numbers from 1, 0 is free */
@@ -4288,6 +5160,9 @@ static void ldc_conf_twice(ldc_reader *r, const ldc_seen *seen, const ldc_route 
 static void ldc_conf_routes(ldc_reader *r) {
     ldc_conf *c = r->conf;
     ldc_seen seen;
+    const char *hint;
+    char room[300];
+    bool never;
     int n = 0, group = 0;
     for (ldc_section *s = c->sections; s; s = s->next) n += s->said[LDC_KEY_routes].words;
     c->route = (ldc_route *)ldc_conf_take(r, (size_t)(n + 1) * sizeof *c->route);
@@ -4301,11 +5176,14 @@ static void ldc_conf_routes(ldc_reader *r) {
             t->group = group;
             t->order = i;
             t->at = said->word_at[i];
-            if (!ldc_conf_route(t, said->word[i])) {
-                ldc_conf_fail(r, &t->at, "write /a, /a*, =/a or *", "not a route: `%s`",
-                              said->word[i]);
+            never = !ldc_conf_route(t, said->word[i]);
+            hint = ldc_conf_instead(said->word[i], room, &never);
+            if (never) {
+                ldc_conf_fail(r, &t->at, hint ? hint : "write /a, /a*, =/a or *",
+                              "`routes` has what is not a route: `%s`", said->word[i]);
                 continue;
             }
+            if (hint) ldc_conf_warn(r, &t->at, hint, "`%s` matches these very characters", t->said);
             if (c->group[group].when.hosts || c->group[group].when.match.n)
                 t->when = &c->group[group].when;
             if (s->group->strip_prefix && t->kind == LDC_MATCH_STRING)
@@ -4316,6 +5194,7 @@ static void ldc_conf_routes(ldc_reader *r) {
         }
     }
     qsort(c->route, (size_t)c->routes, sizeof *c->route, ldc_conf_route_order);
+    ldc_conf_route_index(r);
 }
 
 static void ldc_conf_free(ldc_conf *c) {
@@ -4326,12 +5205,17 @@ static void ldc_conf_free(ldc_conf *c) {
 }
 
 static void ldc_conf_report(ldc_reader *r, ldcorn_error *error) {
-    const char *name = r->conf->file ? r->conf->file : "ldcorn";
+    const char *name = "ldcorn";
     const ldc_origin *first = &r->note[0].at;
     char last[512];
     size_t n, room;
     ldc_text t;
     ldc_text_init(&t, r->errors.mem);
+    for (int i = 0; i < r->error_count && i < (int)LDC_LEN(r->note) && r->conf->file; i++) {
+        const ldc_file *at = r->note[i].at.file; /* what -o or a desc says is no fault of a file */
+        if (at == NULL || (at->text && strcmp(at->name, "-o") != 0)) name = r->conf->file;
+    }
+    if (r->error_count == 0 && r->conf->file) name = r->conf->file;
     if (r->errors.failed)
         ldc_text_put(&t, r->errors.p, r->errors.n); /* as far as it came */
     else if (r->errors.n)
@@ -4353,12 +5237,34 @@ static void ldc_conf_report(ldc_reader *r, ldcorn_error *error) {
     error->status = 2;
     error->line = first->line;
     error->column = first->column;
-    snprintf(error->file, sizeof error->file, "%s", first->file ? first->file->name : "");
+    snprintf(error->file, sizeof error->file, "%s",
+             first->file && first->file->text ? first->file->name : "");
     ldc_text_free(&t);
+}
+
+/* Is there an earlier group of that name? */
+static bool ldc_conf_again(const ldcorn_desc *desc, int i) {
+    for (int j = 0; j < i; j++) {
+        if (desc->groups[j].name && strcmp(desc->groups[j].name, desc->groups[i].name) == 0)
+            return true;
+    }
+    return false;
 }
 
 static void ldc_conf_sources(ldc_reader *r, const ldcorn_desc *desc) {
     ldc_origin none = {0};
+    if (desc->group_count > 0 && desc->groups == NULL) {
+        ldc_conf_fail(r, &none, "set it, or group_count = 0", "ldcorn_desc: `groups` is NULL");
+        return;
+    }
+    for (int i = 0; i < desc->function_count; i++) {
+        if (desc->functions == NULL || desc->functions[i].name == NULL ||
+            desc->functions[i].function == NULL) {
+            ldc_conf_fail(r, &none, "each has a name and a function",
+                          "ldcorn_desc: `functions` lacks number %d", i);
+            return;
+        }
+    }
     r->conf->globals = ldc_conf_section(r, NULL, &none);
     if (r->memory) return;
     if (desc->file) ldc_conf_file(r, desc->file, &none);
@@ -4368,9 +5274,10 @@ static void ldc_conf_sources(ldc_reader *r, const ldcorn_desc *desc) {
         ldc_section *s = NULL;
         if (!ldc_conf_name(name))
             ldc_conf_fail(r, &none, "letters, digits, - and _", "group %d has no valid name", i);
-        else if (ldc_conf_find(r->conf, name))
-            continue; /* the file's one counts */
-        else
+        else if (ldc_conf_again(desc, i))
+            ldc_conf_fail(r, &none, "give it another name, or join the two",
+                          "group \"%s\" stands twice in the desc", desc->groups[i].name);
+        else if ((s = ldc_conf_find(r->conf, name)) == NULL) /* keys of a file win one by one */
             s = ldc_conf_add(r, name, &none);
         if (s) ldc_conf_from_desc(r, s, &desc->groups[i], LDC_SCOPE_GROUP);
     }
@@ -4380,8 +5287,8 @@ static void ldc_conf_sources(ldc_reader *r, const ldcorn_desc *desc) {
 }
 
 /* Reads everything that `desc` names. The conf with one reference, or NULL and *error. */
-static ldc_conf *ldc_conf_read(ldc_mem *m, const ldcorn_desc *desc, ldcorn_error *error,
-                               ldc_text *warnings) {
+static ldc_conf *ldc_conf_read(ldc_mem *m, const ldcorn_desc *desc, const ldc_home *home,
+                               ldcorn_error *error, ldc_text *warnings) {
     ldc_reader r;
     ldc_arena arena;
     int i = 0;
@@ -4400,6 +5307,8 @@ static ldc_conf *ldc_conf_read(ldc_mem *m, const ldcorn_desc *desc, ldcorn_error
     r.conf->arena = arena;
     r.conf->refs = 1;
     r.arena = &r.conf->arena;
+    r.home = home;
+    r.filter = desc->filter != NULL;
     if (!r.memory) r.conf->file = desc->file ? ldc_conf_z(&r, ldc_util_z(desc->file)) : NULL;
     if (!r.memory) ldc_conf_sources(&r, desc);
     if (!r.memory && r.conf->groups == 0 && r.error_count == 0) {
@@ -4472,7 +5381,7 @@ static void ldc_conf_dump_keys(ldc_text *t, ldc_section *s, int scope) {
         ldc_conf_dump_value(&v, k, s, said);
         if (said->at.file && said->at.line)
             ldc_text_fmt(t, "# %s:%d\n", said->at.file->name, said->at.line);
-        else if (said->at.file)
+        else if (said->at.file && said->at.file->text)
             ldc_text_fmt(t, "# %s\n", said->at.file->name);
         else if (said->set)
             ldc_text_add(t, "# given by the program\n");
@@ -4508,8 +5417,8 @@ typedef struct ldc_reading {
     bool dots, runs, back;     /* seen: maybe dot segments, runs of slashes, a backslash */
 } ldc_reading;
 
-/* Decoded copy of the path in `out` (as long as the target); its length or LDC_BAD. Control bytes
-   are refused: patterns that end in `$` match in front of a line feed. */
+/* Decoded copy of the path in `out` (as long as the target); its length or LDC_BAD. Of the control
+   bytes only NUL is refused: names and texts of more than one line stand in paths, too. */
 static ptrdiff_t ldc_route_decode(ldc_str target, char *out, ldc_reading *r) {
     size_t o = 0;
     for (size_t i = 0; i < target.n && target.p[i] != '?'; i++) {
@@ -4521,7 +5430,7 @@ static ptrdiff_t ldc_route_decode(ldc_str target, char *out, ldc_reading *r) {
             c = (char)(a * 16 + b);
             i += 2;
         }
-        if ((unsigned char)c < 0x20 || c == 0x7f) return LDC_BAD;
+        if (c == 0) return LDC_BAD;
         if (c == '\\') r->back = true;
         if (c == '\\' && r->backslash) c = '/';
         if (c == '/' && o && out[o - 1] == '/') {
@@ -4540,29 +5449,6 @@ static size_t ldc_route_merge(char *p, size_t n) {
         if (p[i] != '/' || o == 0 || p[o - 1] != '/') p[o++] = p[i];
     }
     return o;
-}
-
-/* Removes dot segments in place (RFC 3986 5.2.4); the length, or LDC_BAD above the root. */
-static ptrdiff_t ldc_route_resolve(char *p, size_t n) {
-    size_t o = 0, i = 0;
-    while (i < n) {
-        size_t end = i + 1, length;
-        while (end < n && p[end] != '/') end++;
-        length = end - i; /* "/segment" */
-        if (length == 2 && p[i + 1] == '.') {
-            if (end == n) p[o++] = '/';
-        } else if (length == 3 && p[i + 1] == '.' && p[i + 2] == '.') {
-            if (o == 0) return LDC_BAD;
-            while (o && p[--o] != '/') {}
-            if (end == n) p[o++] = '/';
-        } else {
-            memmove(p + o, p + i, length);
-            o += length;
-        }
-        i = end;
-    }
-    if (o == 0) p[o++] = '/';
-    return (ptrdiff_t)o;
 }
 
 static bool ldc_route_fits(const ldc_route *t, ldc_str path) {
@@ -4717,33 +5603,72 @@ static ldc_str ldc_route_strip(const ldc_route *t, ldc_str target) {
         if (c != (unsigned char)t->text.p[n++]) return target;
         slash = c == '/';
     }
-    return n == t->text.n ? ldc_util_cut(target, i) : target;
+    if (n != t->text.n) return target;
+    for (size_t next = i; next < target.n; i = next) { /* //host would be somebody else's */
+        unsigned char c = target.p[next] == '?' ? 0 : ldc_route_byte(target, &next, false);
+        if (c != '/' && c != '\\') break;
+    }
+    return ldc_util_cut(target, i);
 }
 
+/* Longer routes are tried before shorter ones, and of one size only those can fit that say what the
+   path says so far: they are found by halving. */
 static const ldc_route *ldc_route_first(const ldc_conf *c, ldc_str path, const ldc_head *h) {
-    for (int i = 0; i < c->routes; i++) {
-        if (ldc_route_fits(&c->route[i], path) && ldc_route_holds(&c->route[i], h))
-            return &c->route[i];
+    for (int i = 0; i < c->sizes; i++) {
+        size_t n = c->size[i].n;
+        int low = c->size[i].first, high = c->size[i].end;
+        if (n > path.n) continue;
+        while (low < high) {
+            int middle = low + (high - low) / 2;
+            if (memcmp(c->route[c->by_text[middle]].text.p, path.p, n) < 0)
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        for (; low < c->size[i].end; low++) {
+            const ldc_route *t = &c->route[c->by_text[low]];
+            if (memcmp(t->text.p, path.p, n) != 0) break;
+            if (ldc_route_fits(t, path) && ldc_route_holds(t, h)) return t;
+        }
     }
     return NULL;
 }
 
-/* Matches one reading, as it stands and with its dots resolved. False: it climbs above the root, or
-   two readings choose different groups. */
-static bool ldc_route_read(const ldc_conf *c, const ldc_head *h, ldc_str target, char *room,
-                           ldc_reading *r, const ldc_route **found, bool first) {
+/* Matches one reading, as it stands and with its dots resolved. LDC_WHY_NONE; ESCAPE: it is none, or
+   climbs above the root; PATH: two readings choose different groups. */
+static ldc_why ldc_route_read(const ldc_conf *c, const ldc_head *h, ldc_str target, char *room,
+                              ldc_reading *r, const ldc_route **found, bool first) {
     ptrdiff_t n = ldc_route_decode(target, room, r);
     const ldc_route *other;
-    if (n < 0) return false;
+    if (n < 0) return LDC_WHY_ESCAPE;
     if (first) *found = ldc_route_first(c, ldc_util_str(room, (size_t)n), h);
+    if (n > 1 && room[n - 1] == '\n') { /* patterns that end in $ match in front of it, too */
+        other = ldc_route_first(c, ldc_util_str(room, (size_t)n - 1), h);
+        if ((other ? other->group : -1) != (*found ? (*found)->group : -1)) return LDC_WHY_PATH;
+    }
     for (int resolved = 0; resolved <= (r->dots ? 1 : 0); resolved++) {
-        if (resolved && (n = ldc_route_resolve(room, (size_t)n)) < 0) return false;
+        if (resolved && (n = ldc_http_resolve(room, (size_t)n)) < 0) return LDC_WHY_ESCAPE;
         if (r->runs_stay && !resolved) continue;
         if (r->runs_stay) n = (ptrdiff_t)ldc_route_merge(room, (size_t)n);
         other = ldc_route_first(c, ldc_util_str(room, (size_t)n), h);
-        if ((other ? other->group : -1) != (*found ? (*found)->group : -1)) return false;
+        if ((other ? other->group : -1) != (*found ? (*found)->group : -1)) return LDC_WHY_PATH;
     }
-    return true;
+    return LDC_WHY_NONE;
+}
+
+/* Does it climb above the root in any reading? `room` has as many bytes as it, and one more. */
+static bool ldc_route_climbs(ldc_str target, char *room) {
+    for (int i = 0; i < 4; i++) {
+        ldc_reading r;
+        ptrdiff_t n;
+        memset(&r, 0, sizeof r);
+        r.runs_stay = i & 1;
+        r.backslash = i & 2;
+        room[0] = '/'; /* as it is written */
+        n = ldc_route_decode(target, room + 1, &r);
+        if (n < 0 || ldc_http_resolve(room, (size_t)n + 1) < 0) return true;
+    }
+    return false;
 }
 
 static const ldc_route *ldc_route_server(const ldc_conf *c, const ldc_head *h) { /* OPTIONS * */
@@ -4755,17 +5680,18 @@ static const ldc_route *ldc_route_server(const ldc_conf *c, const ldc_head *h) {
 }
 
 /* The route of a request; `h` (NULL: no condition holds) has what conditions look at, `room` as
-   many bytes as the target. LDC_WHY_NONE, PATH or ROUTE. */
+   many bytes as the target. LDC_WHY_NONE, PATH, ESCAPE or ROUTE. */
 static ldc_why ldc_route_find(const ldc_conf *c, const ldc_head *h, ldc_str target, char *room,
                               const ldc_route **found) {
     ldc_reading r, seen;
+    ldc_why why;
     memset(&r, 0, sizeof r);
     if (target.p[0] == '?') target = LDC_S("/"); /* http://a?b */
     if (target.n == 1 && target.p[0] == '*') {
         *found = ldc_route_server(c, h);
         return *found ? LDC_WHY_NONE : LDC_WHY_ROUTE;
     }
-    if (!ldc_route_read(c, h, target, room, &r, found, true)) return LDC_WHY_PATH;
+    if ((why = ldc_route_read(c, h, target, room, &r, found, true)) != LDC_WHY_NONE) return why;
     seen = r;
     for (int i = 1; i < 4; i++) {
         memset(&r, 0, sizeof r);
@@ -4773,7 +5699,8 @@ static ldc_why ldc_route_find(const ldc_conf *c, const ldc_head *h, ldc_str targ
         r.backslash = i & 2;
         if (r.backslash && !seen.back) continue;
         if (r.runs_stay && !seen.back && !(seen.runs && seen.dots)) continue;
-        if (!ldc_route_read(c, h, target, room, &r, found, false)) return LDC_WHY_PATH;
+        if ((why = ldc_route_read(c, h, target, room, &r, found, false)) != LDC_WHY_NONE)
+            return why;
     }
     return *found ? LDC_WHY_NONE : LDC_WHY_ROUTE;
 }
@@ -4788,8 +5715,9 @@ static ldc_why ldc_route_find(const ldc_conf *c, const ldc_head *h, ldc_str targ
 #define LDC_CLIENT_STATES(X)                                                        \
     X(IDLE, POLLIN, keepalive_timeout, LDC_TO(CLIENT, HEAD) | LDC_TO(CLIENT, DEAD)) \
     X(HEAD, POLLIN, header_timeout,                                                 \
-      LDC_TO(CLIENT, BODY) | LDC_TO(CLIENT, QUEUED) | LDC_TO(CLIENT, ACTIVE) |      \
-          LDC_TO(CLIENT, REPLY) | LDC_TO(CLIENT, WAIT) | LDC_TO(CLIENT, DEAD))      \
+      LDC_TO(CLIENT, IDLE) | LDC_TO(CLIENT, BODY) | LDC_TO(CLIENT, QUEUED) |        \
+          LDC_TO(CLIENT, ACTIVE) | LDC_TO(CLIENT, REPLY) | LDC_TO(CLIENT, WAIT) |   \
+          LDC_TO(CLIENT, DEAD))                                                     \
     X(BODY, POLLIN, body_timeout and min_rate,                                      \
       LDC_TO(CLIENT, QUEUED) | LDC_TO(CLIENT, ACTIVE) | LDC_TO(CLIENT, REPLY) |     \
           LDC_TO(CLIENT, DEAD))                                                     \
@@ -4974,6 +5902,7 @@ struct ldc_client {
     bool eof;                    /* its FIN was read */
     bool proxy;                  /* the PROXY protocol is still to come */
     bool https;                  /* TLS ended before us */
+    bool local;                  /* it came by an address that only this machine reaches */
     uint8_t blanks;              /* empty lines before this request */
     uint8_t family;
     unsigned char ip[16];
@@ -4994,6 +5923,7 @@ typedef struct ldc_pace {
     uint64_t bytes;     /* since `from` */
     int64_t queue;      /* in the kernel's hands at `from` */
     int64_t taken;      /* by the peer when it was last looked at */
+    int64_t slow;       /* bytes of the last ten seconds + 1, if those were too few; else 0 */
 } ldc_pace;
 
 /* What one client of a group has: requests at once, or a token bucket. */
@@ -5006,7 +5936,13 @@ struct ldc_share {
     ldc_share *older, *newer;
 };
 
-enum { LDC_SHARES = 16384, LDC_SHARE_SLOTS = 4096 };
+enum { LDC_SHARES = 16384, LDC_SHARE_SLOTS = 4096, LDC_NAMES = 1024 };
+
+#ifdef LDCORN_AUDIT
+enum { LDC_FEW = 1 }; /* workers that are looked through, without a rank */
+#else
+enum { LDC_FEW = 16 };
+#endif
 
 typedef struct ldc_shares { /* bounded; made when the first client comes */
     ldc_share **slot;
@@ -5036,15 +5972,18 @@ struct ldc_exchange {             /* one request, from its head to its log line 
     ldc_why why;
     int status;
     int tries, interim;
+    uint8_t asks;    /* of admin: what is made in pieces for it, 0: nothing */
+    uint32_t awaits; /* of admin: the number of the reload whose result is the answer */
     int worker_index;
     int chosen; /* by a filter: the group's index + 1, -1: one that is not there, 0: nothing */
     pid_t worker_pid;
-    char id[33];
+    char id[129];                   /* ours, or a trusted peer's */
     char address[INET6_ADDRSTRLEN]; /* of the client, as trusted */
     bool waiting;                   /* in the queue */
     bool collecting, memory;        /* its body is collected; it waits for memory to do so */
     bool http10, head_only, keep, safe, upgrade, expects;
     bool replayed, fresh, got_head, logged;
+    bool failed;             /* told and counted as refused or cut */
     bool trusted;            /* the peer's own X-Forwarded-* count */
     bool hashed;             /* balance = hash, and `hash` is the key's */
     bool stripped;           /* of a prefix, which stands in X-Forwarded-Prefix */
@@ -5064,9 +6003,11 @@ struct ldc_up {
     uint16_t asked;  /* of that: bytes of its request that were sent */
     uint8_t interim; /* of that: 1xx answers */
     bool passed;     /* of that: the head was right, the rest is read and thrown away */
-    uint64_t rest;   /* so much of it, UINT64_MAX: up to its end */
-    bool half;       /* we ended our direction: the slot waits for the worker's end */
-    bool deaf;       /* its answer broke the protocol: bytes are only thrown away */
+    bool chunked;    /* of that: by `chunk` */
+    ldc_chunk chunk;
+    uint64_t rest; /* so much of it, UINT64_MAX: up to its end */
+    bool half;     /* we ended our direction: the slot waits for the worker's end */
+    bool deaf;     /* its answer broke the protocol: bytes are only thrown away */
     bool connected;
     bool keep;        /* its answer allows another request behind it */
     bool reading;     /* waiting for bytes: the gap counts */
@@ -5080,6 +6021,25 @@ struct ldc_up {
     ldc_up *next, **prev; /* of the worker's */
     ldc_up *next_parked, **prev_parked;
 };
+
+typedef struct ldc_place { /* an address, for all workers that stand for it */
+    ldc_addr addr;
+    int workers; /* that hold it, those on their way out included */
+    int inside;  /* slots taken in all of them */
+    int tunnels; /* upgraded connections, and requests that may become one */
+    ldc_worker *first;
+    bool ranked; /* a rank has one of them */
+    struct ldc_place *next;
+} ldc_place;
+
+/* Who is the best of a group's workers that take requests: a tournament, so that one change costs
+   one look per round. leaf[0..n) are the workers; node[room + i] is leaf i, or NULL while it takes
+   nothing, and each node below is the better one of its two. */
+typedef struct ldc_rank {
+    ldc_worker **leaf, **node;
+    int n, room;
+    uint64_t epoch; /* the group's, of which it is */
+} ldc_rank;
 
 typedef struct ldc_pipe { /* a worker's stdout or stderr */
     ldc_watch watch;
@@ -5102,10 +6062,13 @@ struct ldc_worker {
     const ldc_gconf *as;
     int index, generation;
     int retired; /* the generation that took its place; 0: it is in force, or goes alone */
+    int rolled;  /* the generation whose roll replaces it, 0: none */
     uint8_t state;
-    bool candidate;       /* of a reload under way: takes nothing yet */
-    bool replaced;        /* by reload, scale or time-out: does not come back */
-    bool paused;          /* drained by admin: takes nothing until it is resumed */
+    bool candidate; /* of a reload under way: takes nothing yet */
+    bool replaced;  /* by reload, scale or time-out: does not come back */
+    bool paused;    /* drained by admin: takes nothing until it is resumed */
+    int leaf;       /* of the group's rank */
+    ldc_worker *next_placed;
     ldc_worker *relieves; /* when this one is ready, that one is retired */
     ldc_worker *after;    /* this one starts when that one is gone */
     uint64_t identity;    /* for balance = hash: of the index, or of the address */
@@ -5116,10 +6079,11 @@ struct ldc_worker {
     bool joined;  /* by admin */
     char *text;   /* of that: its address */
     ldc_addr addr;
+    ldc_place *place; /* of an `upstream` worker: what counts its slots; else NULL */
     ldc_timer timer;
-    pid_t pid;
-    int port_fd; /* keeps {port} reserved */
-    char *path;  /* of its socket */
+    pid_t pid, noted; /* noted: in runtime_dir */
+    int port_fd;      /* keeps {port} reserved */
+    char *path;       /* of its socket */
     int in_flight, tunnels, conns, parked_count;
     int upgrades; /* inside: each may become a tunnel */
     bool longs;   /* its last answer was long: the next head is read with little of what follows */
@@ -5137,12 +6101,14 @@ struct ldc_worker {
     ldc_sink out; /* worker_log = path */
     uint64_t ready_at, hold_again;
     uint64_t check_at, answered_at; /* the next health check; the last answer */
-    bool slow_said;
     int probe_fails;
     char tail[LDC_TAIL];
     size_t tail_n, tail_old; /* tail_old: of them, from processes before this one */
     char last_exit[96];
+    char inside[200]; /* what was, when it ended */
     uint64_t last_exit_at;
+    char awaited[64];     /* why it is not ready yet: what its last probe found */
+    uint64_t say_at;      /* when that is to be told */
     const char *why_stop; /* label of ldcorn_worker_exits_total */
     ldc_worker *next;
 };
@@ -5152,6 +6118,13 @@ struct ldc_worker {
 #define LDC_EXIT_NAME(name) #name,
 static const char *const ldc_exit_names[] = {LDC_EXIT_REASONS(LDC_EXIT_NAME)};
 
+typedef struct
+    ldc_failures { /* lines about single requests: so many a second, the rest is summed */
+    uint64_t since;
+    int said, mores;
+    uint32_t more[LDC_WHYS];
+} ldc_failures;
+
 typedef struct ldc_histogram {
     uint64_t bucket[LDC_BUCKETS];
     uint64_t sum; /* microseconds */
@@ -5160,20 +6133,25 @@ typedef struct ldc_histogram {
 
 struct ldc_group {
     char *name;
+    ldc_rank rank;
+    ldc_group *alike;      /* the next of its slot in the table of names */
     ldc_conf *owner;       /* the conf that `conf` lies in; a reference */
     const ldc_gconf *conf; /* of the conf in force */
     bool removed, hidden;  /* hidden: of a reload under way */
     bool starting;         /* ldc_group_next is at work */
     bool paused;           /* by admin: requests wait */
-    bool changed;          /* a watched file: restart when that can be */
+    bool changed;          /* restart when that can be */
+    uint32_t ticket;       /* of that, if somebody waits for it; 0: nobody */
     bool rolls, rolling;   /* its old workers are (to be) replaced one after the other */
     ldc_worker *newcomer;  /* of that: the one whose start is awaited */
     int scaled;            /* workers by admin, 0: as configured */
     ldc_addr *quit;        /* addresses of the list that admin took out */
     int quits;
-    uint64_t dial_said; /* when a caller was turned away and it was logged */
-    int turn;           /* balance = round: index of the worker that got the last one */
-    uint64_t epoch;     /* moves when a worker comes, goes or changes state */
+    uint64_t dial_said;     /* when a caller was turned away and it was logged */
+    uint64_t told, told_at; /* the failure that was told last, as a hash, and when */
+    int told_more;          /* how often it has come again since */
+    int turn;               /* balance = round: index of the worker that got the last one */
+    uint64_t epoch;         /* moves when a worker comes, goes or changes state */
     ldc_worker *workers;
     ldc_exchange *head, *tail; /* the queue, oldest first */
     ldc_shares shares;
@@ -5184,6 +6162,7 @@ struct ldc_group {
     uint64_t mean;        /* service time, microseconds, moving by 1/8 */
     uint64_t requests[6]; /* by class of status */
     uint64_t refused[LDC_WHYS], refused_said[LDC_WHYS], said_at;
+    ldc_failures failures;
     uint64_t retries, forced, errors[4], exits[8];
     ldc_histogram total, worker, wait;
     uint64_t restarts;
@@ -5197,8 +6176,9 @@ enum { LDC_ERROR_CONNECT, LDC_ERROR_RESET, LDC_ERROR_TIMEOUT, LDC_ERROR_PROTOCOL
 typedef struct ldc_reload {
     uint8_t state;
     bool keep, again, again_keep;
-    ldc_group *only; /* new workers for this group alone, nothing is read */
-    bool partial;    /* a group's roll failed */
+    ldc_group *only;                        /* new workers for this group alone, nothing is read */
+    bool partial;                           /* a group's roll failed */
+    uint32_t tickets, ticket, again_ticket; /* given; of the one under way; of the one after it */
     ldc_watch names; /* of the child that resolves names, what it says and its number */
     ldc_text said;
     pid_t resolver;
@@ -5235,14 +6215,27 @@ struct ldc_filtered { /* what a filter wants */
     ldc_text type, body, lines;
 };
 
+typedef struct ldc_report { /* an answer of admin that is made in pieces between turns */
+    ldc_exchange *e;        /* who gets it; NULL: there is none */
+    ldc_text text;
+    const ldc_group *group; /* the next one */
+    int part;
+    bool begun; /* this part */
+} ldc_report;
+
 struct ldcorn {
     ldc_mem mem;
     ldc_log log;
     ldc_loop loop;
     ldcorn_desc desc; /* strings of the host, copied */
     ldc_arena host;   /* where they lie */
+    ldc_home home;    /* its strings, too */
     ldc_conf *conf;
-    ldc_group *groups;
+    ldc_group *groups, *named[LDC_NAMES]; /* in the order of the file; by hash of the name */
+    ldc_report report;                    /* of admin, under way */
+    int reports;                          /* exchanges that wait for one */
+    int waiting;                          /* exchanges in line, of all groups */
+    uint64_t beyond, beyond_own;          /* bytes that groups hold beyond this guarantee */
     ldc_listener *listeners;
     ldc_client *clients, *runnable, **runnable_end;
     ldc_client_line admin_idle;  /* admin connections that ask nothing now */
@@ -5267,27 +6260,45 @@ struct ldcorn {
     ldc_str more;     /* lines that a filter added to it */
     ldc_watch signal; /* read end of the self-pipe */
     int signal_out, reserve, lock, pid_fd;
-    volatile sig_atomic_t stop_asked;
-    int stops_seen;
+    volatile sig_atomic_t stop_asked; /* by a call or a request; looked at once a turn */
+    int stops, stops_seen;            /* 0, 1 gracefully, 2 at once */
+    uint64_t stop_at;                 /* when it was asked for first */
+    uint64_t stop_say;                /* when it is told what a stop waits for */
     ldc_life life;
     uint64_t stop_by, lame_by;
     ldc_timer timer;
     int clients_count, conns_max, admins, forks;
-    bool admin_full;              /* its listener waits until one of them is gone */
-    bool untrusted_said, refused; /* refused: a group has something to report */
+    bool admin_full; /* its listener waits until one of them is gone */
+    bool untrusted_said;
+    uint64_t report_at; /* when groups that have refused something are looked at; 0: none has */
     bool paused, ready_said, running, reap_all, child_noted, made_dir, lean;
     uint64_t accepted, bytes_in, bytes_out, id_seed, id_next, refusals_at;
-    bool handlers;           /* of ldcorn_run, until ldcorn_close */
-    struct sigaction old[9]; /* what stood there before, SIGPIPE last */
-    struct rlimit files;     /* the limit that workers get back */
-    ldc_text warned;         /* what the first reading warned of */
-    ldc_sink err, out;       /* of workers, where our own logs go elsewhere */
-    uint32_t serial;         /* of worker sockets */
-    ldc_worker *gone;
+    char what[224];        /* what just went wrong with a worker, for the line about its request */
+    ldc_failures failures; /* of requests that no group was found for */
+    uint64_t refusals[LDC_WHYS];
+    char via[16];          /* our name in Via and for our processes: ldcorn- and eight digits */
+    uint64_t tls_said[16]; /* peers that were told to come without TLS */
+    unsigned tls_next;
+    bool handlers; /* of ldcorn_run, until ldcorn_close */
+    int pipe_at;   /* place of our pipe among those that signals are written to, 0: none */
+
+    sigset_t old_mask;
+    struct rlimit files; /* the limit that workers get back */
+    pid_t owner;         /* who opened it; a fork of that has only copies */
+    bool locked;         /* the lock in runtime_dir is ours */
+    bool raised;         /* the limit of descriptors */
+    int dir_at;          /* place of runtime_dir among those of this process, 0: none */
+    bool group_said;     /* a filter named a group that is not there */
+    ldc_text warned;     /* what the first reading warned of */
+
+    uint32_t serial; /* of worker sockets */
+    ldc_place *places;
     uint64_t retry_at; /* when starved groups try again */
     bool upset;        /* some worker changed state: look at reload, readiness, stop */
     bool look;         /* somebody may wait for what came free, see ldc_turn_lines */
     bool freed;        /* buffer memory was given back: look at who waits for it */
+    int lacking;       /* how many wait for it */
+    uint64_t shed_at;  /* when a full house was last looked through for a slow client */
     bool recycle;      /* some worker is due */
     ldc_watch watcher; /* of the child that looks after `watch` */
     pid_t watcher_pid, dismissed[16]; /* killed helpers that are not reaped yet */
@@ -5295,7 +6306,8 @@ struct ldcorn {
     int dials, dials_max;           /* connections of workers that dial in, and the most */
     bool watching, watch_due;       /* due: the paths may be others now */
     uint64_t alive_every, alive_at; /* systemd's watchdog */
-    char untold[96];                /* what systemd had no room for, and when to say it again */
+    char untold[224];               /* what systemd had no room for, and when to say it again */
+    char state[200];                /* what it was told last */
     uint64_t tell_at;
 };
 
@@ -5311,6 +6323,7 @@ static void ldc_client_dead(ldcorn *l, ldc_client *c);
 static void ldc_turn_event(const ldcorn *l, ldcorn_event *v, ldcorn_event_kind kind,
                            const char *group);
 static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e); /* an answer of its own */
+static void ldc_admin_report_gone(ldcorn *l, const ldc_exchange *e);
 static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e);
 static void ldc_proc_probe_send(ldcorn *l, ldc_up *u);
 static void ldc_proc_probe_readable(ldcorn *l, ldc_up *u);
@@ -5422,6 +6435,24 @@ static bool ldc_net_unlink_stale(const ldc_addr *a) {
     return unlink(a->u.un.sun_path) == 0;
 }
 
+/* Its file gets mode and group as it is made: what is done by name afterwards could be led to another
+   file by whoever owns the directory. Where making it so does not help (no root, BSD), its group is
+   changed without following a link. */
+static bool ldc_net_bind_file(int fd, const ldc_addr *a) {
+    mode_t old = umask(a->mode ? 0777 & ~(mode_t)a->mode : 0022);
+    gid_t gid = getegid();
+    bool lent = a->grouped && geteuid() == 0 && setegid(a->gid) == 0;
+    bool ok = bind(fd, &a->u.any, a->len) == 0;
+    int e = errno;
+    struct stat st;
+    if (lent && setegid(gid) < 0) ok = false;
+    umask(old);
+    errno = e;
+    if (!ok || !a->grouped) return ok;
+    return lstat(a->u.un.sun_path, &st) == 0 &&
+           (st.st_gid == a->gid || lchown(a->u.un.sun_path, (uid_t)-1, a->gid) == 0);
+}
+
 /* A bound, listening socket or -1 and errno. */
 static int ldc_net_listen(const ldc_addr *a, int backlog) {
     int fd, on = 1, e;
@@ -5431,13 +6462,7 @@ static int ldc_net_listen(const ldc_addr *a, int backlog) {
     if (a->u.any.sa_family != AF_UNIX) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (a->u.any.sa_family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
     if (a->u.any.sa_family == AF_UNIX) {
-        mode_t old = umask(a->mode ? 0777 & ~(mode_t)a->mode : 0022);
-        int r = bind(fd, &a->u.any, a->len);
-        e = errno;
-        umask(old);
-        errno = e;
-        if (r == 0 && a->mode) r = chmod(a->u.un.sun_path, (mode_t)a->mode);
-        if (r == 0 && listen(fd, backlog) == 0) return fd;
+        if (ldc_net_bind_file(fd, a) && listen(fd, backlog) == 0) return fd;
     } else if (bind(fd, &a->u.any, a->len) == 0 && listen(fd, backlog) == 0) {
         return fd;
     }
@@ -6181,13 +7206,67 @@ static void ldc_relay_free(ldcorn *l, ldc_flow *f) {
 
 static void ldc_up_start_or_requeue(ldcorn *l, ldc_exchange *e, ldc_worker *w, bool *starved);
 
+/* Is there room for one more request inside? What counts is the address, whatever led there. */
+static bool ldc_group_slot(const ldc_worker *w) {
+    int64_t limit = w->group->conf->s.max_req_per_worker;
+    if (w->dial) return w->parked != NULL;
+    return limit < 0 || (w->place ? w->place->inside : w->in_flight) < limit;
+}
+
 /* An upgrade reserves its place among the tunnels at the start. */
 static bool ldc_group_takes(const ldc_worker *w, bool upgrade) {
-    int64_t limit = w->group->conf->s.max_req_per_worker;
     int64_t tunnels = w->group->conf->s.max_tunnels_per_worker;
     return w->state == LDC_PROC_READY && !w->candidate && !w->replaced && !w->held && !w->paused &&
-           !w->group->paused && (w->dial ? w->parked != NULL : limit < 0 || w->in_flight < limit) &&
-           (!upgrade || tunnels < 0 || w->tunnels + w->upgrades < tunnels);
+           ldc_group_slot(w) &&
+           (!upgrade || tunnels < 0 ||
+            (w->place ? w->place->tunnels : w->tunnels + w->upgrades) < tunnels);
+}
+
+/* An upgrade begins or ends, or what has become a tunnel. */
+static void ldc_group_upgrades(ldc_worker *w, int more) {
+    w->upgrades += more;
+    if (w->place) w->place->tunnels += more;
+}
+
+static void ldc_group_touch_all(ldc_worker *w);
+
+static void ldc_group_tunnels(ldc_worker *w, int more) {
+    w->tunnels += more;
+    if (w->place) w->place->tunnels += more;
+    ldc_group_touch_all(w);
+}
+
+/* --- places: the addresses of workers that somebody else runs. One that leaves a list and comes
+   back, in this group or in another, is the same machine with the same requests inside. --- */
+
+static ldc_place *ldc_group_place(ldcorn *l, const ldc_addr *a) {
+    ldc_place *p = l->places;
+    while (p && !ldc_conf_same_addr(&p->addr, a)) p = p->next;
+    if (p == NULL) {
+        p = (ldc_place *)ldc_mem_zero(&l->mem, sizeof *p);
+        if (p == NULL) return NULL;
+        p->addr = *a;
+        p->addr.text = NULL; /* it may go before this does */
+        p->next = l->places;
+        l->places = p;
+    }
+    p->workers++;
+    return p;
+}
+
+static void ldc_group_unplace(ldcorn *l, ldc_place *p, const ldc_worker *w) {
+    ldc_place **at = &l->places;
+    if (p == NULL) return;
+    for (ldc_worker **o = &p->first; *o; o = &(*o)->next_placed) {
+        if (*o != w) continue;
+        *o = w->next_placed;
+        break;
+    }
+    if (--p->workers > 0) return;
+    LDCORN_ASSERT(p->inside == 0);
+    while (*at != p) at = &(*at)->next;
+    *at = p->next;
+    ldc_mem_free(&l->mem, p, sizeof *p);
 }
 
 /* least: the fewest inside, ties to the longest idle. lifo: the one freed last. round: the next in
@@ -6200,6 +7279,97 @@ static bool ldc_group_better(const ldc_group *g, const ldc_worker *a, const ldc_
     }
     if (a->in_flight != b->in_flight) return a->in_flight < b->in_flight;
     return a->idle_since < b->idle_since;
+}
+
+/* --- the rank --- */
+
+static ldc_worker *ldc_group_winner(const ldc_group *g, ldc_worker *a, ldc_worker *b) {
+    if (a == NULL || b == NULL) return a ? a : b;
+    return g->conf->balance != LDC_ROUND && ldc_group_better(g, b, a) ? b : a;
+}
+
+/* What decides about the worker has changed. */
+static void ldc_group_touch(ldc_worker *w) {
+    const ldc_rank *r = &w->group->rank;
+    int at = r->room + w->leaf;
+    if (r->n == 0 || r->epoch != w->group->epoch) return; /* it will be made anew */
+    r->node[at] = ldc_group_takes(w, false) ? w : NULL;
+    while ((at /= 2) > 0) {
+        ldc_worker *best = ldc_group_winner(w->group, r->node[2 * at], r->node[2 * at + 1]);
+        if (r->node[at] == best && best != w) return;
+        r->node[at] = best;
+    }
+}
+
+static void ldc_group_touch_all(ldc_worker *w) { /* and those that share its address */
+    ldc_group_touch(w);
+    if (w->place == NULL || !w->place->ranked || w->place->workers < 2) return;
+    for (ldc_worker *o = w->place->first; o; o = o->next_placed) ldc_group_touch(o);
+}
+
+static int ldc_group_rank_order(const void *x, const void *y) { /* for balance = round */
+    const ldc_worker *a = *(ldc_worker *const *)x, *b = *(ldc_worker *const *)y;
+    if (a->index != b->index) return a->index < b->index ? -1 : 1;
+    return a->leaf < b->leaf ? -1 : a->leaf > b->leaf;
+}
+
+static void ldc_group_rank_free(ldcorn *l, ldc_rank *r) {
+    ldc_mem_free(&l->mem, r->leaf, (size_t)r->room * 3 * sizeof *r->leaf);
+    memset(r, 0, sizeof *r);
+}
+
+/* Workers have come, gone or changed their state. Few are looked through instead: n stays 0, as it
+   does without memory. */
+static void ldc_group_rank(ldcorn *l, ldc_group *g) {
+    ldc_rank *r = &g->rank;
+    int n = 0, room = 1;
+    if (r->epoch == g->epoch) return;
+    r->n = 0;
+    r->epoch = g->epoch;
+    for (const ldc_worker *w = g->workers; w; w = w->next) n++;
+    if (n <= LDC_FEW) return;
+    while (room < n) room *= 2;
+    if (room != r->room) {
+        ldc_group_rank_free(l, r);
+        r->leaf = (ldc_worker **)ldc_mem_zero(&l->mem, (size_t)room * 3 * sizeof *r->leaf);
+        if (r->leaf == NULL) return;
+        r->epoch = g->epoch;
+        r->room = room;
+        r->node = r->leaf + room;
+    }
+    for (ldc_worker *w = g->workers; w; w = w->next) {
+        w->leaf = r->n;
+        if (w->place) w->place->ranked = true;
+        r->leaf[r->n++] = w;
+    }
+    if (g->conf->balance == LDC_ROUND)
+        qsort(r->leaf, (size_t)n, sizeof *r->leaf, ldc_group_rank_order);
+    for (int i = 0; i < room; i++) {
+        if (i < n) r->leaf[i]->leaf = i;
+        r->node[room + i] = i < n && ldc_group_takes(r->leaf[i], false) ? r->leaf[i] : NULL;
+    }
+    for (int i = room - 1; i > 0; i--)
+        r->node[i] = ldc_group_winner(g, r->node[2 * i], r->node[2 * i + 1]);
+}
+
+/* balance = round: the first behind the one that had its turn, or the first of all. */
+static ldc_worker *ldc_group_rank_next(const ldc_group *g) {
+    const ldc_rank *r = &g->rank;
+    int low = 0, high = r->n, at;
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (r->leaf[middle]->index <= g->turn)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == r->n) return r->node[1];
+    at = r->room + low;
+    if (r->node[at]) return r->node[at];
+    for (; at > 1; at /= 2) {
+        if (at % 2 == 0 && r->node[at + 1]) return r->node[at + 1];
+    }
+    return r->node[1];
 }
 
 /* Does the worker keep its keys? One that is full, starting or in back-off does; down, failed or
@@ -6232,16 +7402,26 @@ static ldc_worker *ldc_group_owner(const ldc_group *g, ldc_exchange *e) {
     return e->owner;
 }
 
-static ldc_worker *ldc_group_choose(const ldc_group *g, ldc_exchange *e) {
+static ldc_worker *ldc_group_best(const ldc_group *g, bool upgrade) {
     ldc_worker *best = NULL;
+    for (ldc_worker *w = g->workers; w; w = w->next) {
+        if (ldc_group_takes(w, upgrade) && (best == NULL || ldc_group_better(g, w, best))) best = w;
+    }
+    return best;
+}
+
+static ldc_worker *ldc_group_choose(ldcorn *l, ldc_group *g, ldc_exchange *e) {
+    ldc_worker *best;
+    if (g->paused) return NULL;
     if (e->hashed) {
         best = ldc_group_owner(g, e);
         return best && ldc_group_takes(best, e->upgrade) ? best : NULL;
     }
-    for (ldc_worker *w = g->workers; w; w = w->next) {
-        if (ldc_group_takes(w, e->upgrade) && (best == NULL || ldc_group_better(g, w, best)))
-            best = w;
-    }
+    ldc_group_rank(l, g);
+    if (g->rank.n == 0) return ldc_group_best(g, e->upgrade);
+    best = g->conf->balance == LDC_ROUND ? ldc_group_rank_next(g) : g->rank.node[1];
+    LDCORN_ASSERT(best == ldc_group_best(g, false));
+    if (best && e->upgrade && !ldc_group_takes(best, true)) return ldc_group_best(g, true);
     return best;
 }
 
@@ -6293,6 +7473,17 @@ static bool ldc_group_hope(const ldc_group *g, ldc_exchange *e, uint64_t by) {
     }
     return false;
 }
+
+/* --- groups by name: there is one of each --- */
+
+static ldc_group **ldc_group_named(ldcorn *l, const char *name) {
+    uint64_t hash = ldc_util_mix(ldc_util_fnv(name, strlen(name), 0));
+    ldc_group **at = &l->named[hash % LDC_NAMES];
+    while (*at && strcmp((*at)->name, name) != 0) at = &(*at)->alike;
+    return at;
+}
+
+static ldc_group *ldc_group_find(ldcorn *l, const char *name) { return *ldc_group_named(l, name); }
 
 /* --- limits per client: a table of the clients seen last, keyed by a seeded hash. An entry that
    nobody is inside of and whose bucket is full again says nothing and leaves first. --- */
@@ -6414,22 +7605,31 @@ static uint64_t ldc_group_memory(const ldcorn *l) {
     return ldc_group_guarantee(l) + ldc_group_shared(l);
 }
 
+static uint64_t ldc_group_beyond(const ldc_group *g, uint64_t own) {
+    return g->held > own ? g->held - own : 0;
+}
+
 /* Sets what `e` holds to n bytes. False: there is not that much, nothing has changed. A quarter is
    for small amounts only, so that large ones, promised by a head alone, never shut them out. */
 static bool ldc_group_hold(ldcorn *l, ldc_exchange *e, uint64_t n) {
-    uint64_t own = ldc_group_guarantee(l), shared = 0;
+    uint64_t own = ldc_group_guarantee(l), shared;
     ldc_group *g = e->group;
+    if (own != l->beyond_own) { /* a reload has changed it */
+        l->beyond_own = own;
+        l->beyond = 0;
+        for (const ldc_group *o = l->groups; o; o = o->next) l->beyond += ldc_group_beyond(o, own);
+    }
+    shared = l->beyond - ldc_group_beyond(g, own);
     if (n > e->held) {
         uint64_t more = g->held - e->held + n;
         if (n > LDC_COLLECT) more += ldc_group_memory(l) / 4;
-        for (const ldc_group *o = l->groups; o; o = o->next)
-            if (o != g && o->held > own) shared += o->held - own;
         if (more > own && shared + more - own > ldc_group_shared(l)) return false;
     } else if (n < e->held) {
         l->freed = true;
     }
     g->held = g->held - e->held + n;
     e->held = n;
+    l->beyond = shared + ldc_group_beyond(g, own);
     return true;
 }
 
@@ -6441,18 +7641,20 @@ static void ldc_group_settle(ldcorn *l, ldc_exchange *e) {
     if (need < e->held) ldc_group_hold(l, e, need);
 }
 
-static void ldc_group_lack(ldc_exchange *e) { /* in line for memory */
+static void ldc_group_lack(ldcorn *l, ldc_exchange *e) { /* in line for memory */
     ldc_group *g = e->group;
     e->memory = true;
+    l->lacking++;
     e->behind = NULL;
     e->ahead = g->lack_end;
     *(g->lack_end ? &g->lack_end->behind : &g->lack) = e;
     g->lack_end = e;
 }
 
-static void ldc_group_unlack(ldc_exchange *e) {
+static void ldc_group_unlack(ldcorn *l, ldc_exchange *e) {
     ldc_group *g = e->group;
     if (!e->memory) return;
+    l->lacking--;
     *(e->ahead ? &e->ahead->behind : &g->lack) = e->behind;
     *(e->behind ? &e->behind->ahead : &g->lack_end) = e->ahead;
     e->ahead = e->behind = NULL;
@@ -6470,21 +7672,26 @@ static ldc_exchange *ldc_group_fed(ldcorn *l) {
         }
         if (e == NULL) return NULL;
         if (ldc_group_hold(l, e, e->collect)) {
-            ldc_group_unlack(e);
+            ldc_group_unlack(l, e);
             return e;
         }
         tried = e->queued + 1;
     }
 }
 
+/* For a request or, without an exchange, for a health check, which drained and paused workers get
+   too. */
 static void ldc_group_take(ldc_up *u) {
     LDCORN_ASSERT(!u->slot && (u->worker->dial ||
-                               ldc_group_takes(u->worker, u->exchange && u->exchange->upgrade)));
+                               (u->exchange ? ldc_group_takes(u->worker, u->exchange->upgrade)
+                                            : ldc_group_slot(u->worker))));
     u->slot = true;
     u->worker->in_flight++;
+    if (u->worker->place) u->worker->place->inside++;
     if (u->exchange) u->worker->group->turn = u->worker->index;
     u->upgrade = u->exchange && u->exchange->upgrade;
-    u->worker->upgrades += u->upgrade;
+    ldc_group_upgrades(u->worker, u->upgrade);
+    ldc_group_touch_all(u->worker);
 }
 
 /* `forced`: the worker may still be at it (the two exceptions, and close where it was asked). */
@@ -6493,15 +7700,20 @@ static void ldc_group_give(ldcorn *l, ldc_up *u, bool forced) {
     if (!u->slot) return;
     u->slot = false;
     w->in_flight--;
-    w->upgrades -= u->upgrade;
+    if (w->place) w->place->inside--;
+    if (w->place && w->place->workers > 1 && l->waiting > 0)
+        l->look = true; /* others may wait for the same address */
+    ldc_group_upgrades(w, -u->upgrade);
     u->upgrade = false;
     w->idle_since = l->now;
+    ldc_group_touch_all(w);
     if (forced && w->group->conf->limited) w->group->forced++;
+    if (w->in_flight == 0 && w->state == LDC_PROC_DRAINING) l->upset = true; /* a roll may go on */
     if (w->in_flight == 0 || w->state == LDC_PROC_DRAINING) ldc_proc_idle(l, w);
     ldc_group_next(l, w->group);
 }
 
-static void ldc_group_push(ldc_group *g, ldc_exchange *e, bool front) {
+static void ldc_group_push(ldcorn *l, ldc_group *g, ldc_exchange *e, bool front) {
     LDCORN_ASSERT(!e->waiting);
     e->ahead = e->behind = NULL;
     if (g->head == NULL)
@@ -6517,10 +7729,11 @@ static void ldc_group_push(ldc_group *g, ldc_exchange *e, bool front) {
     }
     e->waiting = true;
     g->queued++;
+    l->waiting++;
     g->upgrades += e->upgrade;
 }
 
-static void ldc_group_pop(ldc_exchange *e) {
+static void ldc_group_pop(ldcorn *l, ldc_exchange *e) {
     ldc_group *g = e->group;
     if (!e->waiting) return;
     if (e->ahead)
@@ -6534,23 +7747,24 @@ static void ldc_group_pop(ldc_exchange *e) {
     e->ahead = e->behind = NULL;
     e->waiting = false;
     g->queued--;
+    l->waiting--;
     g->upgrades -= e->upgrade;
 }
 
 /* The oldest waiter that a worker can take now, and that worker. An upgrade for which there is no
    tunnel left lets the requests behind it pass, and so does one that waits for its own worker. */
-static ldc_exchange *ldc_group_first(const ldc_group *g, ldc_worker **w) {
+static ldc_exchange *ldc_group_first(ldcorn *l, ldc_group *g, ldc_worker **w) {
     ldc_exchange *e = g->head;
     if (e == NULL) return NULL;
-    *w = ldc_group_choose(g, e);
+    *w = ldc_group_choose(l, g, e);
     if (*w) return e;
     if (g->conf->balance == LDC_HASH) {
-        while (e && (*w = ldc_group_choose(g, e)) == NULL) e = e->behind;
+        while (e && (*w = ldc_group_choose(l, g, e)) == NULL) e = e->behind;
         return e;
     }
     if (!e->upgrade || g->upgrades == g->queued) return NULL;
     while (e && e->upgrade) e = e->behind;
-    *w = e ? ldc_group_choose(g, e) : NULL;
+    *w = e ? ldc_group_choose(l, g, e) : NULL;
     return *w ? e : NULL;
 }
 
@@ -6562,8 +7776,8 @@ static void ldc_group_next(ldcorn *l, ldc_group *g) {
     ldc_worker *w = NULL;
     if (g->starting) return;
     g->starting = true;
-    while (!starved && (e = ldc_group_first(g, &w)) != NULL) {
-        ldc_group_pop(e);
+    while (!starved && (e = ldc_group_first(l, g, &w)) != NULL) {
+        ldc_group_pop(l, e);
         ldc_up_start_or_requeue(l, e, w, &starved);
     }
     g->starting = false;
@@ -6600,14 +7814,14 @@ static int ldc_group_retry_after(const ldcorn *l, const ldc_group *g) {
 
 static void ldc_group_refused(ldcorn *l, ldc_group *g, ldc_why why) {
     g->refused[why]++;
-    l->refused = true;
+    if (l->report_at == 0) l->report_at = l->now;
 }
 
 /* A worker for a newcomer: nobody may wait for the same. */
-static ldc_worker *ldc_group_free(const ldc_group *g, ldc_exchange *e) {
+static ldc_worker *ldc_group_free(ldcorn *l, ldc_group *g, ldc_exchange *e) {
     ldc_worker *w = NULL;
     if (g->conf->balance == LDC_HASH) {
-        if ((w = ldc_group_choose(g, e)) == NULL) return NULL;
+        if ((w = ldc_group_choose(l, g, e)) == NULL) return NULL;
         for (ldc_exchange *o = g->head; o; o = o->behind) {
             if (o->hashed != e->hashed || (o->hashed && ldc_group_owner(g, o) != w)) continue;
             if (e->upgrade || !o->upgrade) return NULL;
@@ -6615,7 +7829,7 @@ static ldc_worker *ldc_group_free(const ldc_group *g, ldc_exchange *e) {
         return w;
     }
     if (e->upgrade ? g->queued > 0 : g->queued > g->upgrades) return NULL;
-    return ldc_group_choose(g, e);
+    return ldc_group_choose(l, g, e);
 }
 
 /* What the group says to a request before any of its body is asked for, and again when it comes
@@ -6628,7 +7842,7 @@ static ldc_why ldc_group_admits(ldcorn *l, ldc_exchange *e) {
     if (!ldc_group_hope(g, e, e->queue_by)) return LDC_WHY_NO_WORKER;
     if (g->conf->s.max_tunnels_per_worker >= 0) /* those that wait for a tunnel are no one's way */
         waiting = e->upgrade ? g->upgrades : g->queued - g->upgrades;
-    if (waiting >= g->conf->s.queue && !ldc_group_free(g, e))
+    if (waiting >= g->conf->s.queue && !ldc_group_free(l, g, e))
         return LDC_WHY_FULL; /* queue = 0 refuses at once */
     return LDC_WHY_NONE;
 }
@@ -6643,11 +7857,11 @@ static void ldc_group_submit(ldcorn *l, ldc_exchange *e) {
         ldc_client_refuse(l, e, why);
         return;
     }
-    if ((w = ldc_group_free(g, e)) != NULL) {
+    if ((w = ldc_group_free(l, g, e)) != NULL) {
         ldc_up_start_or_requeue(l, e, w, &starved);
         return;
     }
-    ldc_group_push(g, e, false);
+    ldc_group_push(l, g, e, false);
     ldc_client_update(l, e->client);
 }
 
@@ -6661,42 +7875,52 @@ static void ldc_group_say(ldcorn *l, ldc_group *g, ldc_why why, bool summed, con
     g->refused_said[why] = g->refused[why];
 }
 
+/* The limit that a refusal is about: key, value, and how things stand. Empty: none of the group's. */
+static void ldc_group_detail(const ldcorn *l, const ldc_group *g, ldc_why why, char *out,
+                             size_t room) {
+    const ldcorn_group_desc *s = &g->conf->s;
+    char busy[100], a[24], b[24];
+    out[0] = 0;
+    snprintf(busy, sizeof busy, "%d of %lld slots busy, mean %s per request", ldc_group_inside(g),
+             (long long)ldc_group_slots(g), ldc_util_span(g->mean / 1000, b));
+    if (why == LDC_WHY_FULL)
+        snprintf(out, room, "queue = %lld, oldest waits %s, %s", (long long)s->queue,
+                 ldc_util_span(g->head ? (l->now - g->head->queued) / 1000 : 0, a), busy);
+    else if (why == LDC_WHY_TIMEOUT)
+        snprintf(out, room, "queue_timeout = %s, %d waiting, %s",
+                 ldc_util_span((uint64_t)s->queue_timeout, a), g->queued, busy);
+    else if (why == LDC_WHY_NO_WORKER && g->conf->source == LDC_FROM_PROCESSES)
+        snprintf(out, room, "workers = %lld", (long long)s->workers);
+    else if (why == LDC_WHY_NO_WORKER && g->conf->source == LDC_FROM_DIAL)
+        snprintf(out, room, "dial_in: nobody takes requests at %s", g->conf->dial.text);
+    else if (why == LDC_WHY_NO_WORKER)
+        snprintf(out, room, "upstream%s: none can be reached",
+                 g->conf->dynamic ? " = dynamic" : "");
+    else if (why == LDC_WHY_MEMORY)
+        snprintf(out, room, "buffer_memory = %lldK, this group holds %lluK",
+                 (long long)l->conf->s.buffer_memory / 1024, (unsigned long long)g->held / 1024);
+    else if (why == LDC_WHY_CLIENT_LIMIT)
+        snprintf(out, room, "max_req_per_client = %lld", (long long)s->max_req_per_client);
+    else if (why == LDC_WHY_RATE)
+        snprintf(out, room, "rate = %s", s->rate && s->rate[0] ? s->rate[0] : "none");
+}
+
 /* One line per group, limit and ten seconds, with the key to change; the first at once. False:
    there is more to say later. */
 static bool ldc_group_report(ldcorn *l, ldc_group *g) {
     static const ldc_why whys[] = {LDC_WHY_FULL,   LDC_WHY_TIMEOUT,      LDC_WHY_NO_WORKER,
                                    LDC_WHY_MEMORY, LDC_WHY_CLIENT_LIMIT, LDC_WHY_RATE};
-    const ldcorn_group_desc *s = &g->conf->s;
-    char text[200], busy[100], a[24], b[24];
+    char text[240];
     bool summed = g->said_at && l->now - g->said_at < 11000000, any = false;
     for (size_t i = 0; i < LDC_LEN(whys); i++)
         any = any || g->refused[whys[i]] != g->refused_said[whys[i]];
     if (!any) return true;
     if (g->said_at && l->now - g->said_at < 10000000) return false;
     g->said_at = l->now;
-    ldc_util_span(g->head ? (l->now - g->head->queued) / 1000 : 0, a);
-    snprintf(busy, sizeof busy, "%d of %lld slots busy, mean %s per request", ldc_group_inside(g),
-             (long long)ldc_group_slots(g), ldc_util_span(g->mean / 1000, b));
-    snprintf(text, sizeof text, "queue = %lld, oldest waits %s, %s", (long long)s->queue, a, busy);
-    ldc_group_say(l, g, LDC_WHY_FULL, summed, text);
-    snprintf(text, sizeof text, "queue_timeout = %s, %d waiting, %s",
-             ldc_util_span((uint64_t)s->queue_timeout, a), g->queued, busy);
-    ldc_group_say(l, g, LDC_WHY_TIMEOUT, summed, text);
-    if (g->conf->source == LDC_FROM_PROCESSES)
-        snprintf(text, sizeof text, "workers = %lld", (long long)s->workers);
-    else if (g->conf->source == LDC_FROM_DIAL)
-        snprintf(text, sizeof text, "dial_in: nobody takes requests at %s", g->conf->dial.text);
-    else
-        snprintf(text, sizeof text, "upstream%s: none can be reached",
-                 g->conf->dynamic ? " = dynamic" : "");
-    ldc_group_say(l, g, LDC_WHY_NO_WORKER, summed, text);
-    snprintf(text, sizeof text, "buffer_memory = %lldK, this group holds %lluK",
-             (long long)l->conf->s.buffer_memory / 1024, (unsigned long long)g->held / 1024);
-    ldc_group_say(l, g, LDC_WHY_MEMORY, summed, text);
-    snprintf(text, sizeof text, "max_req_per_client = %lld", (long long)s->max_req_per_client);
-    ldc_group_say(l, g, LDC_WHY_CLIENT_LIMIT, summed, text);
-    snprintf(text, sizeof text, "rate = %s", s->rate && s->rate[0] ? s->rate[0] : "none");
-    ldc_group_say(l, g, LDC_WHY_RATE, summed, text);
+    for (size_t i = 0; i < LDC_LEN(whys); i++) {
+        ldc_group_detail(l, g, whys[i], text, sizeof text);
+        ldc_group_say(l, g, whys[i], summed, text);
+    }
     return true;
 }
 
@@ -6731,6 +7955,7 @@ static void ldc_up_unpark(ldc_up *u) {
     u->prev_parked = NULL;
     u->next_parked = NULL;
     u->worker->parked_count--;
+    if (u->worker->dial) ldc_group_touch(u->worker);
 }
 
 /* Marks it dead. The end of our side is visible to the worker at once, so that a limited worker
@@ -6741,8 +7966,9 @@ static void ldc_up_close(ldcorn *l, ldc_up *u) {
     ldc_up_unpark(u);
     if (tunnel) {
         u->tunnel_slot = false;
-        u->worker->tunnels--;
-        l->look = l->look || u->worker->group->upgrades > 0;
+        ldc_group_tunnels(u->worker, -1);
+        l->look = l->look || u->worker->group->upgrades > 0 ||
+                  (u->worker->place && u->worker->place->workers > 1 && l->waiting > 0);
     }
     if (u->worker->probe == u) u->worker->probe = NULL;
     ldc_up_set(u, LDC_UP_DEAD);
@@ -6760,8 +7986,23 @@ static void ldc_up_close(ldcorn *l, ldc_up *u) {
     if (u->worker->tunnels == 0 && idle) ldc_proc_idle(l, u->worker);
 }
 
-/* Is the worker to answer, or to take what waits for it? The gap between its steps is bounded. */
-static bool ldc_up_owes(const ldc_up *u) { return u->pushing || (u->exchange->sent && u->reading); }
+/* Is the worker to answer, because it gets no more of the request, or to take what waits for it? The
+   gap between its steps is bounded. */
+static bool ldc_up_owes(const ldc_up *u) {
+    const ldc_exchange *e = u->exchange;
+    return u->pushing || (u->reading && (e->sent || u->half || e->req.discard));
+}
+
+/* Nothing more is sent: what is left of the request cannot be completed, or is not wanted. From here
+   on the worker's time runs. */
+static void ldc_up_half(ldcorn *l, ldc_up *u, bool tell) {
+    ldc_exchange *e = u->exchange;
+    u->half = true;
+    u->gap = l->now;
+    e->req.discard = true;
+    ldc_buf_free(&l->mem, &e->req.buf);
+    if (tell) shutdown(u->watch.fd, SHUT_WR);
+}
 
 static void ldc_up_rearm(ldcorn *l, ldc_up *u) {
     ldc_exchange *e = u->exchange;
@@ -6916,7 +8157,7 @@ static void ldc_up_start_or_requeue(ldcorn *l, ldc_exchange *e, ldc_worker *w, b
     ldc_up *u = ldc_up_reuse(l, w, e);
     int r = 1;
     if (u == NULL && w->dial) { /* they had all gone: it waits for the next one */
-        ldc_group_push(e->group, e, true);
+        ldc_group_push(l, e->group, e, true);
         ldc_client_update(l, e->client);
         return;
     }
@@ -6925,7 +8166,7 @@ static void ldc_up_start_or_requeue(ldcorn *l, ldc_exchange *e, ldc_worker *w, b
         u = fd < 0 ? NULL : ldc_up_new(l, w, fd);
         if (u == NULL) {
             if (fd >= 0) close(fd);
-            ldc_group_push(e->group, e, true);
+            ldc_group_push(l, e->group, e, true);
             *starved = true;
             ldc_loop_lean(l);
             ldc_client_update(l, e->client);
@@ -6983,7 +8224,7 @@ static void ldc_up_again(ldcorn *l, ldc_up *u) {
         return;
     }
     g->retries++;
-    ldc_group_push(g, e, true);
+    ldc_group_push(l, g, e, true);
     ldc_client_update(l, e->client);
     ldc_group_next(l, g);
 }
@@ -6994,6 +8235,7 @@ static void ldc_up_failed(ldcorn *l, ldc_up *u, ldc_why why) {
     ldc_exchange *e = u->exchange;
     ldc_group *g = u->worker->group;
     bool untouched = e && e->req.sent == 0, answered = e && (e->first || u->line || u->in.p);
+    if (why == LDC_WHY_CONNECT) snprintf(l->what, sizeof l->what, "connect: %s", strerror(errno));
     g->errors[why == LDC_WHY_CONNECT ? LDC_ERROR_CONNECT : LDC_ERROR_RESET]++;
     if (why == LDC_WHY_RESET && !answered) ldc_proc_hold(l, u->worker);
     if (why == LDC_WHY_CONNECT) ldc_proc_event_down(l, u->worker);
@@ -7034,12 +8276,7 @@ static void ldc_up_orphan(ldcorn *l, ldc_up *u, ldc_why why) {
         ldc_group_give(l, u, false);
         return;
     }
-    if (!e->req.end && !u->half) { /* it can no longer be completed */
-        u->half = true;
-        ldc_buf_free(&l->mem, &e->req.buf);
-        shutdown(u->watch.fd, SHUT_WR);
-        e->sent = u->gap = l->now; /* nothing more is owed to it: its time runs */
-    }
+    if (!e->req.end && !u->half) ldc_up_half(l, u, true);
     ldc_up_update(l, u);
 }
 
@@ -7064,11 +8301,13 @@ static void ldc_up_protocol(ldcorn *l, ldc_up *u, const char *what) {
     ldc_exchange *e = u->exchange;
     ldc_worker *w = u->worker;
     w->group->errors[LDC_ERROR_PROTOCOL]++;
-    ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d: broken answer: %s", w->group->name, w->index,
-                what);
     if (e && e->client) {
+        snprintf(l->what, sizeof l->what, "%s", what);
         ldc_up_detach(u);
         ldc_client_refuse(l, e, LDC_WHY_PROTOCOL);
+    } else {
+        ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d (pid %ld): broken answer, to nobody: %s",
+                    w->group->name, w->index, (long)w->pid, what);
     }
     ldc_up_release(l, u);
     if (!w->group->conf->limited || !u->slot) {
@@ -7099,6 +8338,7 @@ static void ldc_up_park(ldcorn *l, ldc_up *u, bool quiet) {
         w->parked_end = &u->next_parked;
     *u->prev_parked = u;
     w->parked_count++;
+    if (w->dial) ldc_group_touch(w);
     ldc_up_update(l, u);
 }
 
@@ -7187,7 +8427,7 @@ static bool ldc_up_upgraded(ldcorn *l, ldc_up *u) {
     e->res.in = e->res.out = e->req.in = e->req.out = LDC_FRAME_TUNNEL;
     e->req.end = false;
     u->tunnel_slot = true;
-    u->worker->tunnels++;
+    ldc_group_tunnels(u->worker, 1);
     ldc_up_set(u, LDC_UP_TUNNEL);
     ldc_client_tunnel(l, e);
     if (u->state != LDC_UP_TUNNEL) return false; /* it ended in there, its slot was given back */
@@ -7226,6 +8466,20 @@ static bool ldc_up_final(ldcorn *l, ldc_up *u) {
     return true;
 }
 
+/* Which rule its head broke: `size` as ldc_http_end says. */
+static void ldc_up_malformed(ldcorn *l, ldc_up *u, ptrdiff_t size, const char *p, size_t n) {
+    char what[sizeof l->what];
+    bool http = n < 5 || memcmp(p, "HTTP/", 5) == 0;
+    if (!http)
+        ldc_http_fault(&l->head, "its answer does not begin with HTTP/", p, n);
+    else if (size == LDC_BAD)
+        ldc_http_fault(&l->head, "a line of its head ends in LF without CR", p + u->line,
+                       n - u->line);
+    else if (size < 0 || size > l->conf->s.max_header * 2)
+        ldc_http_fault(&l->head, "its head is longer than twice max_header", p, n);
+    ldc_up_protocol(l, u, ldc_http_describe(&l->head, what, sizeof what));
+}
+
 /* One head at p. Bytes used, LDC_MORE, or LDC_GONE when the exchange is over. */
 static ptrdiff_t ldc_up_head(ldcorn *l, ldc_up *u, const char *p, size_t n) {
     ldc_exchange *e = u->exchange;
@@ -7239,7 +8493,7 @@ static ptrdiff_t ldc_up_head(ldcorn *l, ldc_up *u, const char *p, size_t n) {
     }
     if (size < 0 || size > l->conf->s.max_header * 2 ||
         !ldc_http_response(&l->head, p, (size_t)size, e->head_only)) {
-        ldc_up_protocol(l, u, size == LDC_MORE ? "head too long" : "malformed head");
+        ldc_up_malformed(l, u, size, p, n);
         return LDC_GONE;
     }
     u->line = 0;
@@ -7395,9 +8649,7 @@ static void ldc_up_flush(ldcorn *l, ldc_up *u) {
             ldc_up_failed(l, u, LDC_WHY_RESET);
             return;
         }
-        u->half = true; /* an early answer is waiting; our side has ended */
-        e->req.discard = true;
-        ldc_buf_free(&l->mem, &e->req.buf);
+        ldc_up_half(l, u, false); /* an early answer is waiting; our side has ended */
     } else if (w > 0) {
         u->gap = l->now;
         ldc_loop_progress(&u->watch);
@@ -7429,8 +8681,9 @@ static void ldc_up_connecting(ldcorn *l, ldc_up *u, short revents) {
     }
     if (r == 0) return;
     if (r < 0) {
+        if (failed) errno = failed;
         if (u->probe)
-            ldc_proc_probed(l, u, false, strerror(failed ? failed : errno));
+            ldc_proc_probed(l, u, false, strerror(errno));
         else
             ldc_up_failed(l, u, LDC_WHY_CONNECT);
         return;
@@ -7585,13 +8838,10 @@ static void ldc_up_late(ldcorn *l, ldc_up *u, ldc_why why) {
     }
     u->orphaned = why;
     u->by = l->now + (uint64_t)(again > 30000 ? again : 30000) * 1000;
-    if (!e->req.end && !u->half) { /* it can no longer be completed */
-        u->half = true;
-        ldc_buf_free(&l->mem, &e->req.buf);
-        shutdown(u->watch.fd, SHUT_WR);
-    }
+    if (!e->req.end && !u->half) ldc_up_half(l, u, true);
     ldc_up_update(l, u);
     if (g->on_timeout == LDC_RESTART) ldc_proc_replace(l, w, "timeout");
+    if (w->state == LDC_PROC_DRAINING) ldc_proc_idle(l, w); /* one less that it waits for */
 }
 
 /* An orphan that still holds its slot after the same time again. */
@@ -7629,6 +8879,7 @@ static void ldc_up_timer(ldcorn *l, ldc_up *u) {
         ldc_up_close(l, u);
     } else if (u->state == LDC_UP_CONNECT) {
         if (l->now - u->opened >= (uint64_t)s->connect_timeout * 1000 || u->connected) {
+            errno = ETIMEDOUT;
             ldc_up_failed(l, u, LDC_WHY_CONNECT);
             return;
         }
@@ -7732,6 +8983,7 @@ static ldc_exchange *ldc_client_exchange(ldcorn *l, ldc_client *c) {
 static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e) {
     if (e->group && e->group->removed) l->upset = true; /* it goes with its last request */
     ldc_group_unshare(e);
+    ldc_admin_report_gone(l, e);
     if (e->held) ldc_group_hold(l, e, 0);
     ldc_relay_free(l, &e->req);
     ldc_relay_free(l, &e->res);
@@ -7895,6 +9147,156 @@ static void ldc_client_log(ldcorn *l, ldc_exchange *e) {
     ldc_client_tell(l, e);
 }
 
+/* --- what failed: a line each, as the answer says little --- */
+
+/* "312 of 4,096" */
+static void ldc_client_progress(const ldc_flow *f, char out[64]) {
+    unsigned long long n = (unsigned long long)f->bytes, left = (unsigned long long)f->left;
+    if (f->in == LDC_FRAME_LENGTH)
+        snprintf(out, 64, "%llu of %llu bytes", n, n + left);
+    else
+        snprintf(out, 64, "%llu bytes", n);
+}
+
+/* The worker's part of it. */
+static void ldc_client_explain_worker(const ldcorn *l, const ldc_exchange *e, ldc_why why,
+                                      char *out, size_t room) {
+    const ldcorn_group_desc *s = &e->group->conf->s;
+    char span[24], bytes[64];
+    ldc_client_progress(&e->res, bytes);
+    if (why == LDC_WHY_CONNECT || why == LDC_WHY_PROTOCOL)
+        snprintf(out, room, "%s%s", l->what, e->tries > 1 ? ", after another try" : "");
+    else if (why == LDC_WHY_RESET && e->got_head)
+        snprintf(out, room, "the worker ended the connection after %s", bytes);
+    else if (why == LDC_WHY_RESET)
+        snprintf(out, room, "the worker ended the connection %s",
+                 e->first ? "within the head of its answer" : "before it answered");
+    else if (why == LDC_WHY_RUN_TIMEOUT)
+        snprintf(out, room, "inside the worker for run_timeout = %s, %s of the answer came",
+                 ldc_util_span((uint64_t)s->run_timeout, span), bytes);
+    else
+        snprintf(out, room,
+                 "nothing from the worker for response_timeout = %s, %s of the answer came",
+                 ldc_util_span((uint64_t)s->response_timeout, span), bytes);
+}
+
+static void ldc_client_explain(const ldcorn *l, const ldc_exchange *e, ldc_why why, char *out,
+                               size_t room) {
+    const ldcorn_desc *s = &e->conf->s;
+    char span[24], bytes[64];
+    ldc_client_progress(&e->req, bytes);
+    out[0] = 0;
+    if (e->group) ldc_group_detail(l, e->group, why, out, room);
+    if (out[0]) return;
+    if (e->group && why >= LDC_WHY_CONNECT && why <= LDC_WHY_RUN_TIMEOUT)
+        ldc_client_explain_worker(l, e, why, out, room);
+    else if (why == LDC_WHY_HEADER_TIMEOUT)
+        snprintf(out, room, "its head is not whole after header_timeout = %s",
+                 ldc_util_span((uint64_t)s->header_timeout, span));
+    else if (why == LDC_WHY_BODY_TIMEOUT)
+        snprintf(out, room, "nothing of its body for body_timeout = %s, %s came",
+                 ldc_util_span((uint64_t)s->body_timeout, span), bytes);
+    else if (why == LDC_WHY_SLOW)
+        snprintf(out, room,
+                 "below min_rate = %lld bytes a second, while others wait for what it holds",
+                 (long long)s->min_rate);
+    else if (why == LDC_WHY_MAX_BODY && e->group)
+        snprintf(out, room, "max_body = %s, its body has %s%llu bytes",
+                 ldc_util_size((uint64_t)e->group->conf->s.max_body, span),
+                 e->req.in == LDC_FRAME_LENGTH ? "" : "at least ",
+                 (unsigned long long)e->req.bytes + (unsigned long long)e->req.left);
+    else if (why == LDC_WHY_MAX_HEADER || why == LDC_WHY_TARGET)
+        snprintf(out, room, "%s (max_header = %s, %d fields)",
+                 l->head.fault ? l->head.fault : ldc_log_reasons[why].text,
+                 ldc_util_size((uint64_t)s->max_header, span), (int)LDC_FIELDS);
+    else if (why == LDC_WHY_SEND_TIMEOUT)
+        snprintf(out, room, "the client took nothing for send_timeout = %s, %llu bytes wait for it",
+                 ldc_util_span((uint64_t)s->send_timeout, span),
+                 (unsigned long long)ldc_relay_waiting(&e->res));
+    else if (why == LDC_WHY_REQUEST || why == LDC_WHY_HOST)
+        ldc_http_describe(&l->head, out, room);
+    if (out[0] == 0) snprintf(out, room, "%s", ldc_log_reasons[why].text);
+}
+
+/* "502 reset: GET /x from 192.0.2.1, web.0 (pid 4711), id 9f...: the worker ended ..." */
+static void ldc_client_failed_line(ldcorn *l, const ldc_exchange *e, ldc_why why,
+                                   ldcorn_level level) {
+    const ldc_reason *r = &ldc_log_reasons[why];
+    ldc_str target = ldc_client_word(e, 1);
+    char what[400];
+    ldc_text t;
+    ldc_client_explain(l, e, why, what, sizeof what);
+    ldc_text_init(&t, &l->mem);
+    if (e->got_head || r->status == 0)
+        ldc_text_fmt(&t, "cut in its %d, %s: ", e->status, r->word);
+    else
+        ldc_text_fmt(&t, "%d %s: ", r->status, r->word);
+    if (target.n) ldc_text_escape(&t, ldc_client_word(e, 0), true);
+    ldc_text_add(&t, target.n ? " " : "a request");
+    if (e->stripped) ldc_text_escape(&t, ldc_client_field(e, "X-Forwarded-Prefix"), true);
+    if (target.n > 1024) target.n = 1024;
+    ldc_text_escape(&t, target, true);
+    ldc_text_fmt(&t, " from %s", e->address[0] ? e->address : "a unix peer");
+    if (e->group && e->started && e->worker_pid)
+        ldc_text_fmt(&t, ", %s.%d (pid %ld)", e->group->name, e->worker_index, (long)e->worker_pid);
+    else if (e->group && e->started)
+        ldc_text_fmt(&t, ", %s.%d", e->group->name, e->worker_index);
+    else if (e->group)
+        ldc_text_fmt(&t, ", %s", e->group->name);
+    ldc_text_fmt(&t, ", id %s: %s", e->id, what);
+    if (!t.failed) ldc_log_line(&l->log, level, ldc_util_str(t.p, t.n));
+    ldc_text_free(&t);
+}
+
+/* "web: 37 more requests failed: 30 full, 7 timeout". True: nothing is left to say. */
+static bool ldc_client_failures_sum(ldcorn *l, const char *group, ldc_failures *f) {
+    ldc_text t;
+    int n = 0;
+    if (f->mores == 0) return true;
+    if (l->now - f->since < 1000000) return false;
+    ldc_text_init(&t, &l->mem);
+    ldc_text_fmt(&t, "%s%s%d more request%s failed:", group, group[0] ? ": " : "", f->mores,
+                 f->mores == 1 ? "" : "s");
+    for (int i = 0; i < LDC_WHYS; i++) {
+        if (f->more[i])
+            ldc_text_fmt(&t, "%s %u %s", n++ ? "," : "", (unsigned)f->more[i],
+                         ldc_log_reasons[i].word);
+    }
+    if (!t.failed) ldc_log_line(&l->log, LDCORN_LOG_WARN, ldc_util_str(t.p, t.n));
+    ldc_text_free(&t);
+    memset(f, 0, sizeof *f);
+    f->since = l->now;
+    return true;
+}
+
+/* Refused or cut: counted, and told as far as anybody can read that much. */
+static void ldc_client_failed(ldcorn *l, ldc_exchange *e, ldc_why why) {
+    ldc_failures *f = e->group ? &e->group->failures : &l->failures;
+    int status = ldc_log_reasons[why].status;
+    bool cut = e->got_head || status == 0;
+    bool theirs = why == LDC_WHY_TUNNEL_TIMEOUT || why == LDC_WHY_CLIENT_GONE;
+    ldcorn_level level = (cut && !theirs) || status >= 500 ? LDCORN_LOG_WARN : LDCORN_LOG_INFO;
+    if (e->failed || why == LDC_WHY_NONE || (e->client && e->client->admin)) return;
+    e->failed = true;
+    if (e->group)
+        ldc_group_refused(l, e->group, why);
+    else
+        l->refusals[why]++;
+    if (level > l->log.level) return;
+    if (l->now - f->since >= 1000000) {
+        ldc_client_failures_sum(l, e->group ? e->group->name : "", f);
+        f->since = l->now;
+        f->said = 0;
+    }
+    if (f->said++ < LDC_SAYS) {
+        ldc_client_failed_line(l, e, why, level);
+        return;
+    }
+    f->more[why]++;
+    f->mores++;
+    if (l->report_at == 0 || l->report_at > l->now + 1000000) l->report_at = l->now + 1000000;
+}
+
 /* --- endings --- */
 
 static void ldc_client_admin_open(ldcorn *l) {
@@ -7925,16 +9327,15 @@ static void ldc_client_leave_exchange(ldcorn *l, ldc_client *c, ldc_why why) {
     ldc_up *u;
     if (e == NULL) return;
     c->exchange = NULL;
-    if (e->waiting) ldc_group_pop(e);
-    ldc_group_unlack(e);
+    if (e->waiting) ldc_group_pop(l, e);
+    ldc_group_unlack(l, e);
     u = e->up;
     if (!e->logged) {
         if (e->why == LDC_WHY_NONE) e->why = why;
         if (why == LDC_WHY_CLIENT_GONE && e->status < 200 && u && u->state != LDC_UP_TUNNEL)
             e->status = 499;
         if (why == LDC_WHY_CLIENT_GONE && e->status == 0) e->status = 499;
-        if (why == LDC_WHY_CLIENT_GONE && e->group)
-            ldc_group_refused(l, e->group, LDC_WHY_CLIENT_GONE);
+        ldc_client_failed(l, e, why);
         ldc_client_log(l, e);
         if (e->status == 499) e->status = 0; /* an orphan's answer is still to be parsed */
     }
@@ -7964,7 +9365,6 @@ static void ldc_client_cut(ldcorn *l, ldc_client *c, ldc_why why) {
         setsockopt(c->watch.fd, SOL_SOCKET, SO_LINGER, &off, sizeof off);
     }
     if (e) e->why = why;
-    if (e && e->group && why == LDC_WHY_SLOW) ldc_group_refused(l, e->group, why);
     ldc_client_end(l, c, why);
 }
 
@@ -8041,7 +9441,7 @@ static void ldc_client_owes(ldcorn *l, ldc_pace *p, bool owes, bool out) {
     } else if (p->gap == 0) {
         p->gap = p->from = l->now;
         p->bytes = 0;
-        p->taken = 0;
+        p->taken = p->slow = 0;
         p->queue = out ? LDC_PACE_ASK : -1;
     }
 }
@@ -8061,9 +9461,17 @@ static uint64_t ldc_client_pace_due(const ldcorn *l, const ldc_pace *p, int64_t 
     return due == 0 || (t && t < due) ? t : due;
 }
 
+/* Does its slowness cost somebody: a slot of a limited group, memory that others wait for, or the
+   connection that a newcomer waits for? Else its time-outs alone judge it. */
+static bool ldc_client_costs(const ldcorn *l, const ldc_exchange *e, bool out) {
+    bool held = e->up && e->up->slot && e->group->conf->limited;
+    return (held && (!out || !e->up->reading)) || l->lacking > 0 || l->paused;
+}
+
 /* Is it too slow? What the kernel holds for the client it has not taken: `out` is the descriptor
    to ask, -1 for the other direction. */
-static ldc_why ldc_client_pace(ldcorn *l, ldc_pace *p, int64_t gap, int out, ldc_why late) {
+static ldc_why ldc_client_pace(ldcorn *l, const ldc_exchange *e, ldc_pace *p, int64_t gap, int out,
+                               ldc_why late) {
     int64_t rate = l->conf->s.min_rate, queue, taken;
     if (p->gap == 0) return LDC_WHY_NONE;
     queue = out >= 0 ? ldc_net_unsent(out) : -1;
@@ -8078,7 +9486,8 @@ static ldc_why ldc_client_pace(ldcorn *l, ldc_pace *p, int64_t gap, int out, ldc
     p->taken = taken;
     if (gap >= 0 && p->gap + (uint64_t)gap * 1000 <= l->now) return late;
     if (rate <= 0 || p->from + LDC_PACE_WINDOW > l->now) return LDC_WHY_NONE;
-    if (taken < rate * (LDC_PACE_WINDOW / 1000000)) return LDC_WHY_SLOW;
+    p->slow = taken < rate * (LDC_PACE_WINDOW / 1000000) ? taken + 1 : 0;
+    if (p->slow && ldc_client_costs(l, e, out >= 0)) return LDC_WHY_SLOW;
     p->from = l->now;
     p->bytes = 0;
     p->taken = 0;
@@ -8114,6 +9523,7 @@ static void ldc_client_update(ldcorn *l, ldc_client *c) {
     }
     if (e->waiting) {
         ldc_client_set(l, c, LDC_CLIENT_QUEUED);
+        ldc_client_owes(l, &e->in, false, false); /* it is not asked for more meanwhile */
         ldc_loop_want(l, &c->watch,
                       LDC_LEAVE || ldc_buf_size(&c->in) < LDC_PIPELINE ? ldc_client_leave : 0);
         ldc_loop_timer(l, &c->timer, e->queue_by);
@@ -8136,6 +9546,8 @@ static void ldc_client_update(ldcorn *l, ldc_client *c) {
     else if (e->up && e->group->conf->client_abort == LDC_CLOSE && !c->eof &&
              (LDC_LEAVE || ldc_buf_size(&c->in) < LDC_PIPELINE))
         want = (short)(want | ldc_client_leave);
+    if (want == 0 && e->up && l->life >= LDC_LIFE_DRAIN)
+        want = POLLERR; /* a stop waits for the living: a reset is looked for */
     ldc_client_owes(l, &e->in, reads, false);
     ldc_client_owes(l, &e->out, ldc_relay_waiting(&e->res) > 0, true);
     ldc_loop_want(l, &c->watch, want);
@@ -8218,7 +9630,8 @@ static const char *ldc_client_phrase(int status) {
                  {502, "Bad Gateway"},
                  {503, "Service Unavailable"},
                  {504, "Gateway Timeout"},
-                 {505, "HTTP Version Not Supported"}};
+                 {505, "HTTP Version Not Supported"},
+                 {508, "Loop Detected"}};
     for (size_t i = 0; i < LDC_LEN(known); i++) {
         if (known[i].status == status) return known[i].phrase;
     }
@@ -8266,12 +9679,12 @@ static void ldc_client_reply(ldcorn *l, ldc_exchange *e, int status, const char 
 
 static void ldc_client_refuse(ldcorn *l, ldc_exchange *e, ldc_why why) {
     const ldc_reason *r = &ldc_log_reasons[why];
-    char body[160], extra[64] = "";
-    if (e->waiting) ldc_group_pop(e);
-    ldc_group_unlack(e);
+    char body[320], extra[64] = "";
+    if (e->waiting) ldc_group_pop(l, e);
+    ldc_group_unlack(l, e);
     e->collecting = false;
-    if (e->group) ldc_group_refused(l, e->group, why);
     e->why = why;
+    ldc_client_failed(l, e, why);
     if ((r->status >= 400 && r->status < 500 && why != LDC_WHY_ROUTE && why != LDC_WHY_DENIED &&
          why != LDC_WHY_TOKEN && r->status != 429) ||
         r->status == 501 || r->status == 505)
@@ -8295,6 +9708,34 @@ static bool ldc_client_trusted(const ldc_conf *conf, int family, const unsigned 
     return ldc_conf_listed(conf->trusted, conf->trusteds, family, ip);
 }
 
+/* An element of X-Forwarded-For: an address, in brackets or not, with a port or without. Its family,
+   0: it is none. */
+static int ldc_client_element(ldc_str one, unsigned char ip[16], char out[INET6_ADDRSTRLEN]) {
+    const char *colon = one.n ? (const char *)memchr(one.p, ':', one.n) : NULL;
+    const char *close = one.n ? (const char *)memchr(one.p, ']', one.n) : NULL;
+    const unsigned char *bytes = ip;
+    ldc_str host = one, port = ldc_util_str("", 0);
+    uint64_t n;
+    int family;
+    if (close && one.p[0] == '[') {
+        host = ldc_util_str(one.p + 1, (size_t)(close - one.p) - 1);
+        port = ldc_util_cut(one, host.n + 2);
+        if (port.n && port.p[0] != ':') return 0;
+    } else if (colon && memchr(colon + 1, ':', one.n - (size_t)(colon + 1 - one.p)) == NULL) {
+        host.n = (size_t)(colon - one.p);
+        port = ldc_util_cut(one, host.n);
+    }
+    if (port.n && !ldc_util_number(ldc_util_cut(port, 1), 65535, &n)) return 0;
+    if (host.n == 0 || host.n >= INET6_ADDRSTRLEN) return 0;
+    memcpy(out, host.p, host.n);
+    out[host.n] = 0;
+    family = strchr(out, ':') ? AF_INET6 : AF_INET;
+    if (strlen(out) != host.n || inet_pton(family, out, ip) != 1) return 0;
+    family = ldc_conf_unmapped(family, &bytes);
+    memmove(ip, bytes, family == AF_INET ? 4 : 16);
+    return inet_ntop(family, ip, out, INET6_ADDRSTRLEN) ? family : 0;
+}
+
 /* The rightmost X-Forwarded-For element that is not trusted, at most 32 back; a malformed one
    ends the walk. */
 static void ldc_client_forwarded(const ldc_conf *conf, const ldc_head *h,
@@ -8305,24 +9746,20 @@ static void ldc_client_forwarded(const ldc_conf *conf, const ldc_head *h,
         ldc_str rest = h->field[i].value;
         if (h->field[i].id != LDC_FIELD_XFF) continue;
         while (rest.n && seen++ < 32) {
-            char text[64];
+            char text[INET6_ADDRSTRLEN];
             size_t from = rest.n;
-            ldc_str one;
             int family;
             while (from && rest.p[from - 1] != ',') from--;
-            one = ldc_util_trim(ldc_util_cut(rest, from));
+            family = ldc_client_element(ldc_util_trim(ldc_util_cut(rest, from)), ip, text);
             rest.n = from ? from - 1 : 0;
-            if (one.n == 0 || one.n >= INET6_ADDRSTRLEN) return;
-            snprintf(text, sizeof text, "%.*s", LDC_STR_ARG(one));
-            family = strchr(text, ':') ? AF_INET6 : AF_INET;
-            if (inet_pton(family, text, ip) != 1) return;
-            memcpy(out, text, one.n + 1);
+            if (family == 0) return;
+            memcpy(out, text, sizeof text);
             if (!ldc_client_trusted(conf, family, ip)) return;
         }
     }
 }
 
-static void ldc_client_make_id(ldcorn *l, char out[33]) {
+static void ldc_client_make_id(ldcorn *l, char out[17]) {
     char digits[16];
     size_t n = ldc_util_hexadecimal(ldc_util_mix(l->id_seed + ++l->id_next * 0x9E3779B97F4A7C15ULL),
                                     digits);
@@ -8337,31 +9774,46 @@ static void ldc_client_who(const ldc_client *c, ldc_exchange *e, const ldc_head 
     if (e->trusted && ldc_http_get(h, LDC_FIELD_XFF)) ldc_client_forwarded(e->conf, h, e->address);
 }
 
-static bool ldc_client_prepare(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_head *h) {
-    ldc_forward w;
-    char local[INET6_ADDRSTRLEN + 16];
+/* May a trusted peer's id stand everywhere as it is: in JSON, and in a log without quotes? */
+static bool ldc_client_id(ldc_str id) {
+    for (size_t i = 0; i < id.n; i++) {
+        if (id.p[i] <= ' ' || id.p[i] > '~' || id.p[i] == '"' || id.p[i] == '\\') return false;
+    }
+    return id.n > 0;
+}
+
+/* The address at which it reached us. */
+static void ldc_client_local(const ldc_client *c, char *out, size_t room) {
     union {
         struct sockaddr any;
         struct sockaddr_in v4;
         struct sockaddr_in6 v6;
+        struct sockaddr_un un;
     } here;
     socklen_t n = sizeof here;
+    char ip[INET6_ADDRSTRLEN];
+    bool six;
+    snprintf(out, room, "localhost");
+    if (c->family == AF_UNIX || getsockname(c->watch.fd, &here.any, &n) < 0) return;
+    six = here.any.sa_family == AF_INET6;
+    if (!six && here.any.sa_family != AF_INET) return;
+    if (inet_ntop(here.any.sa_family, six ? (void *)&here.v6.sin6_addr : (void *)&here.v4.sin_addr,
+                  ip, sizeof ip))
+        snprintf(out, room, six ? "[%s]:%u" : "%s:%u", ip,
+                 (unsigned)ntohs(six ? here.v6.sin6_port : here.v4.sin_port));
+}
+
+static bool ldc_client_prepare(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_head *h) {
+    ldc_forward w;
+    char local[INET6_ADDRSTRLEN + 16];
+    ldc_str id = ldc_http_value(h, LDC_FIELD_REQUEST_ID);
     memset(&w, 0, sizeof w);
     w.trusted = e->trusted;
     w.client = ldc_util_z(e->address);
     w.proto = c->https ? LDC_S("https") : LDC_S("http");
-    w.host = LDC_S("localhost");
-    if (h->host.n == 0 && c->family != AF_UNIX &&
-        getsockname(c->watch.fd, &here.any, &n) == 0) { /* HTTP/1.0 */
-        char ip[INET6_ADDRSTRLEN];
-        bool six = here.any.sa_family == AF_INET6;
-        if (inet_ntop(here.any.sa_family,
-                      six ? (void *)&here.v6.sin6_addr : (void *)&here.v4.sin_addr, ip,
-                      sizeof ip)) {
-            snprintf(local, sizeof local, six ? "[%s]:%u" : "%s:%u", ip,
-                     (unsigned)ntohs(six ? here.v6.sin6_port : here.v4.sin_port));
-            w.host = ldc_util_z(local);
-        }
+    if (h->host.n == 0) { /* HTTP/1.0 */
+        ldc_client_local(c, local, sizeof local);
+        w.host = ldc_util_z(local);
     }
     if (!w.trusted && !l->untrusted_said && ldc_http_get(h, LDC_FIELD_XFF)) {
         l->untrusted_said = true;
@@ -8370,14 +9822,14 @@ static bool ldc_client_prepare(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_he
             "%s sends X-Forwarded-For and is not trusted; if it is your proxy, write: trusted_proxies = %s",
             c->peer[0] ? c->peer : "a unix peer", c->peer[0] ? c->peer : "unix");
     }
-    ldc_client_make_id(l, e->id);
-    if (w.trusted && ldc_http_value(h, LDC_FIELD_REQUEST_ID).n &&
-        ldc_http_value(h, LDC_FIELD_REQUEST_ID).n < sizeof e->id &&
-        ldc_http_token(ldc_http_value(h, LDC_FIELD_REQUEST_ID)))
-        snprintf(e->id, sizeof e->id, "%.*s", LDC_STR_ARG(ldc_http_value(h, LDC_FIELD_REQUEST_ID)));
+    if (w.trusted && id.n < sizeof e->id && ldc_client_id(id))
+        snprintf(e->id, sizeof e->id, "%.*s", LDC_STR_ARG(id));
+    else
+        ldc_client_make_id(l, e->id);
     w.id = ldc_util_z(e->id);
     w.arrived = e->wall;
     w.keep = true;
+    w.via = ldc_util_z(l->via);
     w.collects = e->collect != 0;
     w.more = l->more;
     return ldc_http_write_request(&l->mem, &e->req.head, h, &w, ldc_util_z(c->peer));
@@ -8390,10 +9842,8 @@ static bool ldc_admin_ready(ldcorn *l, ldc_text *t);
 static ptrdiff_t ldc_client_body(ldcorn *l, ldc_client *c, char *p, size_t n, int fd);
 
 static ldc_group *ldc_client_group(ldcorn *l, const ldc_conf *conf, int index) {
-    for (ldc_group *g = l->groups; g; g = g->next) {
-        if (!g->hidden && strcmp(g->name, conf->group[index].name) == 0) return g;
-    }
-    return NULL;
+    ldc_group *g = ldc_group_find(l, conf->group[index].name);
+    return g && !g->hidden ? g : NULL;
 }
 
 /* How much of the body is collected before the line: never more than the group can reserve. */
@@ -8434,6 +9884,8 @@ static ldc_why ldc_client_check(ldcorn *l, ldc_exchange *e, ldc_head *h) {
     ldc_why why = ldc_route_find(e->conf, h, h->target, l->path_room, &route);
     int64_t most;
     int group;
+    if (ldc_http_get(h, LDC_FIELD_VIA) && ldc_http_passed(h, ldc_util_z(l->via)))
+        return LDC_WHY_LOOP; /* our own address stands behind a route */
     if (e->chosen && why == LDC_WHY_ROUTE) why = LDC_WHY_NONE;
     if (why == LDC_WHY_NONE && e->chosen < 0) why = LDC_WHY_ROUTE;
     if (why) return why;
@@ -8447,6 +9899,7 @@ static ldc_why ldc_client_check(ldcorn *l, ldc_exchange *e, ldc_head *h) {
         ldc_str rest = ldc_route_strip(route, h->target);
         e->stripped = rest.n != h->target.n;
         if (e->stripped) h->prefix = route->text;
+        if (e->stripped && ldc_route_climbs(rest, l->path_room)) return LDC_WHY_ESCAPE;
         h->target = rest;
     }
     most = e->group->conf->s.max_body;
@@ -8561,7 +10014,7 @@ static void ldc_client_collect(ldcorn *l, ldc_client *c, ldc_exchange *e) {
         ldc_client_collect_now(l, c, e);
         return;
     }
-    ldc_group_lack(e);
+    ldc_group_lack(l, e);
     ldc_client_update(l, c);
 }
 
@@ -8591,6 +10044,7 @@ static bool ldc_client_ready_path(ldcorn *l, ldc_exchange *e, ldc_head *h) {
     ldc_text_init(&t, &l->mem);
     ready = ldc_admin_ready(l, &t); /* whose names are nobody's business out there */
     ldc_text_free(&t);
+    e->logged = true; /* not in the access log: balancers ask all the time */
     if (!ldc_client_prepare(l, e->client, e, h))
         ldc_client_end(l, e->client, LDC_WHY_MEMORY);
     else
@@ -8626,6 +10080,10 @@ static bool ldc_client_filter(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_hea
         if (strcmp(e->conf->group[i].name, call.group) == 0) e->chosen = i + 1;
     }
     if (call.group && e->chosen == 0) e->chosen = -1;
+    if (e->chosen < 0 && !l->group_said)
+        ldc_log_say(&l->log, LDCORN_LOG_ERROR,
+                    "the filter chose group `%.64s`, which is not there: 404", call.group);
+    l->group_said = l->group_said || e->chosen < 0;
     if (f->status == 0 && !f->lines.failed) return true;
     if (f->type.failed || f->body.failed || f->lines.failed || !ldc_client_prepare(l, c, e, h))
         ldc_client_end(l, c, LDC_WHY_MEMORY);
@@ -8633,6 +10091,21 @@ static bool ldc_client_filter(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_hea
         ldc_client_reply(l, e, f->status, f->type.p, "",
                          ldc_util_str(f->body.p ? f->body.p : "", f->body.n));
     return false;
+}
+
+/* https://host:8000, everybody's first mistake: said once for each of the peers seen last. */
+static void ldc_client_tls(ldcorn *l, const ldc_client *c) {
+    uint64_t key = ldc_util_fnv(c->peer, strlen(c->peer), 14695981039346656037ULL);
+    char here[INET6_ADDRSTRLEN + 16];
+    for (size_t i = 0; i < LDC_LEN(l->tls_said); i++) {
+        if (l->tls_said[i] == key) return;
+    }
+    l->tls_said[l->tls_next++ % LDC_LEN(l->tls_said)] = key;
+    ldc_client_local(c, here, sizeof here);
+    ldc_log_say(
+        &l->log, LDCORN_LOG_WARN,
+        "%s: a TLS client on the plain address %s; put a terminator in front, or write http://",
+        c->peer[0] ? c->peer : "a unix peer", here);
 }
 
 /* Filtered, routed, its head written. False: it is over. */
@@ -8664,9 +10137,39 @@ static bool ldc_client_prepared(ldcorn *l, ldc_client *c, ldc_exchange *e, ldc_h
     return goes_on;
 }
 
-/* A whole head was parsed as `why` says. */
-static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) {
+/* Of a head that is refused, what can be told of it: the request line, for the log, and whether it is
+   a HEAD, whose answer has no body. */
+static void ldc_client_first_line(ldcorn *l, ldc_exchange *e, const char *p, size_t n) {
+    size_t most = n < 1024 ? n : 1024, end = 0, blank = 0;
+    while (end < most && p[end] != '\r' && p[end] != '\n') end++;
+    while (blank < end && p[blank] != ' ') blank++;
+    e->head_only = ldc_util_is(ldc_util_str(p, blank), "HEAD");
+    if (blank == end || blank + 1 == end || p[blank + 1] == ' ') return;
+    if (ldc_buf_add(&l->mem, &e->req.head, p, end) &&
+        ldc_buf_add(&l->mem, &e->req.head, " \r\n", 3))
+        e->req.sent = e->req.head.len;
+}
+
+/* A head, or what there is of it, is refused. Its framing is unknown: nothing behind it is parsed. */
+static void ldc_client_head_refused(ldcorn *l, ldc_client *c, ldc_why why, const char *p,
+                                    size_t n) {
     ldc_exchange *e = ldc_client_exchange(l, c);
+    if (e == NULL) {
+        ldc_client_bury(l, c);
+        return;
+    }
+    e->received = c->since;
+    memcpy(e->address, c->peer, sizeof e->address);
+    ldc_client_make_id(l, e->id);
+    ldc_client_first_line(l, e, p, n);
+    if (n && p[0] == 0x16) ldc_client_tls(l, c);
+    ldc_client_refuse(l, e, why);
+}
+
+/* A whole head was parsed. */
+static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h) {
+    ldc_exchange *e = ldc_client_exchange(l, c);
+    ldc_why why = LDC_WHY_NONE;
     if (e == NULL) {
         ldc_client_bury(l, c);
         return;
@@ -8674,12 +10177,6 @@ static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h, ldc_why why) 
     e->received = c->since; /* accept, or its first byte after keep-alive */
     c->first = false;
     c->blanks = 0;
-    if (why) { /* framing unknown: nothing behind it is parsed */
-        memcpy(e->address, c->peer, sizeof e->address);
-        ldc_client_make_id(l, e->id);
-        ldc_client_refuse(l, e, why);
-        return;
-    }
     e->http10 = h->minor == 0;
     e->keep = e->conf->s.keepalive_timeout == 0 ? false
               : h->minor == 0                   ? h->keep_alive && !h->close
@@ -8717,21 +10214,29 @@ static size_t ldc_client_blank(ldc_client *c, const char *p, size_t n) {
     return k;
 }
 
-/* Looks for a head at p[0..n): LDC_MORE, or the bytes it takes and *why it is refused. */
+/* Looks for a head at p[0..n): LDC_MORE, or the bytes it takes and *why it is refused, which is as
+   soon as it cannot become a request any more. */
 static ptrdiff_t ldc_client_parse(ldcorn *l, ldc_client *c, const char *p, size_t n, ldc_why *why) {
-    size_t most = (size_t)l->conf->s.max_header;
+    size_t most = (size_t)l->conf->s.max_header, seen = c->line;
     const char *lf = (const char *)memchr(p, '\n', n);
     size_t first = lf ? (size_t)(lf - p) : n; /* the request line */
     ptrdiff_t size = ldc_http_end(p, n, &c->line);
-    if (size == LDC_MORE && n < most) return LDC_MORE;
-    if (size == LDC_BAD)
+    l->head.fault = NULL;
+    if (size == LDC_MORE && n < most) {
+        *why = ldc_http_doubt(&l->head, p, n, seen, c->line);
+        if (*why == LDC_WHY_NONE) return LDC_MORE;
+    } else if (size == LDC_BAD) {
+        *why = ldc_http_doubt(&l->head, p, first, 0, 0); /* a TLS hello has an LF somewhere, too */
+        if (*why == LDC_WHY_NONE)
+            ldc_http_fault(&l->head, "a line ends in LF without CR", p + c->line, n - c->line);
         *why = LDC_WHY_REQUEST;
-    else if (first >= most)
+    } else if (first >= most) {
         *why = LDC_WHY_TARGET;
-    else if (size == LDC_MORE || (size_t)size > most)
+    } else if (size == LDC_MORE || (size_t)size > most) {
         *why = LDC_WHY_MAX_HEADER;
-    else
-        *why = ldc_http_request(&l->head, p, (size_t)size);
+    } else {
+        *why = ldc_http_request_head(&l->head, p, (size_t)size, c->admin);
+    }
     c->line = 0;
     return *why ? (ptrdiff_t)n : size; /* bytes behind a refused head are never parsed */
 }
@@ -8752,7 +10257,9 @@ static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e) {
     answer->req.sent = answer->req.head.len;
     answer->req.end = e->req.end;
     answer->req.bytes = e->req.bytes;
+    answer->res.in = e->res.in;
     answer->res.out = e->res.out;
+    answer->res.left = e->res.left;
     answer->res.bytes = e->res.bytes;
     if (!e->got_head) { /* the rest of a 1xx: our answer stands behind it */
         answer->res.buf = e->res.buf;
@@ -8803,6 +10310,7 @@ static bool ldc_client_passed(ldcorn *l, ldc_client *c, int r) {
     }
     if (r == LDC_GONE) { /* the worker takes no more; its answer, if any, decides */
         e->req.discard = true;
+        if (e->up) e->up->gap = l->now; /* its time runs from here on */
         if (e->up) ldc_up_flush(l, e->up);
     }
     return c->exchange == e;
@@ -8831,14 +10339,8 @@ static bool ldc_client_feed(ldcorn *l, ldc_client *c) {
 }
 
 static void ldc_client_head_late(ldcorn *l, ldc_client *c, ldc_why why) {
-    ldc_exchange *e = ldc_client_exchange(l, c);
-    if (e == NULL) {
-        ldc_client_bury(l, c);
-        return;
-    }
-    memcpy(e->address, c->peer, sizeof e->address);
-    ldc_client_make_id(l, e->id);
-    ldc_client_refuse(l, e, why);
+    l->head.fault = NULL;
+    ldc_client_head_refused(l, c, why, c->in.p ? ldc_buf_at(&c->in) : "", ldc_buf_size(&c->in));
 }
 
 /* Part of a head waits for its rest. An eighth of buffer_memory is for all of them; when that is
@@ -8853,12 +10355,10 @@ static void ldc_client_head_part(ldcorn *l, ldc_client *c) {
 }
 
 /* ::ffff:a.b.c.d, of a socket for both, is a.b.c.d. */
-static void ldc_client_address(ldc_client *c, int family, const unsigned char ip[16]) {
-    static const unsigned char mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-    bool v4 = family == AF_INET6 && memcmp(ip, mapped, sizeof mapped) == 0;
-    c->family = (uint8_t)(v4 ? AF_INET : family);
+static void ldc_client_address(ldc_client *c, int family, const unsigned char *ip) {
+    c->family = (uint8_t)ldc_conf_unmapped(family, &ip);
     memset(c->ip, 0, sizeof c->ip);
-    memcpy(c->ip, v4 ? ip + 12 : ip, c->family == AF_INET ? 4 : 16);
+    memcpy(c->ip, ip, c->family == AF_INET ? 4 : 16);
     c->peer[0] = 0;
     if (c->family != AF_UNIX) inet_ntop(c->family, c->ip, c->peer, sizeof c->peer);
 }
@@ -8874,6 +10374,8 @@ static ptrdiff_t ldc_client_proxy(ldc_client *c, const char *p, size_t n) {
     ldc_client_address(c, who.family, who.ip);
     return size;
 }
+
+static void ldc_client_rest(ldcorn *l, ldc_client *c);
 
 /* Bytes in IDLE or HEAD. What stands behind the head is this request's body or the next request:
    it is kept before the head takes effect. */
@@ -8891,10 +10393,12 @@ static void ldc_client_input(ldcorn *l, ldc_client *c, char *p, size_t n) {
     if (in.p) p = ldc_buf_at(&in), n = ldc_buf_size(&in);
     before = c->proxy ? ldc_client_proxy(c, p, n) : 0;
     blank = before >= 0 ? (size_t)before + ldc_client_blank(c, p + before, n - (size_t)before) : 0;
+    l->head.fault = NULL;
     if (before == LDC_BAD) {
         size = (ptrdiff_t)n;
         why = LDC_WHY_PROXY;
-    } else if (before >= 0 && n > blank && !(n == blank + 1 && p[blank] == '\r')) {
+    } else if (before >= 0 &&
+               n > blank) { /* any byte, a lone CR too, begins a head: it has a time */
         if (c->state == LDC_CLIENT_IDLE) {
             ldc_client_set(l, c, LDC_CLIENT_HEAD);
             ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.header_timeout));
@@ -8904,14 +10408,31 @@ static void ldc_client_input(ldcorn *l, ldc_client *c, char *p, size_t n) {
     if (size == LDC_MORE && in.p) {
         c->in = in;
         if (blank) ldc_buf_drop(&l->mem, &c->in, blank);
+    } else {
+        bool more = size == LDC_MORE;
+        if (more) size = 0;
+        if (why == LDC_WHY_NONE) ldc_client_keep(l, c, p + blank + size, n - blank - (size_t)size);
+        if (why)
+            ldc_client_head_refused(l, c, why, p + blank, n - blank);
+        else if (!more && c->state != LDC_CLIENT_DEAD)
+            ldc_client_head(l, c, &l->head);
+        ldc_buf_free(&l->mem, &in);
+        if (!more) return;
+    }
+    if (c->state == LDC_CLIENT_HEAD && c->in.p == NULL && !c->first)
+        ldc_client_rest(l, c);
+    else
         ldc_client_head_part(l, c);
+}
+
+/* Nothing but empty lines came behind the last request: it is idle, as before. */
+static void ldc_client_rest(ldcorn *l, ldc_client *c) {
+    if (l->life > LDC_LIFE_LAME && !c->admin) { /* nothing is waited for any more */
+        ldc_client_bury(l, c);
         return;
     }
-    if (size == LDC_MORE) size = 0, why = LDC_WHYS;
-    ldc_client_keep(l, c, p + blank + size, n - blank - (size_t)size);
-    if (why == LDC_WHYS) ldc_client_head_part(l, c);
-    if (why != LDC_WHYS && c->state != LDC_CLIENT_DEAD) ldc_client_head(l, c, &l->head, why);
-    ldc_buf_free(&l->mem, &in);
+    ldc_client_set(l, c, LDC_CLIENT_IDLE);
+    ldc_loop_timer(l, &c->timer, ldc_loop_after(l, l->conf->s.keepalive_timeout));
 }
 
 /* Its FIN. While head or body is incomplete, or in the queue, it has left; while inside a worker
@@ -9014,13 +10535,20 @@ static void ldc_client_go_on(ldcorn *l, ldc_client *c) {
     ldc_mem_give(&l->mem, in.p, in.cap);
 }
 
-/* An idle connection is to go, unless its next request has come by now. */
+/* An idle connection is to go, unless its next request has come by now. If it is idle all the same,
+   it has been answered in here and stands at the end of the line. */
 static void ldc_client_dismiss(ldcorn *l, ldc_client *c) {
     if (c->in.p)
         ldc_client_go_on(l, c);
     else
         ldc_client_readable(l, c);
     if (c->state == LDC_CLIENT_IDLE && c->in.p == NULL) ldc_client_bury(l, c);
+}
+
+/* The longest idle ones first, until `most` clients are left; nobody is looked at twice. */
+static void ldc_client_dismiss_until(ldcorn *l, int most) {
+    for (int n = l->clients_count; n > 0 && l->idle.old && l->clients_count > most; n--)
+        ldc_client_dismiss(l, l->idle.old);
 }
 
 static void ldc_client_event(ldcorn *l, ldc_client *c, short revents) {
@@ -9046,9 +10574,9 @@ static void ldc_client_timer(ldcorn *l, ldc_client *c) {
     switch (c->state) {
     case LDC_CLIENT_HEAD: ldc_client_head_late(l, c, LDC_WHY_HEADER_TIMEOUT); break;
     case LDC_CLIENT_BODY:
-        why = e->memory
-                  ? LDC_WHY_MEMORY
-                  : ldc_client_pace(l, &e->in, e->conf->s.body_timeout, -1, LDC_WHY_BODY_TIMEOUT);
+        why = e->memory ? LDC_WHY_MEMORY
+                        : ldc_client_pace(l, e, &e->in, e->conf->s.body_timeout, -1,
+                                          LDC_WHY_BODY_TIMEOUT);
         if (why)
             ldc_client_refuse(l, e, why);
         else
@@ -9056,10 +10584,10 @@ static void ldc_client_timer(ldcorn *l, ldc_client *c) {
         break;
     case LDC_CLIENT_QUEUED: ldc_client_refuse(l, e, LDC_WHY_TIMEOUT); break;
     case LDC_CLIENT_ACTIVE:
-        if ((why = ldc_client_pace(l, &e->out, e->conf->s.send_timeout, c->watch.fd,
+        if ((why = ldc_client_pace(l, e, &e->out, e->conf->s.send_timeout, c->watch.fd,
                                    LDC_WHY_SEND_TIMEOUT)) != LDC_WHY_NONE)
             ldc_client_cut(l, c, why);
-        else if ((why = ldc_client_pace(l, &e->in, e->conf->s.body_timeout, -1,
+        else if ((why = ldc_client_pace(l, e, &e->in, e->conf->s.body_timeout, -1,
                                         LDC_WHY_BODY_TIMEOUT)) != LDC_WHY_NONE)
             ldc_client_refuse_inside(l, e, why);
         else
@@ -9114,17 +10642,53 @@ static ldc_client *ldc_client_new(ldcorn *l, int fd) {
 }
 
 /* One client less, if any is idle: the one that has been so longest. */
-static void ldc_client_evict(ldcorn *l) {
-    int most = l->clients_count;
-    while (l->idle.old && l->clients_count >= most) ldc_client_dismiss(l, l->idle.old);
+static void ldc_client_evict(ldcorn *l) { ldc_client_dismiss_until(l, l->clients_count - 1); }
+
+/* As in a pace: 0, or the bytes of a head that is too slow, and one. */
+static int64_t ldc_client_slow_head(const ldcorn *l, const ldc_client *c) {
+    int64_t n = (int64_t)ldc_buf_size(&c->in), took = (int64_t)((l->now - c->since) / 1000000);
+    if (c->admin || c->state != LDC_CLIENT_HEAD || l->now - c->since < LDC_PACE_WINDOW) return 0;
+    return n < took * l->conf->s.min_rate ? n + 1 : 0;
 }
 
-/* At the limit the longest idle keep-alive client makes room; without one, accept pauses. It goes
-   when another has come, and if its next request has come too, there is one above the limit. */
-static bool ldc_client_room(ldcorn *l) {
+/* A full house: of the unfinished clients that are below min_rate the slowest one goes, so that a
+   newcomer is served instead of refused. It gets no time to read our last word. */
+static bool ldc_client_shed(ldcorn *l) {
+    ldc_client *worst = NULL;
+    int64_t least = INT64_MAX;
+    if (l->now - l->shed_at < 100000) return false;
+    l->shed_at = l->now;
+    for (ldc_client *c = l->clients; c; c = c->next) {
+        const ldc_exchange *e = c->exchange;
+        int64_t slow = e == NULL || c->admin       ? ldc_client_slow_head(l, c)
+                       : e->out.gap && e->out.slow ? e->out.slow
+                                                   : e->in.slow;
+        if (slow == 0 || slow >= least || (e && e->in.gap == 0 && e->out.gap == 0)) continue;
+        worst = c;
+        least = slow;
+    }
+    if (worst == NULL) return false;
+    if (worst->exchange == NULL)
+        ldc_client_head_late(l, worst, LDC_WHY_SLOW);
+    else if (worst->state == LDC_CLIENT_BODY)
+        ldc_client_refuse(l, worst->exchange, LDC_WHY_SLOW);
+    else if (worst->exchange->out.slow == 0)
+        ldc_client_refuse_inside(l, worst->exchange, LDC_WHY_SLOW);
+    else
+        ldc_client_cut(l, worst, LDC_WHY_SLOW);
+    ldc_client_end(l, worst, LDC_WHY_NONE);
+    return true;
+}
+
+/* At the limit the longest idle keep-alive client makes room, or the slowest one; without one, accept
+   pauses. It goes when another has come, and if its next request has come too, there is one above
+   the limit. `comes`: somebody is at the door. */
+static bool ldc_client_room(ldcorn *l, bool comes) {
     if (l->clients_count > l->conns_max) ldc_client_evict(l);
     if (l->clients_count < l->conns_max || (l->clients_count == l->conns_max && l->idle.old))
         return true;
+    if (!comes) return false; /* whether somebody waits, poll() tells */
+    if (ldc_client_shed(l) && l->clients_count < l->conns_max) return true;
     ldc_client_pause(l, true);
     return false;
 }
@@ -9154,6 +10718,7 @@ static void ldc_client_begin(ldcorn *l, const ldc_listener *s, ldc_client *c) {
     c->admin = s->admin;
     c->proxy = s->addr.proxy;
     c->https = s->addr.https;
+    c->local = ldc_conf_loopback(&s->addr);
     if (c->admin) {
         l->admins++;
         ldc_client_line_add(&l->admin_idle, c);
@@ -9171,7 +10736,7 @@ static void ldc_client_accept(ldcorn *l, ldc_listener *s) {
         socklen_t n;
         ldc_client *c;
         int fd;
-        if (s->admin ? !ldc_client_admin_room(l, s) : !ldc_client_room(l)) return;
+        if (s->admin ? !ldc_client_admin_room(l, s) : !ldc_client_room(l, i == 0)) return;
         fd = ldc_net_accept(s->watch.fd, &from, &n);
         if (fd < 0 && errno == EINTR) continue;
         if (fd < 0 && ldc_util_again()) return;
@@ -9225,41 +10790,69 @@ static void ldc_proc_set(ldcorn *l, ldc_worker *w, ldc_proc_state to) {
 /* --- output --- */
 
 static ldc_sink *ldc_proc_sink(ldcorn *l, ldc_worker *w) {
-    if (strcmp(w->as->log_path, "stderr") == 0) return l->log.own.fd == 2 ? &l->log.own : &l->err;
+    if (strcmp(w->as->log_path, "stderr") == 0)
+        return l->log.own.fd == 2 ? &l->log.own : &l->log.err;
     if (strcmp(w->as->log_path, "stdout") == 0)
-        return l->log.access.fd == 1 ? &l->log.access : &l->out;
+        return l->log.access.fd == 1 ? &l->log.access : &l->log.out;
     return &w->out;
 }
 
-static void ldc_proc_remember(ldc_worker *w, const char *p, size_t n) {
-    if (n + 1 > sizeof w->tail / 2) n = sizeof w->tail / 2 - 1;
-    while (w->tail_n + n + 1 > sizeof w->tail) { /* the oldest line goes */
+/* Its last lines, each behind its time: the seconds since we began, in eight hexadecimal digits. */
+static void ldc_proc_remember(const ldcorn *l, ldc_worker *w, const char *p, size_t n) {
+    char at[LDC_TAIL_TIME + 1];
+    if (n + LDC_TAIL_TIME + 1 > sizeof w->tail / 2) n = sizeof w->tail / 2 - LDC_TAIL_TIME - 1;
+    while (w->tail_n + n + LDC_TAIL_TIME + 1 > sizeof w->tail) { /* the oldest line goes */
         char *lf = (char *)memchr(w->tail, '\n', w->tail_n);
         size_t cut = lf ? (size_t)(lf - w->tail) + 1 : w->tail_n;
         memmove(w->tail, w->tail + cut, w->tail_n - cut);
         w->tail_n -= cut;
         w->tail_old -= cut < w->tail_old ? cut : w->tail_old;
     }
-    memcpy(w->tail + w->tail_n, p, n);
-    w->tail_n += n;
+    snprintf(at, sizeof at, "%08x", (unsigned)((l->now - l->began) / 1000000));
+    memcpy(w->tail + w->tail_n, at, LDC_TAIL_TIME);
+    memcpy(w->tail + w->tail_n + LDC_TAIL_TIME, p, n);
+    w->tail_n += LDC_TAIL_TIME + n;
     w->tail[w->tail_n++] = '\n';
 }
 
-static void ldc_proc_line(ldcorn *l, ldc_pipe *p, bool split) {
+/* The next line of `*rest` and how many seconds ago it came. False: there is none. */
+static bool ldc_proc_recall(const ldcorn *l, ldc_str *rest, ldc_str *line, unsigned *ago) {
+    unsigned at = 0;
+    const char *lf = rest->n ? (const char *)memchr(rest->p, '\n', rest->n) : NULL;
+    if (lf == NULL || lf - rest->p < LDC_TAIL_TIME) return false;
+    for (int i = 0; i < LDC_TAIL_TIME; i++) at = at << 4 | (unsigned)ldc_util_hex(rest->p[i]);
+    *ago = (unsigned)((l->now - l->began) / 1000000) - at;
+    *line = ldc_util_str(rest->p + LDC_TAIL_TIME, (size_t)(lf - rest->p) - LDC_TAIL_TIME);
+    *rest = ldc_util_cut(*rest, (size_t)(lf - rest->p) + 1);
+    return true;
+}
+
+/* `last`: nobody will see the line behind this one soon, so it is among the last words. */
+static void ldc_proc_line(ldcorn *l, ldc_pipe *p, bool split, bool last) {
     ldc_worker *w = p->worker;
+    ldc_sink *s = ldc_proc_sink(l, w);
+    char stamp[48];
     ldc_text t;
+    if (last) ldc_proc_remember(l, w, p->line, p->n);
     ldc_text_init(&t, &l->mem);
-    ldc_proc_remember(w, p->line, p->n);
-    if (w->as->log_raw) {
+    if (l->log.hook.line && s != &w->out) { /* a host with a logger hears of everything there */
+        ldc_text_fmt(&t, "%s.%d %ld ", w->group->name, w->index, (long)w->pid);
+        ldc_text_escape(&t, ldc_util_str(p->line, p->n), false);
+        ldc_log_line(&l->log, LDCORN_LOG_INFO, ldc_util_str(t.p ? t.p : "", t.n));
+        t.n = 0;
+    } else if (!ldc_log_room(s, p->n + 128)) {
+        if (s->fd >= 0) s->dropped++; /* no work for what nobody will see */
+    } else if (w->as->log_raw) {
         ldc_text_put(&t, p->line, p->n);
         if (!split) ldc_text_add(&t, "\n");
     } else {
-        ldc_text_fmt(&t, "%s.%d %ld %s", w->group->name, w->index, (long)w->pid,
-                     p->split ? "... " : "");
+        ldc_log_stamp(s, LDCORN_LOG_INFO, stamp);
+        ldc_text_fmt(&t, "%s%s.%d %ld %s", s->stamps == LDC_STAMP_FULL ? stamp : "", w->group->name,
+                     w->index, (long)w->pid, p->split ? "... " : "");
         ldc_text_escape(&t, ldc_util_str(p->line, p->n), false);
         ldc_text_add(&t, split ? " ...\n" : "\n");
     }
-    if (!t.failed) ldc_log_write(&l->log, ldc_proc_sink(l, w), t.p, t.n);
+    if (!t.failed && t.n) ldc_log_write(&l->log, s, t.p, t.n);
     ldc_text_free(&t);
     p->split = split;
     p->n = 0;
@@ -9276,10 +10869,10 @@ static void ldc_proc_bytes(ldcorn *l, ldc_pipe *p, const char *data, size_t n) {
         data += take;
         n -= take;
         if (full)
-            ldc_proc_line(l, p, true);
+            ldc_proc_line(l, p, true, n < LDC_TAIL);
         else if (lf) {
             if (p->n && p->line[p->n - 1] == '\r' && !p->worker->as->log_raw) p->n--;
-            ldc_proc_line(l, p, false);
+            ldc_proc_line(l, p, false, n < LDC_TAIL);
             data++;
             n--;
         }
@@ -9288,17 +10881,18 @@ static void ldc_proc_bytes(ldcorn *l, ldc_pipe *p, const char *data, size_t n) {
 
 static void ldc_proc_pipe_close(ldcorn *l, ldc_pipe *p) {
     if (!p->open) return;
-    if (p->n) ldc_proc_line(l, p, false);
+    if (p->n) ldc_proc_line(l, p, false, true);
     ldc_mem_free(&l->mem, p->line, LDC_LOG_LINE);
     p->line = NULL;
     p->open = false;
     ldc_loop_close(l, &p->watch);
 }
 
-/* At most one read per turn; after the end everything that is left. */
+/* At most one read per turn, and a small one: whoever prints without end holds up nobody else. After
+   the end everything that is left. */
 static void ldc_proc_pipe_read(ldcorn *l, ldc_pipe *p, bool rest) {
     for (int i = 0; p->open && (i == 0 || (rest && i < 64)); i++) {
-        ssize_t n = ldc_util_read(p->watch.fd, l->scratch, LDC_SCRATCH);
+        ssize_t n = ldc_util_read(p->watch.fd, l->scratch, rest ? LDC_SCRATCH : LDC_PRINTS);
         if (n < 0 && ldc_util_again()) return;
         if (n <= 0) {
             ldc_proc_pipe_close(l, p);
@@ -9309,20 +10903,133 @@ static void ldc_proc_pipe_read(ldcorn *l, ldc_pipe *p, bool rest) {
     }
 }
 
-static void ldc_proc_tail(ldc_text *t, const ldc_worker *w) {
-    ldc_str rest = ldc_util_str(w->tail + w->tail_old, w->tail_n - w->tail_old);
+/* Its own ones, the last ten of the last ten minutes; what is not of this moment says its age. */
+static void ldc_proc_tail(const ldcorn *l, ldc_text *t, const ldc_worker *w) {
+    ldc_str rest = ldc_util_str(w->tail + w->tail_old, w->tail_n - w->tail_old), line;
+    char span[24];
+    unsigned ago;
     int lines = 0, skip;
     for (size_t i = 0; i < rest.n; i++) lines += rest.p[i] == '\n';
     skip = lines > 10 ? lines - 10 : 0;
-    while (rest.n) {
-        const char *lf = (const char *)memchr(rest.p, '\n', rest.n);
-        size_t n = lf ? (size_t)(lf - rest.p) : rest.n;
-        if (skip-- <= 0) {
-            ldc_text_add(t, "\n    | ");
-            ldc_text_escape(t, ldc_util_str(rest.p, n), false);
-        }
-        rest = ldc_util_cut(rest, lf ? n + 1 : n);
+    while (ldc_proc_recall(l, &rest, &line, &ago)) {
+        if (skip-- > 0 || ago > 600) continue;
+        ldc_text_add(t, "\n    | ");
+        if (ago > 1) ldc_text_fmt(t, "(%s before) ", ldc_util_span((uint64_t)ago * 1000, span));
+        ldc_text_escape(t, line, false);
     }
+}
+
+/* --- leftovers: a worker's process group is noted in runtime_dir with its start time, so that the
+   next start finds what a killed ldcorn has left behind. Its leader dies with us on Linux; children
+   of it do not. Only where /proc tells who somebody is. --- */
+
+/* When a process began, in the kernel's ticks since it booted, and its session; 0: there is none. */
+static uint64_t ldc_proc_began(long pid, long *session) {
+    char path[64], text[1024], *p;
+    unsigned long long began = 0;
+    long at = 0;
+    ssize_t n;
+    int fd;
+    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+    fd = ldc_util_open(path, O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0) return 0;
+    n = ldc_util_read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0) return 0;
+    text[n] = 0;
+    p = strrchr(text, ')'); /* a name may hold anything */
+    if (p == NULL || sscanf(p + 1,
+                            " %*c %*d %*d %ld %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
+                            "%*d %*d %llu",
+                            &at, &began) != 2)
+        return 0;
+    if (session) *session = at;
+    return began;
+}
+
+static void ldc_proc_note_path(const ldcorn *l, long pid, char *out, size_t room) {
+    snprintf(out, room, "%s/pid-%ld", l->conf->s.runtime_dir, pid);
+}
+
+static void ldc_proc_note(ldcorn *l, ldc_worker *w) {
+    char path[PATH_MAX + 32], text[80];
+    uint64_t began = ldc_proc_began((long)w->pid, NULL);
+    int fd, n;
+    if (began == 0) return;
+    ldc_proc_note_path(l, (long)w->pid, path, sizeof path);
+    fd = ldc_util_open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0) return;
+    n = snprintf(text, sizeof text, "%llu %s\n", (unsigned long long)began, l->via);
+    if (ldc_util_write(fd, text, (size_t)n) == n) w->noted = w->pid;
+    close(fd);
+    if (w->noted != w->pid) unlink(path);
+}
+
+static void ldc_proc_unnote(ldcorn *l, ldc_worker *w) {
+    char path[PATH_MAX + 32];
+    if (w->noted == 0) return;
+    ldc_proc_note_path(l, (long)w->noted, path, sizeof path);
+    unlink(path);
+    w->noted = 0;
+}
+
+/* Did that instance start it, or one of those above it? All of them have the word in their
+   environment. */
+static bool ldc_proc_marked(long pid, const char *run) {
+    char path[64], text[65536], word[64];
+    size_t n = (size_t)snprintf(word, sizeof word, "LDCORN_RUN=%s", run);
+    ssize_t got;
+    int fd;
+    snprintf(path, sizeof path, "/proc/%ld/environ", pid);
+    fd = ldc_util_open(path, O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0) return false;
+    got = ldc_util_read(fd, text, sizeof text - 1);
+    close(fd);
+    for (ssize_t i = 0; i < got; i += (ssize_t)strlen(text + i) + 1) {
+        text[got] = 0;
+        if (strncmp(text + i, word, n) == 0 && text[i + (ssize_t)n] == 0) return true;
+    }
+    return false;
+}
+
+/* Ends the process group of a leader that began then; how many processes that were, at least. */
+static int ldc_proc_end_left(long leader, uint64_t began, const char *run) {
+    DIR *d;
+    struct dirent *entry;
+    int ended = 0;
+    if (ldc_proc_began(leader, NULL) == began) {
+        ended = kill((pid_t)-leader, SIGKILL) == 0;
+        return ended;
+    }
+    d = opendir("/proc"); /* it is gone; who is left in its session, and has our mark? */
+    while (d && (entry = readdir(d)) != NULL) {
+        long pid = strtol(entry->d_name, NULL, 10), session = 0;
+        if (pid > 1 && ldc_proc_began(pid, &session) && session == leader &&
+            ldc_proc_marked(pid, run) && kill((pid_t)pid, SIGKILL) == 0)
+            ended++;
+    }
+    if (d) closedir(d);
+    return ended;
+}
+
+/* `name`: a file that an earlier ldcorn left in our runtime_dir. */
+static int ldc_proc_leftover(const char *path, const char *name) {
+    char text[80] = "", run[32];
+    unsigned long long began = 0;
+    uint64_t leader = 0;
+    ssize_t n;
+    int fd;
+    if (strncmp(name, "pid-", 4) != 0 ||
+        !ldc_util_number(ldc_util_z(name + 4), INT32_MAX, &leader) || leader < 2)
+        return 0;
+    fd = ldc_util_open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0);
+    if (fd < 0) return 0;
+    n = ldc_util_read(fd, text, sizeof text - 1);
+    close(fd);
+    unlink(path);
+    text[n > 0 ? n : 0] = 0;
+    if (sscanf(text, "%llu %31s", &began, run) != 2 || began == 0) return 0;
+    return ldc_proc_end_left((long)leader, began, run);
 }
 
 /* --- fork --- */
@@ -9331,6 +11038,7 @@ typedef struct ldc_spawn { /* everything a child needs, made before the fork */
     char **argv, **env;
     char *program;
     int in, out, err, listener, status; /* descriptors of the child, -1: none */
+    bool follows; /* it dies with us: the forking thread is the one that lives as long as we do */
     ldc_worker *worker;
 } ldc_spawn;
 
@@ -9340,19 +11048,20 @@ typedef struct ldc_exec_error {
 static const char *const ldc_proc_steps[] = {"", "descriptors", "working directory", "exec",
                                              "user"};
 
-static char *ldc_proc_fill(ldc_arena *a, const ldc_worker *w, const char *word, const char *port) {
+static char *ldc_proc_fill(ldc_arena *a, const ldc_worker *w, const char *word, const char *port,
+                           bool env) {
     ldc_text t;
     char *z;
     ldc_text_init(&t, a->mem);
     for (const char *p = word; *p; p++) {
         const char *end = *p == '{' ? strchr(p, '}') : NULL;
-        if (p[0] == '{' && p[1] == '{') {
+        if (p[0] == '{' && p[1] == '{' && (!env || ldc_conf_placeholder(p + 1) >= 0)) {
             ldc_text_add(&t, "{");
             p++;
-        } else if (p[0] == '}' && p[1] == '}') {
+        } else if (p[0] == '}' && p[1] == '}' && !env) {
             ldc_text_add(&t, "}");
             p++;
-        } else if (end == NULL) {
+        } else if (end == NULL || (env && ldc_conf_placeholder(p) < 0)) {
             ldc_text_put(&t, p, 1);
         } else {
             ldc_str name = ldc_util_str(p + 1, (size_t)(end - p) - 1);
@@ -9410,7 +11119,19 @@ static void ldc_proc_env_fmt(ldc_env *v, const char *format, ...) {
     ldc_proc_env_put(v, pair);
 }
 
-static bool ldc_proc_env(ldc_arena *a, const ldc_worker *w, const char *port, ldc_spawn *s) {
+/* Is it one of the variables behind admin_token? */
+static bool ldc_proc_secret(const ldc_conf *c, const char *pair) {
+    ldc_str rest = ldc_util_z(c ? c->secret : NULL), name = ldc_util_str(pair, strcspn(pair, "="));
+    while (rest.n) {
+        size_t n = strcspn(rest.p, " ");
+        if (ldc_util_same(ldc_util_str(rest.p, n), name)) return true;
+        rest = ldc_util_cut(rest, n + 1 < rest.n ? n + 1 : rest.n);
+    }
+    return false;
+}
+
+static bool ldc_proc_env(ldc_arena *a, const ldc_worker *w, const char *port, const char *run,
+                         ldc_spawn *s) {
     static const char *const ours[] = {"NOTIFY_SOCKET=", "WATCHDOG_", "LISTEN_", "LDCORN_"};
     ldc_env v;
     memset(&v, 0, sizeof v);
@@ -9421,7 +11142,7 @@ static bool ldc_proc_env(ldc_arena *a, const ldc_worker *w, const char *port, ld
     v.list = (char **)ldc_arena_take(a, (size_t)(v.cap + 1) * sizeof *v.list);
     if (v.list == NULL) return false;
     for (char **e = environ; e && *e; e++) {
-        bool pass = strchr(*e, '=') != NULL;
+        bool pass = strchr(*e, '=') != NULL && !ldc_proc_secret(w->conf, *e);
         for (size_t i = 0; i < LDC_LEN(ours); i++)
             pass = pass && strncmp(*e, ours[i], strlen(ours[i])) != 0;
         if (pass && v.n < v.cap) v.list[v.n++] = *e;
@@ -9434,6 +11155,7 @@ static bool ldc_proc_env(ldc_arena *a, const ldc_worker *w, const char *port, ld
         ldc_proc_env_fmt(&v, "USER=%s", w->as->user.name);
         ldc_proc_env_fmt(&v, "LOGNAME=%s", w->as->user.name);
     }
+    ldc_proc_env_fmt(&v, "LDCORN_RUN=%s", run); /* ours, and so is whatever it starts */
     ldc_proc_env_fmt(&v, "LDCORN_GROUP=%s", w->as->name);
     ldc_proc_env_fmt(&v, "LDCORN_INDEX=%d", w->index);
     ldc_proc_env_fmt(&v, "LDCORN_GENERATION=%d", w->generation);
@@ -9445,7 +11167,11 @@ static bool ldc_proc_env(ldc_arena *a, const ldc_worker *w, const char *port, ld
         ldc_proc_env_put(&v,
                          "LISTEN_PID=0000000000"); /* the child writes its own number in place */
     }
-    for (const char *const *e = w->as->s.env; e && *e; e++) ldc_proc_env_put(&v, *e);
+    for (const char *const *e = w->as->s.env; e && *e; e++) {
+        char *pair = ldc_proc_fill(a, w, *e, port, true);
+        if (pair == NULL) return false;
+        ldc_proc_env_put(&v, pair);
+    }
     s->env = v.list;
     return !v.failed;
 }
@@ -9517,8 +11243,10 @@ static void ldc_proc_child_descriptors(ldc_spawn *s) {
     from[3] = s->listener;
     from[4] = s->status;
     for (int i = 0; i < 5; i++) {
-        if (from[i] < 0) continue;
-        from[i] = fcntl(from[i], F_DUPFD, 16); /* out of the way of 0 to 4 */
+        int was = from[i];
+        if (was < 0) continue;
+        from[i] = fcntl(was, F_DUPFD, 1024); /* out of the way of 0 to 4, and of the host's */
+        if (from[i] < 0) from[i] = fcntl(was, F_DUPFD, 16);
         if (from[i] < 0) ldc_proc_child_fail(s, 1);
     }
     for (int i = 0; i < 5; i++) {
@@ -9530,11 +11258,22 @@ static void ldc_proc_child_descriptors(ldc_spawn *s) {
     }
     s->status = 4;
     fcntl(4, F_SETFD, FD_CLOEXEC);
-    ldc_proc_child_close(5);
+    if (s->worker->as->function == NULL) ldc_proc_child_close(5);
+}
+
+/* The signal at a parent's death follows the thread that forked: only the first one ends with its
+   process. Others leave it to the notes in runtime_dir. */
+static bool ldc_proc_main_thread(void) {
+#if defined(__linux__) && defined(SYS_gettid)
+    return (long)syscall(SYS_gettid) == (long)getpid();
+#else
+    return true;
+#endif
 }
 
 /* A child of our own code that helps the loop: it has one pipe to it, as descriptor 3. */
 static pid_t ldc_proc_helper(ldcorn *l, int *ours) {
+    bool follows = l->running && ldc_proc_main_thread();
     int fd[2];
     sigset_t all, old;
     pid_t pid, parent = getpid();
@@ -9548,10 +11287,10 @@ static pid_t ldc_proc_helper(ldcorn *l, int *ours) {
         if (!ldc_util_dup(fd[1], 3)) _exit(127);
         ldc_proc_child_close(4);
 #if defined(__linux__) && defined(PR_SET_PDEATHSIG)
-        if (l->running) prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (follows) prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent) _exit(127);
 #endif
-        (void)parent;
+        (void)parent, (void)follows;
         return 0;
     }
     sigprocmask(SIG_SETMASK, &old, NULL);
@@ -9566,6 +11305,30 @@ static pid_t ldc_proc_helper(ldcorn *l, int *ours) {
     return pid;
 }
 
+static bool ldc_proc_kept(const ldcorn *l, int fd) {
+    for (int i = 0; i < l->desc.keep_fd_count; i++) {
+        if (l->desc.keep_fds[i] == fd) return true;
+    }
+    return false;
+}
+
+/* The host's descriptors, for its function in a child: those that it wants stay, the others lead
+   nowhere from now on. Not closed: a FILE of the host may still name the number, and the next
+   connection would be given it. */
+static void ldc_proc_child_function(ldcorn *l, const ldc_spawn *s) {
+    struct rlimit most;
+    int top = 1024;
+    if (getrlimit(RLIMIT_NOFILE, &most) == 0 && most.rlim_cur < 1024) top = (int)most.rlim_cur;
+    for (int fd = 4; fd < top; fd++) {
+        if (fd != s->status && ldc_proc_kept(l, fd)) continue;
+        if (fcntl(fd, F_GETFD) >= 0 && !ldc_util_dup(0, fd)) close(fd); /* 0 is /dev/null */
+    }
+    for (int fd = top; fd < 65536 && l->desc.keep_fd_count; fd++) {
+        if (!ldc_proc_kept(l, fd)) close(fd);
+    }
+    if (l->desc.keep_fd_count == 0) ldc_proc_child_close(top);
+}
+
 static void ldc_proc_child_pid(char **env) {
     char digits[20];
     size_t n = ldc_util_decimal((uint64_t)getpid(), digits);
@@ -9578,15 +11341,16 @@ static void ldc_proc_child_pid(char **env) {
 
 static void ldc_proc_child(ldcorn *l, ldc_spawn *s, pid_t parent) {
     ldc_worker *w = s->worker;
+    static char lines[BUFSIZ]; /* of this child */
     ldcorn_worker_info info;
-    int listener = s->listener >= 0 ? 3 : -1;
+    int listener = s->listener >= 0 ? 3 : -1, r;
     setsid();
     ldc_proc_child_signals();
     ldc_proc_child_descriptors(s);
     setrlimit(RLIMIT_NOFILE, &l->files);
     if (!ldc_net_become(&w->as->user)) ldc_proc_child_fail(s, 4); /* forgets the next: before it */
 #if defined(__linux__) && defined(PR_SET_PDEATHSIG)
-    if (l->running) {
+    if (s->follows) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent) _exit(127); /* it died before we asked */
     }
@@ -9599,14 +11363,18 @@ static void ldc_proc_child(ldcorn *l, ldc_spawn *s, pid_t parent) {
         execve(s->program, s->argv, s->env);
         ldc_proc_child_fail(s, 3);
     }
-    close(4);
+    ldc_proc_child_function(l, s);
     environ = s->env;
     ldc_proc_child_pid(s->env);
     info.group = w->as->name;
     info.index = w->index;
     info.generation = w->generation;
     if (l->desc.after_fork) l->desc.after_fork(l->desc.after_fork_user, &info);
-    _exit(w->as->function->function(listener, &info, w->as->function->user));
+    setvbuf(stdout, lines, _IOLBF, sizeof lines); /* they reach the log as they are printed */
+    r = w->as->function->function(listener, &info, w->as->function->user);
+    fflush(stdout);
+    fflush(stderr);
+    _exit(r);
 }
 
 /* A reserved port: bound and kept, never listening, so that the worker can bind it too. */
@@ -9675,6 +11443,24 @@ static int ldc_proc_transport(ldcorn *l, ldc_worker *w, ldc_spawn *s, char port[
     return 0;
 }
 
+/* worker_log = PATH, with the rights of the user whose output goes there. */
+static int ldc_proc_open_file(ldcorn *l, ldc_worker *w, const char *path) {
+    const ldc_user *u = &w->as->user;
+    gid_t gid = getegid();
+    int e;
+    if (!u->set) return ldc_log_open(&l->log, &w->out, path);
+    if (setegid(u->gid) < 0 || seteuid(u->uid) < 0) {
+        e = errno;
+    } else {
+        e = ldc_log_open(&l->log, &w->out, path);
+    }
+    if ((geteuid() != 0 && seteuid(0) < 0) || setegid(gid) < 0) {
+        ldc_log_say(&l->log, LDCORN_LOG_ERROR, "cannot become root again: %s", strerror(errno));
+        e = errno;
+    }
+    return e;
+}
+
 static int ldc_proc_open_log(ldcorn *l, ldc_worker *w, ldc_spawn *s, int ours[2]) {
     const char *path = w->as->log_path;
     int fd[2], *theirs[2];
@@ -9692,7 +11478,7 @@ static int ldc_proc_open_log(ldcorn *l, ldc_worker *w, ldc_spawn *s, int ours[2]
         return 0;
     }
     if (strcmp(path, "stderr") != 0 && strcmp(path, "stdout") != 0 && w->out.fd < 0) {
-        int e = ldc_log_open(&l->log, &w->out, path);
+        int e = ldc_proc_open_file(l, w, path);
         if (e) return e;
     }
     for (int i = 0; i < 2; i++) {
@@ -9708,17 +11494,16 @@ static int ldc_proc_open_log(ldcorn *l, ldc_worker *w, ldc_spawn *s, int ours[2]
 static int ldc_proc_prepare(ldcorn *l, ldc_arena *a, ldc_worker *w, ldc_spawn *s,
                             const char *port) {
     int n = 0;
-    if (!ldc_proc_env(a, w, port, s)) return ENOMEM;
+    if (!ldc_proc_env(a, w, port, l->via, s)) return ENOMEM;
     if (w->as->function) return 0;
     while (w->as->argv[n]) n++;
     s->argv = (char **)ldc_arena_take(a, (size_t)(n + 1) * sizeof *s->argv);
     if (s->argv == NULL) return ENOMEM;
     for (int i = 0; i < n; i++) {
-        s->argv[i] = ldc_proc_fill(a, w, w->as->argv[i], port);
+        s->argv[i] = ldc_proc_fill(a, w, w->as->argv[i], port, false);
         if (s->argv[i] == NULL) return ENOMEM;
     }
     s->program = ldc_proc_search(a, w, s->env, s->argv[0]);
-    (void)l;
     return s->program ? 0 : errno;
 }
 
@@ -9742,6 +11527,17 @@ static void ldc_proc_close_all(const int *fd, int n) {
     }
 }
 
+/* What the host has printed is not printed again by a function. Only what is free: another thread may
+   hold a stream for as long as it reads from it. */
+static void ldc_proc_flush(void) {
+    FILE *const streams[] = {stdout, stderr};
+    for (int i = 0; i < 2; i++) {
+        if (ftrylockfile(streams[i]) != 0) continue;
+        fflush(streams[i]);
+        funlockfile(streams[i]);
+    }
+}
+
 /* 0 with w->pid, or an errno and *step. */
 static int ldc_proc_fork(ldcorn *l, ldc_worker *w, const char **step) {
     ldc_arena arena;
@@ -9755,6 +11551,7 @@ static int ldc_proc_fork(ldcorn *l, ldc_worker *w, const char **step) {
     arena.head = NULL;
     s.in = s.out = s.err = s.listener = s.status = -1;
     s.worker = w;
+    s.follows = ldc_proc_main_thread();
     *step = "socket";
     failed = ldc_proc_transport(l, w, &s, port);
     if (!failed) *step = "worker_log", failed = ldc_proc_open_log(l, w, &s, ours);
@@ -9766,6 +11563,7 @@ static int ldc_proc_fork(ldcorn *l, ldc_worker *w, const char **step) {
         s.status = status[1];
         fcntl(status[0], F_SETFL, fcntl(status[0], F_GETFL) | O_NONBLOCK);
         sigfillset(&all); /* no handler of ours may run in the child */
+        if (w->as->function) ldc_proc_flush();
         sigprocmask(SIG_SETMASK, &all, &old);
         pid = fork();
         if (pid == 0) ldc_proc_child(l, &s, parent);
@@ -9785,6 +11583,7 @@ static int ldc_proc_fork(ldcorn *l, ldc_worker *w, const char **step) {
         return failed;
     }
     w->pid = pid;
+    ldc_proc_note(l, w);
     ldc_proc_watch_pipes(l, w, ours);
     w->exec.worker = w;
     w->exec.open = ldc_loop_open(l, &w->exec.watch, status[0], LDC_KIND_EXEC, POLLIN);
@@ -9815,6 +11614,7 @@ static void ldc_proc_clean(ldcorn *l, ldc_worker *w) {
     }
     if (w->port_fd >= 0) close(w->port_fd);
     w->port_fd = -1;
+    ldc_proc_unnote(l, w);
     if (w->path) {
         unlink(w->path);
         ldc_mem_free(&l->mem, w->path, sizeof w->addr.u.un.sun_path);
@@ -9859,6 +11659,31 @@ static uint64_t ldc_proc_jitter(ldcorn *l, uint64_t n, unsigned percent) { /* +-
     return n / 100 * (100 - percent) + r % (n / 50 * percent + 1);
 }
 
+/* What failed in the same way a moment ago, here or in another worker of the group, is told once a
+   minute, and counted. The same are its exit and its last words, but for their numbers. */
+static bool ldc_proc_news(ldcorn *l, const ldc_worker *w, bool early, ldc_text *t) {
+    ldc_group *g = w->group;
+    uint64_t h = ldc_util_fnv(w->last_exit, strlen(w->last_exit), early ? 1 : 2);
+    ldc_str rest = ldc_util_str(w->tail + w->tail_old, w->tail_n - w->tail_old), line;
+    unsigned ago;
+    while (ldc_proc_recall(l, &rest, &line, &ago)) {
+        for (size_t i = 0; i < line.n; i++) {
+            if (!isxdigit((unsigned char)line.p[i])) h = ldc_util_fnv(&line.p[i], 1, h);
+        }
+    }
+    if (w->state != LDC_PROC_FAILED && g->told == h && l->now - g->told_at < 60000000) {
+        g->told_more++;
+        return false;
+    }
+    if (g->told == h && g->told_more)
+        ldc_text_fmt(t, "\n    the same %d times in the last %.0fs", g->told_more,
+                     ldc_proc_seconds(l->now - g->told_at));
+    g->told = h;
+    g->told_at = l->now;
+    g->told_more = 0;
+    return true;
+}
+
 /* Back to the next start, or for good after max_restarts. `what`: "exit 1 after 0.3s". */
 static void ldc_proc_again(ldcorn *l, ldc_worker *w, const char *what, bool crash) {
     const ldcorn_group_desc *s = &w->group->conf->s;
@@ -9886,7 +11711,11 @@ static void ldc_proc_again(ldcorn *l, ldc_worker *w, const char *what, bool cras
     ldc_text_init(&t, &l->mem);
     ldc_text_fmt(&t, "%s.%d (pid %ld) %s: %s", w->group->name, w->index, (long)w->pid,
                  early ? "ended before it was ready" : "ended", what);
-    ldc_proc_tail(&t, w);
+    if (w->inside[0]) ldc_text_fmt(&t, "\n    inside: %s", w->inside);
+    ldc_proc_tail(l, &t, w);
+    if (early && strncmp(what, "exit 0 ", 7) == 0)
+        ldc_text_add(&t, "\n    it may have gone into the background: leave out -D, --daemon, "
+                         "--daemonize, `daemon on` and their like");
     if (early) ldc_proc_explain(&t, w);
     if (w->state == LDC_PROC_FAILED)
         ldc_text_fmt(&t,
@@ -9901,7 +11730,7 @@ static void ldc_proc_again(ldcorn *l, ldc_worker *w, const char *what, bool cras
                              ? " wait up to queue_timeout"
                              : " get 503");
     }
-    if (!t.failed)
+    if (!t.failed && ldc_proc_news(l, w, early, &t))
         ldc_log_line(&l->log, crash ? LDCORN_LOG_ERROR : LDCORN_LOG_INFO, ldc_util_str(t.p, t.n));
     ldc_text_free(&t);
     w->pid = 0;
@@ -9959,7 +11788,9 @@ static void ldc_proc_start(ldcorn *l, ldc_worker *w) {
     if (!w->candidate) w->generation = l->generation;
     ldc_proc_set(l, w, LDC_PROC_STARTING);
     w->started = l->now;
-    w->held = w->refused = w->was_ready = w->asked = w->killed = w->slow_said = false;
+    w->held = w->refused = w->was_ready = w->asked = w->killed = false;
+    w->awaited[0] = w->inside[0] = 0;
+    w->say_at = l->now + 10000000;
     w->hold_again = 0;
     w->tail_old = w->tail_n;
     w->probe_fails = 0;
@@ -10031,82 +11862,163 @@ static void ldc_proc_probe(ldcorn *l, ldc_worker *w) {
     }
 }
 
-/* The body of a check's answer: the worker is inside it until its last byte. */
+/* n bytes at p of the body of a check's answer. True: it has ended, or what comes is none. */
+static bool ldc_proc_probe_body(ldc_up *u, char *p, size_t n) {
+    size_t body;
+    if (u->chunked)
+        return ldc_chunk_decode(&u->chunk, p, n, &body) < 0 || u->chunk.state == LDC_CHUNK_DONE;
+    if (n >= u->rest) return true;
+    if (u->rest != UINT64_MAX) u->rest -= n;
+    return false;
+}
+
+/* The worker is inside it until its last byte. */
 static void ldc_proc_probe_rest(ldcorn *l, ldc_up *u) {
     ssize_t n = ldc_util_recv(u->watch.fd, l->scratch, LDC_SCRATCH, 0);
     if (n < 0 && ldc_util_again()) return;
     ldc_loop_progress(&u->watch);
-    if (n > 0 && (uint64_t)n < u->rest) {
-        if (u->rest != UINT64_MAX) u->rest -= (uint64_t)n;
-        return;
-    }
+    if (n > 0 && !ldc_proc_probe_body(u, l->scratch, (size_t)n)) return;
     ldc_proc_probed(l, u, true, NULL);
 }
 
+/* The final head of a check's answer takes `size` bytes of u->in. */
+static void ldc_proc_probe_answered(ldcorn *l, ldc_up *u, size_t size) {
+    size_t n = ldc_buf_size(&u->in) - size;
+    char why[64];
+    u->connected = u->reused = true; /* asked and answered */
+    if (u->worker->as->health_path && (l->head.status < 200 || l->head.status > 399)) {
+        snprintf(why, sizeof why, "health_path answered %d", l->head.status);
+        ldc_proc_probed(l, u, false, why);
+        return;
+    }
+    u->rest = l->head.frame == LDC_FRAME_NONE     ? 0
+              : l->head.frame == LDC_FRAME_LENGTH ? l->head.length
+                                                  : UINT64_MAX;
+    u->chunked = l->head.frame == LDC_FRAME_CHUNKED;
+    memset(&u->chunk, 0, sizeof u->chunk);
+    if (!u->worker->group->conf->limited || ldc_proc_probe_body(u, ldc_buf_at(&u->in) + size, n)) {
+        ldc_proc_probed(l, u, true, NULL);
+        return;
+    }
+    u->passed = true;
+    ldc_buf_free(&l->mem, &u->in);
+}
+
+/* One head after the other out of u->in; `ended`: nothing more comes. */
+static void ldc_proc_probe_heads(ldcorn *l, ldc_up *u, bool ended) {
+    for (;;) {
+        size_t n = ldc_buf_size(&u->in);
+        ptrdiff_t size = n ? ldc_http_end(ldc_buf_at(&u->in), n, &u->line) : LDC_MORE;
+        if (size == LDC_MORE && !ended && n < (size_t)l->conf->s.max_header) return;
+        if (size <= 0 || !ldc_http_response(&l->head, ldc_buf_at(&u->in), (size_t)size,
+                                            u->worker->as->health_path == NULL)) {
+            u->reused = !ended; /* an answer, too, if not one that anybody understands */
+            ldc_proc_probed(l, u, false, ended ? "closed without an answer" : "broken answer");
+            return;
+        }
+        if (l->head.status >= 200 || l->head.status == 101) {
+            ldc_proc_probe_answered(l, u, (size_t)size);
+            return;
+        }
+        if (++u->interim > LDC_INTERIM) { /* RFC 9110 15.2: the answer is to come */
+            ldc_proc_probed(l, u, false, "endless 1xx");
+            return;
+        }
+        ldc_buf_drop(&l->mem, &u->in, (size_t)size);
+        u->line = 0;
+    }
+}
+
 static void ldc_proc_probe_readable(ldcorn *l, ldc_up *u) {
-    char *to;
     ssize_t n;
-    ptrdiff_t size;
     if (u->passed) {
         ldc_proc_probe_rest(l, u);
         return;
     }
     if (!ldc_buf_room(&l->mem, &u->in, 4096)) return;
-    to = u->in.p + u->in.len;
-    n = ldc_util_recv(u->watch.fd, to, 4096, 0);
+    n = ldc_util_recv(u->watch.fd, u->in.p + u->in.len, 4096, 0);
     if (n < 0 && ldc_util_again()) return;
+    ldc_loop_progress(&u->watch);
     if (n > 0) u->in.len += (uint32_t)n;
-    size = ldc_http_end(ldc_buf_at(&u->in), ldc_buf_size(&u->in), &u->line);
-    if (size == LDC_MORE && n > 0 && ldc_buf_size(&u->in) < (size_t)l->conf->s.max_header) return;
-    if (size <= 0 || !ldc_http_response(&l->head, ldc_buf_at(&u->in), (size_t)size,
-                                        u->worker->as->health_path == NULL)) {
-        ldc_proc_probed(l, u, false, n <= 0 ? "closed without an answer" : "broken answer");
-        return;
+    ldc_proc_probe_heads(l, u, n <= 0);
+}
+
+/* Does another user's process listen on its {port}? Requests would go to it. Where /proc tells. */
+static bool ldc_proc_stranger(const ldc_worker *w, long *uid) {
+    uid_t mine = w->as->user.set ? w->as->user.uid : geteuid();
+    char line[256];
+    unsigned address, port, state;
+    FILE *f;
+    bool found = false;
+    if (w->foreign || w->as->transport != LDC_BY_PORT) return false;
+    f = fopen("/proc/net/tcp", "re");
+    while (f && !found && fgets(line, sizeof line, f)) {
+        if (sscanf(line, " %*d: %8x:%4x %*8x:%*4x %2x %*x:%*x %*x:%*x %*x %ld", &address, &port,
+                   &state, uid) == 4 &&
+            state == 10 && port == ntohs(w->addr.u.v4.sin_port) &&
+            (address == 0 || address == w->addr.u.v4.sin_addr.s_addr))
+            found = (uid_t)*uid != mine;
     }
-    if (l->head.status < 200 && l->head.status != 101) { /* RFC 9110 15.2: the answer is to come */
-        bool more = ldc_buf_size(&u->in) > (size_t)size;
-        ldc_buf_drop(&l->mem, &u->in, (size_t)size);
-        u->line = 0;
-        if (more && ++u->interim <= LDC_INTERIM) ldc_proc_probe_readable(l, u);
-        return;
-    }
-    if (u->worker->as->health_path && (l->head.status < 200 || l->head.status > 399)) {
-        char why[64];
-        snprintf(why, sizeof why, "health_path answered %d", l->head.status);
-        ldc_proc_probed(l, u, false, why);
-        return;
-    }
-    u->connected = u->reused = true; /* asked and answered */
-    u->rest = l->head.frame == LDC_FRAME_NONE     ? 0
-              : l->head.frame == LDC_FRAME_LENGTH ? l->head.length
-                                                  : UINT64_MAX;
-    n = (ssize_t)(ldc_buf_size(&u->in) - (size_t)size);
-    if (!u->worker->group->conf->limited || (uint64_t)n >= u->rest) {
-        ldc_proc_probed(l, u, true, NULL);
-        return;
-    }
-    if (u->rest != UINT64_MAX) u->rest -= (uint64_t)n;
-    u->passed = true;
-    ldc_buf_free(&l->mem, &u->in);
+    if (f) fclose(f);
+    return found;
+}
+
+/* A check that got no answer says nothing of a worker that has answered somebody since it began: it
+   was busy. One that was answered counts as it was. */
+static bool ldc_proc_saved(const ldc_worker *w, const ldc_up *check) {
+    return w->state == LDC_PROC_READY && !check->reused && w->answered_at >= check->opened;
 }
 
 /* A probe came to its end; a connection that must also answer is asked first. */
 static void ldc_proc_probed(ldcorn *l, ldc_up *u, bool passed, const char *why) {
     ldc_worker *w = u->worker;
+    char stranger[80];
+    long uid = 0;
     if (passed && ldc_proc_asks_http(w) && !u->reused) {
         ldc_proc_probe_send(l, u);
         return;
+    }
+    if (passed && w->state == LDC_PROC_STARTING && ldc_proc_stranger(w, &uid)) {
+        snprintf(stranger, sizeof stranger, "a process of uid %ld listens on its port", uid);
+        passed = false;
+        why = stranger;
+        ldc_log_say(&l->log, LDCORN_LOG_ERROR, "%s.%d (pid %ld): %s", w->group->name, w->index,
+                    (long)w->pid, why);
     }
     ldc_up_close(l, u);
     ldc_group_give(l, u, false);
     if (!passed && why)
         ldc_log_say(&l->log, LDCORN_LOG_DEBUG, "%s.%d: not ready: %s", w->group->name, w->index,
                     why);
-    if (!passed) w->probe_fails++;
+    if (!passed && why) snprintf(w->awaited, sizeof w->awaited, "%.63s", why);
+    if (!passed && !ldc_proc_saved(w, u)) w->probe_fails++;
     ldc_proc_do(l, w, passed ? LDC_EV_PASSED : LDC_EV_FAILED);
 }
 
 static void ldc_proc_stop(ldcorn *l, ldc_worker *w);
+
+/* What a start waits for, after ten seconds, a minute, and then rarely. */
+static void ldc_proc_awaits(ldcorn *l, ldc_worker *w) {
+    uint64_t took = l->now - w->started;
+    const char *why = w->awaited[0] ? w->awaited : "no answer yet";
+    char where[160], span[24], pid[24] = "";
+    w->say_at = l->now + (took < 30000000 ? 50000000 : 300000000);
+    if (w->foreign)
+        snprintf(where, sizeof where, "%.120s", w->addr.text);
+    else if (w->as->transport == LDC_BY_PORT)
+        snprintf(where, sizeof where, "127.0.0.1:%u; {port} in cmd told it to listen there",
+                 (unsigned)ntohs(w->addr.u.v4.sin_port));
+    else
+        snprintf(where, sizeof where, "%.108s; {%s} told it to listen there",
+                 w->path ? w->path : "its socket", w->as->transport == LDC_BY_FD ? "fd" : "socket");
+    if (strcmp(why, strerror(ECONNREFUSED)) == 0 || strcmp(why, strerror(ENOENT)) == 0)
+        why = "nothing listens there yet";
+    if (w->pid) snprintf(pid, sizeof pid, " (pid %ld)", (long)w->pid);
+    ldc_log_say(&l->log, took < 30000000 ? LDCORN_LOG_INFO : LDCORN_LOG_WARN,
+                "%s.%d%s: still starting after %s: %s%s%s (%s)", w->group->name, w->index, pid,
+                ldc_util_span(took / 1000000 * 1000, span), why, w->as->health_path ? ", GET " : "",
+                w->as->health_path ? w->as->health_path : "", where);
+}
 
 static void ldc_proc_starting_timer(ldcorn *l, ldc_worker *w) {
     if (w->start_by && w->start_by <= l->now && w->candidate) {
@@ -10121,11 +12033,7 @@ static void ldc_proc_starting_timer(ldcorn *l, ldc_worker *w) {
         ldc_proc_stop(l, w);
         return;
     }
-    if (!w->slow_said && l->now - w->started > 30000000) {
-        w->slow_said = true;
-        ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld): still starting after 30s",
-                    w->group->name, w->index, (long)w->pid);
-    }
+    if (l->now >= w->say_at) ldc_proc_awaits(l, w);
     ldc_proc_probe(l, w);
 }
 
@@ -10182,20 +12090,16 @@ static void ldc_proc_check_after(ldcorn *l, ldc_worker *w, uint64_t from) {
     ldc_proc_ready_timer_set(l, w);
 }
 
-/* Any answer counts as a passed check. In a limited group a check takes a slot, and only one that
-   nobody wants; parked connections go first, because a server of one thread may sit on one. */
+/* On time, whatever traffic there is: a worker may answer that and yet say no. A check takes a slot,
+   in a limited group a free one, and nobody who could have it waits while there is one. Parked
+   connections go first there, because a server of one thread may sit on one. */
 static void ldc_proc_check(ldcorn *l, ldc_worker *w) {
     uint64_t every = (uint64_t)w->as->s.health_interval * 1000;
     if (w->candidate) { /* it was looked at a moment ago, and its reload decides about it */
         ldc_proc_check_after(l, w, l->now);
         return;
     }
-    if (w->answered_at + every > l->now) {
-        w->probe_fails = 0;
-        ldc_proc_check_after(l, w, w->answered_at);
-        return;
-    }
-    if (w->group->conf->limited && (w->group->head || !ldc_group_takes(w, false))) {
+    if (!ldc_group_slot(w)) {
         w->check_at = l->now + (every < 1000000 ? every : 1000000);
         ldc_proc_ready_timer_set(l, w);
         return;
@@ -10207,6 +12111,7 @@ static void ldc_proc_check(ldcorn *l, ldc_worker *w) {
 static void ldc_proc_ready_timer(ldcorn *l, ldc_worker *w) {
     if (w->held) {
         w->held = false;
+        ldc_group_touch(w);
         if (w->refused) {
             ldc_proc_away(l, w);
             return;
@@ -10264,8 +12169,11 @@ static void ldc_proc_check_late(ldcorn *l, ldc_worker *w, ldc_up *u) {
         ldc_proc_do(l, w, LDC_EV_PASSED);
         return;
     }
+    bool saved = ldc_proc_saved(w, u);
     u->by = l->now + (uint64_t)w->as->s.health_timeout * 1000;
+    u->opened = l->now; /* of the next time that is waited */
     ldc_loop_timer(l, &u->timer, u->by);
+    if (saved) return;
     w->probe_fails++;
     ldc_log_say(&l->log, LDCORN_LOG_DEBUG, "%s.%d: health check: no answer in time", w->group->name,
                 w->index);
@@ -10355,6 +12263,7 @@ static void ldc_proc_down_failed(ldcorn *l, ldc_worker *w) {
 static void ldc_proc_hold(ldcorn *l, ldc_worker *w) {
     if (w->foreign || w->state != LDC_PROC_READY || l->now < w->hold_again) return;
     w->held = true;
+    ldc_group_touch(w);
     w->hold_again = l->now + 1000000;
     ldc_proc_timer_at(l, w, l->now + 10000);
 }
@@ -10400,17 +12309,28 @@ static void ldc_proc_stop(ldcorn *l, ldc_worker *w) {
     if (kill(w->pid, sig) < 0 && errno != ESRCH)
         ldc_log_say(&l->log, LDCORN_LOG_ERROR, "%s.%d: kill: %s", w->group->name, w->index,
                     strerror(errno));
-    ldc_proc_timer_at(l, w, ldc_loop_after(l, w->as->s.stop_timeout));
+    ldc_proc_timer_at(l, w,
+                      l->life >= LDC_LIFE_STOP && l->stop_by && !w->as->stop_said
+                          ? l->stop_by
+                          : ldc_loop_after(l, w->as->s.stop_timeout));
 }
 
-static void ldc_proc_stopping_timer(ldcorn *l, ldc_worker *w) {
+static void ldc_proc_kill(ldcorn *l, ldc_worker *w) {
+    char span[24];
+    bool last = l->stop_by && l->now >= l->stop_by;
     if (!w->killed)
-        ldc_log_say(&l->log, LDCORN_LOG_WARN,
-                    "%s.%d (pid %ld): still there after stop_timeout, killed", w->group->name,
-                    w->index, (long)w->pid);
+        ldc_log_say(
+            &l->log, LDCORN_LOG_WARN, "%s.%d (pid %ld): still there after %s = %s, killed",
+            w->group->name, w->index, (long)w->pid, last ? "shutdown_timeout" : "stop_timeout",
+            ldc_util_span((uint64_t)(last ? l->conf->s.shutdown_timeout : w->as->s.stop_timeout),
+                          span));
     w->killed = true;
     kill(-w->pid, SIGKILL);
     kill(w->pid, SIGKILL);
+}
+
+static void ldc_proc_stopping_timer(ldcorn *l, ldc_worker *w) {
+    ldc_proc_kill(l, w);
     ldc_proc_timer_at(l, w, l->now + 1000000);
 }
 
@@ -10443,17 +12363,42 @@ static void ldc_proc_count_exit(ldc_worker *w, const char *why) {
     }
 }
 
+/* The requests that it takes with it, as far as there is room. */
+static void ldc_proc_inside(ldc_worker *w) {
+    int n = 0, more = 0;
+    w->inside[0] = 0;
+    for (const ldc_up *u = w->ups; u; u = u->next) {
+        size_t used = strlen(w->inside);
+        char target[120];
+        ldc_str method;
+        if (!u->slot || u->exchange == NULL) continue;
+        if (n++ > 1) {
+            more++;
+            continue;
+        }
+        method = ldc_client_word(u->exchange, 0);
+        snprintf(w->inside + used, sizeof w->inside - used, "%s%.*s %.60s, id %.32s",
+                 used ? "; " : "", LDC_STR_ARG(method),
+                 ldc_util_show(ldc_client_word(u->exchange, 1), target, sizeof target),
+                 u->exchange->id);
+    }
+    if (more)
+        snprintf(w->inside + strlen(w->inside), sizeof w->inside - strlen(w->inside),
+                 " and %d more", more);
+}
+
 /* The leader ended and its group was killed: nothing is inside it any more. What its connections
    still hold is read by their own events. */
 static void ldc_proc_exit(ldcorn *l, ldc_worker *w) {
     bool asked = w->asked, stopping = w->state == LDC_PROC_STOPPING;
     char what[160];
+    ldc_proc_inside(w);
     for (ldc_up *u = w->ups, *next; u; u = next) {
         next = u->next;
         if (u->slot) {
             u->slot = false;
             w->in_flight--;
-            w->upgrades -= u->upgrade;
+            ldc_group_upgrades(w, -u->upgrade);
             u->upgrade = false;
         }
     }
@@ -10466,8 +12411,8 @@ static void ldc_proc_exit(ldcorn *l, ldc_worker *w) {
              ldc_proc_seconds(l->now - w->started));
     if (ldc_proc_reliever(w)) w->replaced = true;
     if (w->replaced || (stopping && w->candidate)) {
-        ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld) ended: %s", w->group->name, w->index,
-                    (long)w->pid, what);
+        ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld) ended: %s%s%s", w->group->name,
+                    w->index, (long)w->pid, what, w->inside[0] ? "; inside: " : "", w->inside);
         w->pid = 0;
         ldc_proc_gone(l, w);
         return;
@@ -10519,7 +12464,7 @@ static void ldc_proc_describe(ldc_worker *w, int status, bool known) {
         snprintf(w->last_exit, sizeof w->last_exit, "ended, status unknown");
     else if (sig)
         snprintf(w->last_exit, sizeof w->last_exit, "killed by signal %d%s%s%s", sig,
-                 name[0] ? " (" : "", name, name[0] ? ")" : "");
+                 name[0] ? " (SIG" : "", name, name[0] ? ")" : "");
     else
         snprintf(w->last_exit, sizeof w->last_exit, "exit %d", WEXITSTATUS(status));
 }
@@ -10601,7 +12546,7 @@ static void ldc_proc_exec_event(ldcorn *l, ldc_exec *x) {
             int k = snprintf(line, sizeof line, "ldcorn: %s: %s", ldc_proc_steps[e.step],
                              strerror(e.error));
             if (k > 0)
-                ldc_proc_remember(x->worker, line,
+                ldc_proc_remember(l, x->worker, line,
                                   (size_t)k < sizeof line ? (size_t)k : sizeof line - 1);
         }
     }
@@ -10646,9 +12591,16 @@ static void ldc_proc_index(ldcorn *l, ldc_worker *w, int index) {
 static ldc_worker *ldc_proc_new_at(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_gconf *as,
                                    int index, const ldc_addr *address) {
     ldc_worker *w, **end = &g->workers;
+    ldc_place *place = NULL;
+    bool listed = as->source == LDC_FROM_LIST;
     if (!ldc_loop_reserve_timer(l) || !ldc_proc_indexes(l, g, index)) return NULL;
+    if (listed) place = ldc_group_place(l, address ? address : &as->addr[index]);
+    if (listed && place == NULL) return NULL;
     w = (ldc_worker *)ldc_mem_zero(&l->mem, sizeof *w);
-    if (w == NULL) return NULL;
+    if (w == NULL) {
+        ldc_group_unplace(l, place, NULL);
+        return NULL;
+    }
     l->loop.timers++;
     w->timer.kind = LDC_TIMER_WORKER;
     w->group = g;
@@ -10662,6 +12614,7 @@ static ldc_worker *ldc_proc_new_at(ldcorn *l, ldc_group *g, ldc_conf *conf, cons
     w->state = LDC_PROC_BACKOFF;
     w->since = w->idle_since = l->now;
     w->probe_at = l->now;
+    w->say_at = l->now + 10000000;
     while (*end) end = &(*end)->next;
     *end = w;
     if (as->source != LDC_FROM_PROCESSES) {
@@ -10670,6 +12623,11 @@ static ldc_worker *ldc_proc_new_at(ldcorn *l, ldc_group *g, ldc_conf *conf, cons
         w->addr = w->dial ? as->dial : address ? *address : as->addr[index];
         w->started = l->now;
         w->state = w->dial ? LDC_PROC_READY : LDC_PROC_STARTING;
+    }
+    w->place = place;
+    if (place) {
+        w->next_placed = place->first;
+        place->first = w;
     }
     w->identity = ldc_proc_identity(w);
     ldc_group_moved(l, g);
@@ -10696,13 +12654,34 @@ static int ldc_proc_wanted(const ldc_group *g, const ldc_gconf *as) {
     return (int)as->s.workers;
 }
 
+/* Of each index one goes at a time: the one before it, which did not end by itself and is waited for
+   by nobody, has had its time. */
+static void ldc_proc_hurry(ldcorn *l, const ldc_worker *w) {
+    for (ldc_worker *o = w->group->workers; o; o = o->next) {
+        if (o == w || o->index != w->index || o->state != LDC_PROC_STOPPING || o->killed) continue;
+        o->killed = true;
+        kill(-o->pid, SIGKILL);
+        kill(o->pid, SIGKILL);
+        ldc_log_say(&l->log, LDCORN_LOG_WARN,
+                    "%s.%d (pid %ld): killed, its successor has to be replaced, too",
+                    o->group->name, o->index, (long)o->pid);
+    }
+}
+
 /* A worker that must go and come back, in its group's own way. `replace` starts the new one when
    the old one is gone. Else the new one starts now, and the old one goes when it is ready, or at
-   once where it is of no use any more. */
+   once where it is of no use any more. A worker has one successor, whatever more happens to it. */
 static bool ldc_proc_renew(ldcorn *l, ldc_worker *w, const char *why, bool useless) {
     ldc_worker *fresh;
     bool after = w->group->conf->reload == LDC_REPLACE;
     if (w->replaced || w->foreign || l->life > LDC_LIFE_LAME) return false;
+    if (useless) ldc_proc_hurry(l, w);
+    if (ldc_proc_reliever(w)) {
+        if (!useless) return false;
+        w->why_stop = why;
+        ldc_proc_do(l, w, LDC_EV_RETIRE);
+        return true;
+    }
     fresh = ldc_proc_new(l, w->group, w->group->owner, w->group->conf, w->index);
     if (fresh == NULL) return false;
     fresh->restarts = w->restarts + 1;
@@ -10744,6 +12723,8 @@ static void ldc_proc_free(ldcorn *l, ldc_worker *w) {
     l->loop.timers--;
     ldc_log_close(&l->log, &w->out);
     ldc_conf_free(w->conf);
+    ldc_group_unplace(l, w->place, w);
+    ldc_group_moved(l, w->group);
     if (w->text) ldc_mem_free(&l->mem, w->text, strlen(w->text) + 1);
     ldc_mem_free(&l->mem, w, sizeof *w);
 }
@@ -10753,7 +12734,9 @@ static void ldc_proc_free(ldcorn *l, ldc_worker *w) {
    nothing until the switch; an abandoned reload kills the candidates and frees the conf. Owns
    listeners and groups. */
 
-static void ldc_admin_reloaded(ldcorn *l, const char *what);
+static void ldc_admin_reloaded(ldcorn *l, uint32_t ticket, const char *what);
+static void ldc_admin_in_vain(ldcorn *l, uint32_t ticket, const char *why);
+static void ldc_admin_report_anew(ldcorn *l);
 static void ldc_turn_notify_reload(ldcorn *l, bool begins);
 
 static void ldc_reload_set(ldcorn *l, ldc_reload_state to) {
@@ -10764,6 +12747,15 @@ static void ldc_reload_set(ldcorn *l, ldc_reload_state to) {
 static bool ldc_reload_busy(const ldcorn *l) {
     return l->reload.state == LDC_RELOAD_LOADING || l->reload.state == LDC_RELOAD_STARTING ||
            l->reload.state == LDC_RELOAD_SWITCHED;
+}
+
+/* Does the reload under way start or replace workers of this group? */
+static bool ldc_reload_touches(const ldcorn *l, const ldc_group *g) {
+    if (l->reload.state == LDC_RELOAD_SWITCHED) return g->rolling;
+    for (const ldc_worker *w = g->workers; w; w = w->next) {
+        if (w->candidate) return true;
+    }
+    return g->rolls;
 }
 
 /* --- listeners --- */
@@ -10857,10 +12849,13 @@ static int ldc_reload_listen(ldcorn *l, const ldc_conf *conf, const char *but,
             e = ldc_reload_bind(l, *bad, LDC_DOOR_DIAL, (int)conf->s.backlog);
         if (e) return e;
     }
-    *bad = &conf->admin;
-    return conf->admin_on && !ldc_reload_below(*bad, but)
-               ? ldc_reload_bind(l, &conf->admin, LDC_DOOR_ADMIN, 128)
-               : 0;
+    for (int i = 0; i < conf->admins; i++) {
+        int e = 0;
+        *bad = &conf->admin[i];
+        if (!ldc_reload_below(*bad, but)) e = ldc_reload_bind(l, *bad, LDC_DOOR_ADMIN, 128);
+        if (e) return e;
+    }
+    return 0;
 }
 
 static void ldc_reload_settle_listeners(ldcorn *l, bool switched) {
@@ -10875,8 +12870,8 @@ static void ldc_reload_settle_listeners(ldcorn *l, bool switched) {
             s->addr.proxy = l->conf->listen[i].proxy;
             s->addr.https = l->conf->listen[i].https;
         }
-        if (switched && s->admin)
-            s->keep = l->conf->admin_on && ldc_conf_same_addr(&s->addr, &l->conf->admin);
+        for (int i = 0; switched && s->admin && i < l->conf->admins; i++)
+            s->keep = s->keep || ldc_conf_same_addr(&s->addr, &l->conf->admin[i]);
         s->fresh = false;
         if (!s->keep && !s->watch.dead) {
             if (switched && !s->dial)
@@ -10886,25 +12881,74 @@ static void ldc_reload_settle_listeners(ldcorn *l, bool switched) {
     }
 }
 
+/* --- descriptors: who gets how many --- */
+
+enum { LDC_OWN_FILES = 32, LDC_WORKER_FILES = 8 };
+
+typedef struct ldc_files {
+    int64_t all;     /* -1: as many as are wanted */
+    int64_t wanted;  /* for connections to workers: so many for each, and those that dial in */
+    int64_t workers; /* what they get: at most half, or no client would come in */
+    int64_t dials;   /* of them */
+    int64_t clients;
+} ldc_files;
+
+static ldc_files ldc_reload_files(const ldc_conf *c, rlim_t limit) {
+    ldc_files f;
+    memset(&f, 0, sizeof f);
+    f.all = limit == RLIM_INFINITY || limit > INT32_MAX ? -1 : (int64_t)limit;
+    for (int i = 0; i < c->groups; i++) {
+        const ldc_gconf *g = &c->group[i];
+        *(g->source == LDC_FROM_DIAL ? &f.dials : &f.wanted) +=
+            g->source == LDC_FROM_DIAL ? g->s.workers : LDC_WORKER_FILES * ldc_proc_wanted(NULL, g);
+    }
+    if (f.all >= 0 && f.dials > f.all / 3) f.dials = f.all / 3;
+    f.wanted += f.dials;
+    f.workers = f.wanted;
+    if (f.all >= 0 && f.workers > (f.all - LDC_OWN_FILES) / 2)
+        f.workers = (f.all - LDC_OWN_FILES) / 2;
+    f.clients = c->s.max_conns;
+    if (f.clients <= 0) f.clients = f.all < 0 ? 65536 : (f.all - f.workers - LDC_OWN_FILES) * 2 / 3;
+    if (f.clients < 8 && c->s.max_conns <= 0) f.clients = 8;
+    return f;
+}
+
+/* What is wrong with that, in a line with the arithmetic; false: nothing. */
+static bool ldc_reload_few(const ldc_conf *c, const ldc_files *f, char *out, size_t room) {
+    if (f->all < 0) return false;
+    if (c->s.max_conns > 0 && c->s.max_conns > f->all - LDC_OWN_FILES) {
+        snprintf(out, room,
+                 "`max_conns = %lld` is more than the %lld descriptors of this process (ulimit -n)",
+                 (long long)c->s.max_conns, (long long)f->all);
+        return true;
+    }
+    if (c->s.max_conns > 0 || (f->workers == f->wanted && f->clients >= 64)) return false;
+    snprintf(out, room,
+             "`max_conns` comes out as %lld: of %lld descriptors (ulimit -n) %lld are ours, "
+             "connections to workers want %lld (%d for each worker and address) and get %lld, and "
+             "clients have two thirds of the rest; raise the limit, or write max_conns",
+             (long long)f->clients, (long long)f->all, (long long)LDC_OWN_FILES,
+             (long long)f->wanted, (int)LDC_WORKER_FILES, (long long)f->workers);
+    return true;
+}
+
 static void ldc_reload_limits(ldcorn *l) {
     struct rlimit now;
-    int64_t most = l->conf->s.max_conns;
-    int64_t workers = 0, dials = 0;
+    ldc_files f;
+    char text[400];
     if (getrlimit(RLIMIT_NOFILE, &now) < 0) now.rlim_cur = 1024;
-    for (int i = 0; i < l->conf->groups; i++) {
-        const ldc_gconf *g = &l->conf->group[i];
-        *(g->source == LDC_FROM_DIAL ? &dials : &workers) +=
-            g->source == LDC_FROM_DIAL ? g->s.workers : 8 * ldc_proc_wanted(NULL, g);
-    }
-    if (now.rlim_cur != RLIM_INFINITY && dials > (int64_t)now.rlim_cur / 3)
-        dials = (int64_t)now.rlim_cur / 3;
-    l->dials_max = (int)dials;
-    workers += dials;
-    if (most <= 0)
-        most =
-            now.rlim_cur == RLIM_INFINITY ? 65536 : ((int64_t)now.rlim_cur - workers - 32) * 2 / 3;
-    if (l->conf->s.max_conns <= 0 && most < 8) most = 8;
-    l->conns_max = most > 1 << 24 ? 1 << 24 : (int)most;
+    f = ldc_reload_files(l->conf, now.rlim_cur);
+    l->dials_max = (int)f.dials;
+    l->conns_max = f.clients > 1 << 24 ? 1 << 24 : (int)f.clients;
+    if (ldc_reload_few(l->conf, &f, text, sizeof text)) ldc_text_fmt(&l->warned, "%s\n", text);
+}
+
+/* What was found while there was no log to say it in. */
+static void ldc_reload_warned(ldcorn *l) {
+    ldc_text *t = &l->warned;
+    while (t->n && t->p[t->n - 1] == '\n') t->n--;
+    if (t->n) ldc_log_line(&l->log, LDCORN_LOG_WARN, ldc_util_str(t->p, t->n));
+    ldc_text_free(t);
 }
 
 static void ldc_reload_logs(ldcorn *l) {
@@ -10924,13 +12968,6 @@ static void ldc_reload_logs(ldcorn *l) {
 
 /* --- groups --- */
 
-static ldc_group *ldc_reload_find(ldcorn *l, const char *name) {
-    for (ldc_group *g = l->groups; g; g = g->next) {
-        if (strcmp(g->name, name) == 0) return g;
-    }
-    return NULL;
-}
-
 static void ldc_reload_own(ldc_group *g, ldc_conf *conf, const ldc_gconf *as) {
     conf->refs++;
     if (g->owner) ldc_conf_free(g->owner);
@@ -10948,6 +12985,7 @@ static ldc_group *ldc_reload_group(ldcorn *l, ldc_conf *conf, const ldc_gconf *a
         return NULL;
     }
     memcpy(g->name, as->name, n);
+    *ldc_group_named(l, g->name) = g; /* behind the last of its slot */
     g->hidden = true;
     ldc_reload_own(g, conf, as);
     while (*end) end = &(*end)->next;
@@ -10956,6 +12994,9 @@ static ldc_group *ldc_reload_group(ldcorn *l, ldc_conf *conf, const ldc_gconf *a
 }
 
 static void ldc_reload_free_group(ldcorn *l, ldc_group *g) {
+    ldc_group_rank_free(l, &g->rank);
+    *ldc_group_named(l, g->name) = g->alike;
+    ldc_admin_report_anew(l);
     ldc_mem_free(&l->mem, g->name, strlen(g->name) + 1);
     ldc_mem_free(&l->mem, g->quit, (size_t)g->quits * sizeof *g->quit);
     ldc_mem_free(&l->mem, g->served, (size_t)g->indexes * sizeof *g->served);
@@ -10986,7 +13027,7 @@ static bool ldc_reload_changed(const ldc_gconf *a, const ldc_gconf *b) {
 
 /* Candidates for one group; false without memory. */
 static bool ldc_reload_candidates(ldcorn *l, ldc_conf *conf, const ldc_gconf *as, int *count) {
-    ldc_group *g = ldc_reload_find(l, as->name);
+    ldc_group *g = ldc_group_find(l, as->name);
     bool fresh = g == NULL || g->removed, changed = g && ldc_reload_changed(g->conf, as), wants;
     int n = ldc_proc_wanted(fresh ? NULL : g, as);
     if (l->reload.only && g != l->reload.only) return true;
@@ -11152,6 +13193,7 @@ static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_
             ldc_worker *other = now ? ldc_proc_reliever(now) : NULL;
             if (other && other != w) ldc_reload_retire(l, other, "reload"); /* ours is newer */
             w->relieves = now;
+            if (now) now->rolled = l->generation;
         }
         if (w->candidate) {
             w->candidate = false;
@@ -11215,7 +13257,7 @@ static void ldc_reload_end(ldcorn *l, const char *result) {
     }
     if (r->only == NULL && l->life == LDC_LIFE_RUN) ldc_turn_notify_reload(l, false);
     r->only = NULL;
-    ldc_admin_reloaded(l, what);
+    ldc_admin_reloaded(l, r->ticket, what);
     l->upset = true;
 }
 
@@ -11249,6 +13291,18 @@ static void ldc_reload_undo(ldcorn *l, const char *why, size_t n) {
     ldc_reload_end(l, "failed");
 }
 
+/* It takes nothing new and serves its queue: what held that up ends here, and nobody could lift it
+   any more. */
+static void ldc_reload_removed(ldcorn *l, ldc_group *g) {
+    if (g->ticket) ldc_admin_in_vain(l, g->ticket, "the group was removed by a reload");
+    g->ticket = 0;
+    g->changed = false;
+    if (!g->paused) return;
+    g->paused = false;
+    ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: resumed, because it is removed", g->name);
+    ldc_group_next(l, g);
+}
+
 static void ldc_reload_switch(ldcorn *l) {
     ldc_conf *old = l->conf, *conf = l->reload.conf;
     ldc_group *only = l->reload.only;
@@ -11258,9 +13312,10 @@ static void ldc_reload_switch(ldcorn *l) {
     l->conf = conf;
     l->reload.conf = NULL;
     l->generation++;
+    ldc_admin_report_anew(l);
     for (ldc_group *g = only ? NULL : l->groups; g; g = g->next) g->removed = true;
     for (int i = conf->groups; i-- > 0;) { /* backwards, each to the front: the order of the file */
-        ldc_group *g = ldc_reload_find(l, conf->group[i].name), **at = &l->groups;
+        ldc_group *g = ldc_group_find(l, conf->group[i].name), **at = &l->groups;
         LDCORN_ASSERT(g != NULL);
         if (g == NULL || (only && g != only)) continue;
         if (only == NULL) {
@@ -11271,9 +13326,13 @@ static void ldc_reload_switch(ldcorn *l) {
         }
         ldc_reload_apply(l, g, conf, &conf->group[i]);
     }
+    for (ldc_group *g = only ? NULL : l->groups; g; g = g->next) {
+        if (g->removed) ldc_reload_removed(l, g);
+    }
     if (only == NULL) {
         ldc_reload_limits(l);
         ldc_reload_logs(l);
+        ldc_reload_warned(l);
         ldc_reload_settle_listeners(l, true);
     }
     ldc_conf_free(old);
@@ -11288,37 +13347,54 @@ static void ldc_reload_stuck(ldcorn *l, ldc_group *g, ldc_worker *w) {
     ldc_text_init(&t, &l->mem);
     ldc_text_fmt(&t, "%s.%d did not become ready, the rest of [%s] stays as it is: %s", g->name,
                  w->index, g->name, w->last_exit);
-    ldc_proc_tail(&t, w);
+    ldc_proc_tail(l, &t, w);
     if (l->reload.error.n) ldc_text_add(&l->reload.error, "\n");
     ldc_reload_note(&l->reload.error, t.p ? t.p : "", t.n);
     ldc_text_free(&t);
     l->reload.partial = true;
     g->rolling = false;
     g->newcomer = NULL;
-    if (w->relieves) ldc_reload_retire(l, w, "reload");
+    if (w->relieves && !w->relieves->replaced) ldc_reload_retire(l, w, "reload");
 }
 
-/* The next step of a group that rolls: one newcomer at a time. */
+/* Is one of those that this roll has replaced still at work? Tunnels alone hold up nothing. */
+static bool ldc_reload_leaving(const ldcorn *l, const ldc_group *g) {
+    for (const ldc_worker *w = g->workers; w; w = w->next) {
+        if (w->rolled == l->generation && w->pid > 0 &&
+            !(w->state == LDC_PROC_DRAINING && w->in_flight == 0))
+            return true;
+    }
+    return false;
+}
+
+/* The next step of a group that rolls: one newcomer at a time, and none while the one before it has
+   not gone. */
 static void ldc_reload_roll(ldcorn *l, ldc_group *g) {
-    ldc_worker *old = NULL, *w = g->newcomer;
-    int running = 0;
+    ldc_worker *old = NULL, *w = g->newcomer, *other;
     if (w && w->failures > 0) {
         ldc_reload_stuck(l, g, w);
         return;
     }
-    if (w) return;
-    for (ldc_worker *o = g->workers; o; o = o->next) running += o->pid > 0;
-    if (running > ldc_proc_wanted(g, g->conf))
-        return; /* an old one still finishes what is inside */
+    if (w || ldc_reload_leaving(l, g)) return;
     for (ldc_worker *o = g->workers; o; o = o->next) {
         if (!o->replaced && o->state != LDC_PROC_GONE && o->generation < l->generation &&
             (old == NULL || o->index < old->index))
             old = o;
     }
-    if (old == NULL || l->life != LDC_LIFE_RUN || !ldc_proc_renew(l, old, "reload", false)) {
+    if (old == NULL || l->life != LDC_LIFE_RUN) {
         g->rolling = false;
         return;
     }
+    other = ldc_proc_reliever(old); /* of a recycling, say: it will do if its code is the new one */
+    if (other && other->generation < l->generation) {
+        ldc_reload_retire(l, other, "reload");
+        other = NULL;
+    }
+    if (other == NULL && !ldc_proc_renew(l, old, "reload", false)) {
+        ldc_loop_lean(l); /* no memory: again in a moment */
+        return;
+    }
+    old->rolled = l->generation;
     for (w = g->workers; w; w = w->next) {
         if ((w->relieves == old || w->after == old) && !w->replaced) g->newcomer = w;
     }
@@ -11344,7 +13420,7 @@ static void ldc_reload_candidate(ldcorn *l, ldc_worker *w, const char *what) {
     ldc_text_init(&t, &l->mem);
     ldc_text_fmt(&t, "%s.%d (pid %ld) %s%s", w->group->name, w->index, (long)w->pid,
                  w->state == LDC_PROC_STARTING ? "" : "ended before it was ready: ", what);
-    ldc_proc_tail(&t, w);
+    ldc_proc_tail(l, &t, w);
     ldc_proc_explain(&t, w);
     if (w->state != LDC_PROC_STARTING) w->pid = 0;
     ldc_reload_undo(l, t.p ? t.p : "out of memory", t.p ? t.n : 13);
@@ -11642,22 +13718,26 @@ static bool ldc_reload_fixed(ldcorn *l, int id, const char *now, const char *bef
     return true;
 }
 
-static void ldc_reload_begin(ldcorn *l, bool keep) {
+/* No other one may begin now. Dirty: the last one's pipe is still to be closed. */
+static bool ldc_reload_waits(const ldcorn *l) {
+    return ldc_reload_busy(l) || l->reload.names.dirty;
+}
+
+/* The number that a reload has which is asked for now: whoever waits for its result knows it by that. */
+static uint32_t ldc_reload_ticket(const ldcorn *l) {
+    return l->reload.again ? l->reload.again_ticket : l->reload.tickets + 1;
+}
+
+static void ldc_reload_start(ldcorn *l, bool keep, uint32_t ticket) {
     ldc_reload *r = &l->reload;
     ldcorn_error error;
-    if (ldc_reload_busy(l) ||
-        r->names.dirty) { /* dirty: the last one's pipe is still to be closed */
-        l->upset = true;
-        r->again_keep = r->again ? r->again_keep && keep : keep;
-        r->again = true;
-        return;
-    }
     if (l->life != LDC_LIFE_RUN) return;
     ldc_reload_set(l, LDC_RELOAD_LOADING);
+    r->ticket = ticket;
     r->began = l->now;
     r->keep = keep;
     ldc_turn_notify_reload(l, true);
-    r->conf = ldc_conf_read(&l->mem, &l->desc, &error, NULL);
+    r->conf = ldc_conf_read(&l->mem, &l->desc, &l->home, &error, NULL);
     if (r->conf == NULL) {
         char *last = strstr(error.text, ", nothing started");
         if (last) memcpy(last, ", nothing changed", 17);
@@ -11674,13 +13754,40 @@ static void ldc_reload_begin(ldcorn *l, bool keep) {
     }
     ldc_reload_load(l);
 }
-/* New workers for one group, in its own way, with the configuration in force. False: not now. */
-static bool ldc_reload_restart(ldcorn *l, ldc_group *g) {
+
+/* At most one is under way, and one more may wait for it. */
+static void ldc_reload_begin(ldcorn *l, bool keep) {
+    ldc_reload *r = &l->reload;
+    if (!ldc_reload_waits(l)) {
+        ldc_reload_start(l, keep, ++r->tickets);
+        return;
+    }
+    l->upset = true;
+    if (!r->again) r->again_ticket = ++r->tickets;
+    r->again_keep = r->again ? r->again_keep && keep : keep;
+    r->again = true;
+}
+
+/* As ldc_reload_ticket, of a restart of the group. */
+static uint32_t ldc_reload_restart_ticket(const ldcorn *l, const ldc_group *g) {
+    return g->ticket ? g->ticket : l->reload.tickets + 1;
+}
+
+/* New workers for one group, in its own way, with the configuration in force; when that can be, if a
+   reload is under way. */
+static void ldc_reload_restart(ldcorn *l, ldc_group *g) {
     ldc_reload *r = &l->reload;
     int count = 0;
     bool ok = true;
-    if (ldc_reload_busy(l) || l->life != LDC_LIFE_RUN) return false;
+    if (g->ticket == 0) g->ticket = ++r->tickets;
+    if (ldc_reload_waits(l)) {
+        g->changed = l->upset = true;
+        return;
+    }
+    if (l->life != LDC_LIFE_RUN) return;
     ldc_reload_set(l, LDC_RELOAD_LOADING);
+    r->ticket = g->ticket;
+    g->ticket = 0;
     r->began = l->now;
     r->keep = false;
     r->only = g;
@@ -11690,11 +13797,10 @@ static bool ldc_reload_restart(ldcorn *l, ldc_group *g) {
         ok = ldc_reload_candidates(l, r->conf, &r->conf->group[i], &count);
     if (!ok) {
         ldc_reload_undo(l, "out of memory", 13);
-        return true;
+        return;
     }
     ldc_reload_set(l, LDC_RELOAD_STARTING);
     l->upset = true;
-    return true;
 }
 
 /* --- watch: a child looks at the files, so that a slow disk never holds up the loop --- */
@@ -11907,11 +14013,11 @@ static void ldc_reload_advance(ldcorn *l) {
     }
     if (l->reload.state == LDC_RELOAD_SWITCHED) {
         ldc_reload_rolled(l);
-    } else if (l->reload.again && !ldc_reload_busy(l) && !l->reload.names.dirty) {
+    } else if (l->reload.again && !ldc_reload_waits(l)) {
         l->reload.again = false;
-        ldc_reload_begin(l, l->reload.again_keep);
+        ldc_reload_start(l, l->reload.again_keep, l->reload.again_ticket);
     }
-    for (ldc_group *g = l->groups; g && !ldc_reload_busy(l); g = g->next) {
+    for (ldc_group *g = l->groups; g && !ldc_reload_waits(l); g = g->next) {
         if (!g->changed) continue;
         g->changed = false;
         if (!g->removed) ldc_reload_restart(l, g);
@@ -12012,6 +14118,9 @@ static ldc_proc_state ldc_admin_state(const ldc_worker *w) {
 }
 
 static void ldc_admin_worker(ldcorn *l, ldc_text *t, const ldc_worker *w) {
+    ldc_str rest = ldc_util_str(w->tail, w->tail_n), line;
+    char span[24];
+    unsigned ago;
     ldc_text_fmt(
         t,
         "{\"index\":%d,\"pid\":%ld,\"state\":\"%s\",\"paused\":%s,\"generation\":%d,\"in_flight\":%d,\"tunnels\":%d,\"connections\":%d,\"served\":%llu,\"rss\":%llu,\"uptime\":%.3f,\"since\":%.3f,\"last_exit\":",
@@ -12026,8 +14135,15 @@ static void ldc_admin_worker(ldcorn *l, ldc_text *t, const ldc_worker *w) {
         ldc_text_add(t, "null");
     if (w->last_exit_at)
         ldc_text_fmt(t, ",\"last_exit_ago\":%.3f", ldc_proc_seconds(l->now - w->last_exit_at));
-    ldc_text_add(t, ",\"last_lines\":");
-    ldc_text_json(t, ldc_util_str(w->tail, w->tail_n));
+    ldc_text_add(t, ",\"last_inside\":");
+    ldc_text_json(t, ldc_util_z(w->inside));
+    ldc_text_add(t, ",\"last_lines\":\"");
+    while (ldc_proc_recall(l, &rest, &line, &ago)) {
+        if (ago > 1) ldc_text_fmt(t, "(%s ago) ", ldc_util_span((uint64_t)ago * 1000, span));
+        ldc_text_json_part(t, line);
+        ldc_text_add(t, "\\n");
+    }
+    ldc_text_add(t, "\"");
     if (w->foreign) {
         ldc_text_add(t, ",\"address\":");
         ldc_text_json(t, ldc_util_z(w->addr.text));
@@ -12038,6 +14154,24 @@ static void ldc_admin_worker(ldcorn *l, ldc_text *t, const ldc_worker *w) {
 static const ldc_why ldc_admin_refusals[] = {
     LDC_WHY_FULL, LDC_WHY_TIMEOUT,      LDC_WHY_CLIENT_GONE, LDC_WHY_NO_WORKER,
     LDC_WHY_RATE, LDC_WHY_CLIENT_LIMIT, LDC_WHY_MEMORY,      LDC_WHY_SLOW};
+
+/* Of statuses; 600 and more are `other`. */
+static const char *const ldc_admin_classes[] = {"other", "1xx", "2xx", "3xx", "4xx", "5xx"};
+
+/* How many of each reason, those that occurred. Neighbours in the table may have one word. */
+static void ldc_admin_failures(ldc_text *t, const uint64_t *count) {
+    int n = 0;
+    ldc_text_add(t, "{");
+    for (int i = 1; i < LDC_WHYS; i++) {
+        uint64_t sum = count[i];
+        if (i + 1 < LDC_WHYS && strcmp(ldc_log_reasons[i].word, ldc_log_reasons[i + 1].word) == 0)
+            sum += count[++i];
+        if (sum)
+            ldc_text_fmt(t, "%s\"%s\":%llu", n++ ? "," : "", ldc_log_reasons[i].word,
+                         (unsigned long long)sum);
+    }
+    ldc_text_add(t, "}");
+}
 
 static void ldc_admin_group(ldcorn *l, ldc_text *t, const ldc_group *g) {
     int n = 0;
@@ -12061,13 +14195,15 @@ static void ldc_admin_group(ldcorn *l, ldc_text *t, const ldc_group *g) {
     for (size_t i = 0; i < LDC_LEN(ldc_admin_refusals); i++)
         ldc_text_fmt(t, "%s\"%s\":%llu", i ? "," : "", ldc_log_reasons[ldc_admin_refusals[i]].word,
                      (unsigned long long)g->refused[ldc_admin_refusals[i]]);
-    ldc_text_add(t, "}");
+    ldc_text_add(t, "},\"failures\":");
+    ldc_admin_failures(t, g->refused);
     ldc_text_fmt(t, ",\"restarts\":%llu,\"paused\":%s,\"balance\":\"%s\",\"workers_wanted\":%d",
                  (unsigned long long)g->restarts, g->paused ? "true" : "false", g->conf->s.balance,
                  ldc_proc_wanted(g, g->conf));
     ldc_text_add(t, ",\"requests\":{");
-    for (int i = 1; i < 6; i++)
-        ldc_text_fmt(t, "%s\"%dxx\":%llu", i > 1 ? "," : "", i, (unsigned long long)g->requests[i]);
+    for (int i = 0; i < 6; i++)
+        ldc_text_fmt(t, "%s\"%s\":%llu", i ? "," : "", ldc_admin_classes[i],
+                     (unsigned long long)g->requests[i]);
     ldc_text_add(t, "},\"latency\":{");
     ldc_admin_latency(t, "total", &g->total, ",");
     ldc_admin_latency(t, "queue", &g->wait, ",");
@@ -12087,9 +14223,9 @@ static double ldc_admin_cpu(void) { /* seconds of processor that this process ha
            (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
 }
 
-static void ldc_admin_status(ldcorn *l, ldc_text *t) {
+static void ldc_admin_server(ldcorn *l, ldc_text *t) {
     const ldc_reload *r = &l->reload;
-    int n = 0, idle = 0;
+    int idle = 0;
     for (const ldc_client *c = l->idle.old; c; c = c->newer) idle++;
     ldc_text_fmt(
         t,
@@ -12108,14 +14244,30 @@ static void ldc_admin_status(ldcorn *l, ldc_text *t) {
     } else {
         ldc_text_add(t, "null");
     }
-    ldc_text_fmt(t, ",\"cpu\":%.3f,\"reloading\":%s,\"groups\":[", ldc_admin_cpu(),
+    ldc_text_add(t, ",\"failures\":");
+    ldc_admin_failures(t, l->refusals);
+    ldc_text_fmt(t,
+                 ",\"log_dropped\":{\"lines\":%llu,\"why\":", (unsigned long long)l->log.dropped);
+    ldc_text_json(t, ldc_util_z(l->log.dropped == 0 ? ""
+                                : l->log.error      ? strerror(l->log.error)
+                                                    : "the target was too slow"));
+    ldc_text_fmt(t, "},\"cpu\":%.3f,\"reloading\":%s,\"groups\":[", ldc_admin_cpu(),
                  ldc_reload_busy(l) ? "true" : "false");
-    for (const ldc_group *g = l->groups; g; g = g->next) {
-        if (g->hidden) continue;
-        if (n++) ldc_text_add(t, ",");
-        ldc_admin_group(l, t, g);
+}
+
+/* The part of /status for a group; NULL: what stands before the first. False: there is no such part. */
+static bool ldc_admin_status(ldcorn *l, ldc_text *t, int part, const ldc_group *g) {
+    if (part > 0) {
+        if (part == 1 && g == NULL) ldc_text_add(t, "]}\n");
+        return part == 1 && g == NULL;
     }
-    ldc_text_add(t, "]}\n");
+    if (g == NULL) {
+        ldc_admin_server(l, t);
+        return true;
+    }
+    if (t->p[t->n - 1] != '[') ldc_text_add(t, ",");
+    ldc_admin_group(l, t, g);
+    return true;
 }
 
 static const char *ldc_admin_phase(const ldc_exchange *e) {
@@ -12152,24 +14304,34 @@ static void ldc_admin_type(ldc_text *t, const char *name, const char *type, cons
     ldc_text_fmt(t, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
-static void ldc_admin_histogram(ldcorn *l, ldc_text *t, const char *name, const char *help,
-                                size_t offset) {
+typedef struct ldc_times { /* a histogram per group */
+    const char *name, *help;
+    size_t offset;
+} ldc_times;
+
+static const ldc_times ldc_admin_times[] = {
+    {"ldcorn_request_seconds", "whole time of a request", offsetof(ldc_group, total)},
+    {"ldcorn_worker_seconds", "time inside the worker", offsetof(ldc_group, worker)},
+    {"ldcorn_queue_seconds", "time in the queue", offsetof(ldc_group, wait)}};
+
+static void ldc_admin_histogram(ldc_text *t, const ldc_times *of, const ldc_group *g) {
     static const char *const edges[LDC_BUCKETS] = {"0.001", "0.005", "0.01", "0.025", "0.05",
                                                    "0.1",   "0.25",  "0.5",  "1",     "2.5",
                                                    "5",     "10",    "30",   "60",    "+Inf"};
-    ldc_admin_type(t, name, "histogram", help);
-    for (const ldc_group *g = l->groups; g; g = g->next) {
-        const ldc_histogram *h = (const ldc_histogram *)(const void *)((const char *)g + offset);
-        uint64_t sum = 0;
-        if (g->hidden) continue;
-        for (int i = 0; i < LDC_BUCKETS; i++) {
-            sum += h->bucket[i];
-            ldc_text_fmt(t, "%s_bucket{group=\"%s\",le=\"%s\"} %llu\n", name, g->name, edges[i],
-                         (unsigned long long)sum);
-        }
-        ldc_text_fmt(t, "%s_sum{group=\"%s\"} %.6f\n%s_count{group=\"%s\"} %llu\n", name, g->name,
-                     (double)h->sum / 1e6, name, g->name, (unsigned long long)h->count);
+    const ldc_histogram *h =
+        (const ldc_histogram *)(const void *)((const char *)g + (g ? of->offset : 0));
+    uint64_t sum = 0;
+    if (g == NULL) {
+        ldc_admin_type(t, of->name, "histogram", of->help);
+        return;
     }
+    for (int i = 0; i < LDC_BUCKETS; i++) {
+        sum += h->bucket[i];
+        ldc_text_fmt(t, "%s_bucket{group=\"%s\",le=\"%s\"} %llu\n", of->name, g->name, edges[i],
+                     (unsigned long long)sum);
+    }
+    ldc_text_fmt(t, "%s_sum{group=\"%s\"} %.6f\n%s_count{group=\"%s\"} %llu\n", of->name, g->name,
+                 (double)h->sum / 1e6, of->name, g->name, (unsigned long long)h->count);
 }
 
 static void ldc_admin_gauge(ldc_text *t, const char *name, const char *type, const char *help,
@@ -12196,105 +14358,98 @@ static int64_t ldc_admin_inside(const ldc_group *g) { return ldc_group_inside(g)
 static int64_t ldc_admin_orphans(const ldc_group *g) { return g->orphans; }
 static int64_t ldc_admin_retries(const ldc_group *g) { return (int64_t)g->retries; }
 
-static void ldc_admin_per_group(ldcorn *l, ldc_text *t) {
-    static const ldc_figure figures[] = {
-        {"ldcorn_queue_length", "gauge", "requests waiting", ldc_admin_queued},
-        {"ldcorn_queue_limit", "gauge", "requests that may wait", ldc_admin_cap},
-        {"ldcorn_slots", "gauge", "requests that fit into the ready workers, 0 without a limit",
-         ldc_group_slots},
-        {"ldcorn_slots_forced_total", "counter",
-         "slots given back before the worker was known to be done", ldc_admin_forced},
-        {"ldcorn_in_flight", "gauge", "requests inside workers", ldc_admin_inside},
-        {"ldcorn_orphans", "gauge", "requests inside workers whose client is gone",
-         ldc_admin_orphans},
-        {"ldcorn_tunnels", "gauge", "upgraded connections", ldc_admin_tunnels},
-        {"ldcorn_retries_total", "counter", "requests sent again", ldc_admin_retries}};
-    for (size_t i = 0; i < LDC_LEN(figures); i++) {
-        ldc_admin_type(t, figures[i].name, figures[i].type, figures[i].help);
-        for (const ldc_group *g = l->groups; g; g = g->next) {
-            if (!g->hidden)
-                ldc_text_fmt(t, "%s{group=\"%s\"} %lld\n", figures[i].name, g->name,
-                             (long long)figures[i].value(g));
-        }
-    }
+static const ldc_figure ldc_admin_figures[] = {
+    {"ldcorn_queue_length", "gauge", "requests waiting", ldc_admin_queued},
+    {"ldcorn_queue_limit", "gauge", "requests that may wait", ldc_admin_cap},
+    {"ldcorn_slots", "gauge", "requests that fit into the ready workers, 0 without a limit",
+     ldc_group_slots},
+    {"ldcorn_slots_forced_total", "counter",
+     "slots given back before the worker was known to be done", ldc_admin_forced},
+    {"ldcorn_in_flight", "gauge", "requests inside workers", ldc_admin_inside},
+    {"ldcorn_orphans", "gauge", "requests inside workers whose client is gone", ldc_admin_orphans},
+    {"ldcorn_tunnels", "gauge", "upgraded connections", ldc_admin_tunnels},
+    {"ldcorn_retries_total", "counter", "requests sent again", ldc_admin_retries}};
+
+/* --- counters with a label each --- */
+
+static void ldc_admin_by_class(ldc_text *t, const ldc_group *g) {
+    for (int i = 0; i < 6; i++)
+        ldc_text_fmt(t, "ldcorn_requests_total{group=\"%s\",class=\"%s\"} %llu\n", g->name,
+                     ldc_admin_classes[i], (unsigned long long)g->requests[i]);
 }
 
-static void ldc_admin_labelled(ldcorn *l, ldc_text *t) {
-    static const char *const kinds[] = {"connect", "reset", "timeout", "protocol"};
-    ldc_admin_type(t, "ldcorn_requests_total", "counter", "requests answered, by class of status");
-    for (const ldc_group *g = l->groups; g; g = g->next) {
-        for (int i = 1; i < 6 && !g->hidden; i++)
-            ldc_text_fmt(t, "ldcorn_requests_total{group=\"%s\",class=\"%dxx\"} %llu\n", g->name, i,
-                         (unsigned long long)g->requests[i]);
-    }
-    ldc_admin_type(t, "ldcorn_refused_total", "counter",
-                   "requests that ldcorn refused, or whose client left");
-    for (const ldc_group *g = l->groups; g; g = g->next) {
-        for (size_t i = 0; i < LDC_LEN(ldc_admin_refusals) && !g->hidden; i++)
-            ldc_text_fmt(t, "ldcorn_refused_total{group=\"%s\",reason=\"%s\"} %llu\n", g->name,
-                         ldc_log_reasons[ldc_admin_refusals[i]].word,
-                         (unsigned long long)g->refused[ldc_admin_refusals[i]]);
-    }
-    ldc_admin_type(t, "ldcorn_worker_errors_total", "counter",
-                   "what went wrong between ldcorn and workers");
-    for (const ldc_group *g = l->groups; g; g = g->next) {
-        for (int i = 0; i < 4 && !g->hidden; i++)
-            ldc_text_fmt(t, "ldcorn_worker_errors_total{group=\"%s\",kind=\"%s\"} %llu\n", g->name,
-                         kinds[i], (unsigned long long)g->errors[i]);
-    }
-    ldc_admin_type(t, "ldcorn_worker_exits_total", "counter", "workers that ended, and why");
-    for (const ldc_group *g = l->groups; g; g = g->next) {
-        for (size_t i = 0; i < LDC_LEN(ldc_exit_names) && !g->hidden; i++)
-            ldc_text_fmt(t, "ldcorn_worker_exits_total{group=\"%s\",reason=\"%s\"} %llu\n", g->name,
-                         ldc_exit_names[i], (unsigned long long)g->exits[i]);
-    }
-    ldc_admin_type(t, "ldcorn_workers", "gauge", "workers by state");
-    for (const ldc_group *g = l->groups; g; g = g->next) {
-        for (int s = 0; s < LDC_PROC_GONE && !g->hidden; s++) {
-            int n = 0;
-            for (const ldc_worker *w = g->workers; w; w = w->next)
-                n += (int)ldc_admin_state(w) == s;
-            ldc_text_fmt(t, "ldcorn_workers{group=\"%s\",state=\"%s\"} %d\n", g->name,
-                         ldc_proc_words[s], n);
-        }
-    }
+static void ldc_admin_by_refusal(ldc_text *t, const ldc_group *g) {
+    for (size_t i = 0; i < LDC_LEN(ldc_admin_refusals); i++)
+        ldc_text_fmt(t, "ldcorn_refused_total{group=\"%s\",reason=\"%s\"} %llu\n", g->name,
+                     ldc_log_reasons[ldc_admin_refusals[i]].word,
+                     (unsigned long long)g->refused[ldc_admin_refusals[i]]);
 }
+
+static void ldc_admin_by_error(ldc_text *t, const ldc_group *g) {
+    static const char *const kinds[] = {"connect", "reset", "timeout", "protocol"};
+    for (int i = 0; i < 4; i++)
+        ldc_text_fmt(t, "ldcorn_worker_errors_total{group=\"%s\",kind=\"%s\"} %llu\n", g->name,
+                     kinds[i], (unsigned long long)g->errors[i]);
+}
+
+static void ldc_admin_by_exit(ldc_text *t, const ldc_group *g) {
+    for (size_t i = 0; i < LDC_LEN(ldc_exit_names); i++)
+        ldc_text_fmt(t, "ldcorn_worker_exits_total{group=\"%s\",reason=\"%s\"} %llu\n", g->name,
+                     ldc_exit_names[i], (unsigned long long)g->exits[i]);
+}
+
+static void ldc_admin_by_state(ldc_text *t, const ldc_group *g) {
+    int n[LDC_PROC_COUNT] = {0};
+    for (const ldc_worker *w = g->workers; w; w = w->next) n[ldc_admin_state(w)]++;
+    for (int i = 0; i < LDC_PROC_GONE; i++)
+        ldc_text_fmt(t, "ldcorn_workers{group=\"%s\",state=\"%s\"} %d\n", g->name,
+                     ldc_proc_words[i], n[i]);
+}
+
+typedef struct ldc_labelled {
+    const char *name, *type, *help;
+    void (*write)(ldc_text *, const ldc_group *);
+} ldc_labelled;
+
+static const ldc_labelled ldc_admin_labelled[] = {
+    {"ldcorn_requests_total", "counter", "requests answered, by class of status",
+     ldc_admin_by_class},
+    {"ldcorn_refused_total", "counter", "requests that ldcorn refused, or whose client left",
+     ldc_admin_by_refusal},
+    {"ldcorn_worker_errors_total", "counter", "what went wrong between ldcorn and workers",
+     ldc_admin_by_error},
+    {"ldcorn_worker_exits_total", "counter", "workers that ended, and why", ldc_admin_by_exit},
+    {"ldcorn_workers", "gauge", "workers by state", ldc_admin_by_state}};
 
 /* Per index the sum over generations, so that counters never fall at a reload. */
-static void ldc_admin_workers(ldcorn *l, ldc_text *t) {
+static void ldc_admin_workers(ldcorn *l, ldc_text *t, int what, const ldc_group *g) {
     static const char *const names[] = {"ldcorn_worker_in_flight", "ldcorn_worker_served_total",
                                         "ldcorn_worker_rss_bytes"};
     static const char *const helps[] = {"requests inside", "requests answered", "resident memory"};
-    for (int what = 0; what < 3; what++) {
-        ldc_admin_type(t, names[what], what == 1 ? "counter" : "gauge", helps[what]);
-        for (const ldc_group *g = l->groups; g; g = g->next) {
-            int most = g->hidden ? 0 : g->indexes;
-            for (int i = 0; i < most; i++) {
-                uint64_t sum = what == 1 ? g->served[i] : 0;
-                for (const ldc_worker *w = g->workers; w; w = w->next) {
-                    if (w->index != i || w->state == LDC_PROC_GONE) continue;
-                    sum += what == 0   ? (uint64_t)w->in_flight
-                           : what == 1 ? w->served - w->booked
-                                       : ldc_admin_rss(w->pid);
-                }
-                ldc_text_fmt(t, "%s{group=\"%s\",index=\"%d\"} %llu\n", names[what], g->name, i,
-                             (unsigned long long)sum);
-            }
-        }
+    size_t size = (size_t)(g ? g->indexes : 0) * sizeof(uint64_t);
+    uint64_t *sum;
+    if (g == NULL) ldc_admin_type(t, names[what], what == 1 ? "counter" : "gauge", helps[what]);
+    if (size == 0) return;
+    sum = (uint64_t *)ldc_mem_zero(&l->mem, size);
+    if (sum == NULL) {
+        t->failed = true;
+        return;
     }
+    if (what == 1) memcpy(sum, g->served, size);
+    for (const ldc_worker *w = g->workers; w; w = w->next) {
+        if (w->state == LDC_PROC_GONE || w->index >= g->indexes) continue;
+        sum[w->index] += what == 0   ? (uint64_t)w->in_flight
+                         : what == 1 ? w->served - w->booked
+                                     : ldc_admin_rss(w->pid);
+    }
+    for (int i = 0; i < g->indexes; i++)
+        ldc_text_fmt(t, "%s{group=\"%s\",index=\"%d\"} %llu\n", names[what], g->name, i,
+                     (unsigned long long)sum[i]);
+    ldc_mem_free(&l->mem, sum, size);
 }
 
-static void ldc_admin_metrics(ldcorn *l, ldc_text *t) {
+static void ldc_admin_totals(ldcorn *l, ldc_text *t) {
     int states[LDC_CLIENT_COUNT] = {0};
-    ldc_admin_labelled(l, t);
-    ldc_admin_histogram(l, t, "ldcorn_request_seconds", "whole time of a request",
-                        offsetof(ldc_group, total));
-    ldc_admin_histogram(l, t, "ldcorn_worker_seconds", "time inside the worker",
-                        offsetof(ldc_group, worker));
-    ldc_admin_histogram(l, t, "ldcorn_queue_seconds", "time in the queue",
-                        offsetof(ldc_group, wait));
-    ldc_admin_per_group(l, t);
-    ldc_admin_workers(l, t);
     for (const ldc_client *c = l->clients; c; c = c->next) states[c->state]++;
     ldc_admin_type(t, "ldcorn_connections", "gauge", "client connections by state");
     for (int i = 0; i < LDC_CLIENT_DEAD; i++) {
@@ -12314,6 +14469,8 @@ static void ldc_admin_metrics(ldcorn *l, ldc_text *t) {
         (unsigned long long)l->bytes_in, (unsigned long long)l->bytes_out);
     ldc_admin_gauge(t, "ldcorn_buffer_bytes", "gauge", "memory in buffers",
                     (double)l->mem.in_buffers);
+    ldc_admin_gauge(t, "ldcorn_log_dropped_total", "counter", "log lines that no target took",
+                    (double)l->log.dropped);
     ldc_admin_type(t, "ldcorn_reloads_total", "counter", "reloads by result");
     ldc_text_fmt(
         t,
@@ -12328,11 +14485,44 @@ static void ldc_admin_metrics(ldcorn *l, ldc_text *t) {
     ldc_text_add(t, "ldcorn_info{version=\"" LDCORN_VERSION "\"} 1\n");
 }
 
+/* A metric per part, for a group or (NULL) its first lines; the last one is of the whole. False:
+   there is no such part. */
+static bool ldc_admin_metrics(ldcorn *l, ldc_text *t, int part, const ldc_group *g) {
+    int labelled = (int)LDC_LEN(ldc_admin_labelled), times = (int)LDC_LEN(ldc_admin_times),
+        figures = (int)LDC_LEN(ldc_admin_figures);
+    if (part < labelled) {
+        const ldc_labelled *f = &ldc_admin_labelled[part];
+        if (g)
+            f->write(t, g);
+        else
+            ldc_admin_type(t, f->name, f->type, f->help);
+        return true;
+    }
+    if ((part -= labelled) < times) {
+        ldc_admin_histogram(t, &ldc_admin_times[part], g);
+        return true;
+    }
+    if ((part -= times) < figures) {
+        const ldc_figure *f = &ldc_admin_figures[part];
+        if (g)
+            ldc_text_fmt(t, "%s{group=\"%s\"} %lld\n", f->name, g->name, (long long)f->value(g));
+        else
+            ldc_admin_type(t, f->name, f->type, f->help);
+        return true;
+    }
+    if ((part -= figures) < 3) {
+        ldc_admin_workers(l, t, part, g);
+        return true;
+    }
+    if (part == 3 && g == NULL) ldc_admin_totals(l, t);
+    return part == 3 && g == NULL;
+}
+
 /* --- who may ask --- */
 
 /* Names of groups that are not ready; 200 only if there is none and we are not stopping. */
 static bool ldc_admin_ready(ldcorn *l, ldc_text *t) {
-    bool ready = l->life == LDC_LIFE_RUN && !l->stop_asked;
+    bool ready = l->life == LDC_LIFE_RUN && !l->stop_asked && l->stops == 0;
     if (!ready) ldc_text_add(t, "stopping\n");
     for (const ldc_group *g = l->groups; g; g = g->next) {
         if (g->hidden || g->removed || g->conf->s.optional || ldc_group_ready(g)) continue;
@@ -12378,15 +14568,34 @@ static bool ldc_admin_token(const ldcorn *l, const ldc_head *h) {
     return differ == 0;
 }
 
+/* `any`: probes and Prometheus come by service names, and learn nothing. *rule says which one a
+   refused request broke. */
 static ldc_why ldc_admin_allowed(ldcorn *l, const ldc_exchange *e, const ldc_head *h, bool changes,
-                                 bool open) {
+                                 bool open, bool any, const char **rule) {
     const ldc_field *origin = ldc_http_get(h, LDC_FIELD_ORIGIN);
+    const char *const *names = l->conf->s.admin_hosts;
+    *rule = "its Origin is not what Host says: a web page of another site may not ask this";
     if (origin && !ldc_admin_same_origin(origin->value, h->host)) return LDC_WHY_DENIED;
     if (e->client->family == AF_UNIX) return LDC_WHY_NONE;
-    if (!ldc_admin_host(h->host)) return LDC_WHY_DENIED;
+    *rule = "its Host is no address, not localhost and none of `admin_hosts`";
+    if (!any && !ldc_admin_host(h->host) && !(names && ldc_route_host(names, h->host)))
+        return LDC_WHY_DENIED;
     if (ldc_admin_token(l, h)) return LDC_WHY_NONE;
+    *rule = l->conf->s.admin_token
+                ? "write Authorization: Bearer TOKEN, with the one of `admin_token`"
+                : "over TCP this needs `admin_token` in the configuration";
     if (changes) return LDC_WHY_TOKEN;
-    return open || ldc_conf_loopback(&l->conf->admin) ? LDC_WHY_NONE : LDC_WHY_TOKEN;
+    return open || e->client->local ? LDC_WHY_NONE : LDC_WHY_TOKEN;
+}
+
+/* 401 and 403 say why: whoever operates this has to find out. */
+static void ldc_admin_refuse(ldcorn *l, ldc_exchange *e, ldc_why why, const char *rule) {
+    char body[240];
+    snprintf(body, sizeof body, "%d %s: %s\n", ldc_log_reasons[why].status,
+             ldc_log_reasons[why].text, rule);
+    e->why = why;
+    ldc_client_reply(l, e, ldc_log_reasons[why].status, "text/plain; charset=utf-8",
+                     why == LDC_WHY_TOKEN ? "WWW-Authenticate: Bearer\r\n" : "", ldc_util_z(body));
 }
 
 static void ldc_admin_answer(ldcorn *l, ldc_exchange *e, int status, const char *type,
@@ -12572,7 +14781,9 @@ static void ldc_admin_show(ldcorn *l, ldc_exchange *e) {
 
 typedef struct ldc_endpoint {
     const char *method, *path;
-    bool changes, open; /* open: answered without a token anywhere */
+    bool changes;
+    bool open; /* answered without a token anywhere */
+    bool any;  /* and whatever Host says, or without one */
 } ldc_endpoint;
 
 enum {
@@ -12588,14 +14799,15 @@ enum {
     LDC_ADMIN_STOP
 };
 static const ldc_endpoint ldc_admin_endpoints[] = {
-    {"GET", "/", false, true},          {"GET", "/status", false, false},
-    {"GET", "/requests", false, false}, {"GET", "/server", false, true},
-    {"GET", "/metrics", false, true},   {"GET", "/healthz", false, true},
-    {"GET", "/readyz", false, true},    {"GET", "/route", false, false},
-    {"POST", "/reload", true, false},   {"POST", "/stop", true, false}};
+    {"GET", "/", false, true, false},          {"GET", "/status", false, false, false},
+    {"GET", "/requests", false, false, false}, {"GET", "/server", false, true, true},
+    {"GET", "/metrics", false, true, true},    {"GET", "/healthz", false, true, true},
+    {"GET", "/readyz", false, true, true},     {"GET", "/route", false, false, false},
+    {"POST", "/reload", true, false, false},   {"POST", "/stop", true, false, false}};
 
-/* The client waits for the result of a reload. */
-static void ldc_admin_wait(ldcorn *l, ldc_exchange *e) {
+/* The client waits for the result of the reload with this number. */
+static void ldc_admin_wait(ldcorn *l, ldc_exchange *e, uint32_t ticket) {
+    e->awaits = ticket;
     ldc_client_set(l, e->client, LDC_CLIENT_WAIT);
     ldc_loop_want(l, &e->client->watch, ldc_client_leave);
     ldc_loop_timer(l, &e->client->timer, 0); /* candidates have start_timeout */
@@ -12615,18 +14827,29 @@ static void ldc_admin_reload(ldcorn *l, ldc_exchange *e, ldc_str query) {
         ldc_client_refuse(l, e, LDC_WHY_STOPPING);
         return;
     }
-    ldc_admin_wait(l, e);
-    e->interim = ldc_reload_busy(l) ? 2 : 1; /* how many results to wait for */
+    ldc_admin_wait(l, e, ldc_reload_ticket(l));
     ldc_reload_begin(l, keep);
 }
 
+/* What was waited for cannot be any more. */
+static void ldc_admin_in_vain(ldcorn *l, uint32_t ticket, const char *why) {
+    for (ldc_client *c = l->clients, *next; c; c = next) {
+        ldc_text t;
+        next = c->next;
+        if (c->state != LDC_CLIENT_WAIT || c->exchange->awaits != ticket) continue;
+        ldc_text_init(&t, &l->mem);
+        ldc_text_fmt(&t, "%s\n", why);
+        ldc_admin_answer(l, c->exchange, 409, "text/plain; charset=utf-8", &t);
+    }
+}
+
 /* A reload came to its end: whoever asked for it hears the result. */
-static void ldc_admin_reloaded(ldcorn *l, const char *what) {
+static void ldc_admin_reloaded(ldcorn *l, uint32_t ticket, const char *what) {
     for (ldc_client *c = l->clients, *next; c; c = next) {
         ldc_text t;
         bool ok = strcmp(l->reload.result, "ok") == 0;
         next = c->next;
-        if (c->state != LDC_CLIENT_WAIT || --c->exchange->interim > 0) continue;
+        if (c->state != LDC_CLIENT_WAIT || c->exchange->awaits != ticket) continue;
         ldc_text_init(&t, &l->mem);
         ldc_text_fmt(&t,
                      ok ? "%s done: generation %d\n"
@@ -12661,13 +14884,12 @@ static bool ldc_admin_word(ldc_str query, const char *name, char *out, size_t ro
     return false;
 }
 
-static void ldc_admin_why(ldcorn *l, ldc_text *t, ldc_why why, bool read, const ldc_route *route) {
+static void ldc_admin_why(ldcorn *l, ldc_text *t, ldc_why why, const ldc_route *route) {
     int n = route && route->when ? (route->when->hosts != NULL) + route->when->match.n : 0;
     if (why == LDC_WHY_REQUEST)
         ldc_text_add(t, "refused: no target in the form of RFC 9112 3.2");
-    else if (why == LDC_WHY_PATH && !read)
-        ldc_text_add(t,
-                     "refused: an encoding that is none, a control character, or out of the root");
+    else if (why == LDC_WHY_ESCAPE)
+        ldc_text_add(t, "refused: an encoding that is none, %00, or out of the root");
     else if (why == LDC_WHY_PATH)
         ldc_text_add(t, "refused: servers read this path differently, and the readings choose "
                         "different groups");
@@ -12690,8 +14912,6 @@ static bool ldc_admin_route(ldcorn *l, ldc_text *t, const ldc_head *asked, ldc_s
     ldc_head h = *asked;
     ldc_str host = ldc_util_str("", 0);
     ldc_text text;
-    ldc_reading first;
-    ptrdiff_t n;
     ldc_why why;
     if (!ldc_admin_word(query, "target", target, sizeof target)) {
         ldc_text_add(t, "write /route?method=M&target=T, T percent-encoded\n");
@@ -12717,10 +14937,7 @@ static bool ldc_admin_route(ldcorn *l, ldc_text *t, const ldc_head *asked, ldc_s
         ldc_text_add(t, ",\"at\":null");
     }
     ldc_text_init(&text, &l->mem);
-    memset(&first, 0, sizeof first);
-    n = why == LDC_WHY_PATH ? ldc_route_decode(h.target, room, &first) : 0;
-    if (n > 0 && first.dots) n = ldc_route_resolve(room, (size_t)n);
-    ldc_admin_why(l, &text, why, n >= 0, route);
+    ldc_admin_why(l, &text, why, route);
     ldc_text_add(t, ",\"why\":");
     ldc_text_json(t, ldc_util_str(text.p ? text.p : "", text.n));
     ldc_text_add(t, "}\n");
@@ -12752,7 +14969,8 @@ static int ldc_admin_scale(ldcorn *l, ldc_text *t, ldc_group *g, ldc_str query) 
     if (g->conf->source != LDC_FROM_PROCESSES)
         return ldc_admin_say(t, 409, "%s has no processes of its own%s", g->name,
                              g->conf->source == LDC_FROM_LIST ? "; join or quit addresses" : "");
-    if (ldc_reload_busy(l)) return ldc_admin_say(t, 409, "a reload is under way; ask again");
+    if (ldc_reload_touches(l, g))
+        return ldc_admin_say(t, 409, "%s is being reloaded; ask again", g->name);
     g->scaled = (int)n;
     ldc_reload_fill(l, g);
     l->upset = true;
@@ -12764,7 +14982,7 @@ static int ldc_admin_pause(ldcorn *l, ldc_text *t, ldc_group *g, bool pause) {
     g->paused = pause;
     ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: %s", g->name,
                 pause ? "paused, requests wait" : "resumed");
-    if (!pause) ldc_group_next(l, g);
+    if (!pause) l->look = true;
     return ldc_admin_say(t, 200, "%s: %s", g->name, pause ? "paused" : "resumed");
 }
 
@@ -12807,12 +15025,9 @@ static int ldc_admin_group_do(ldcorn *l, ldc_exchange *e, ldc_text *t, ldc_group
         return ldc_admin_say(t, 404, "a group takes scale, restart, pause and resume");
     if (g->conf->source != LDC_FROM_PROCESSES)
         return ldc_admin_say(t, 409, "%s has no processes of its own", g->name);
-    if (e) {
-        ldc_admin_wait(l, e);
-        e->interim = 1;
-    }
-    if (ldc_reload_restart(l, g)) return 0;
-    return ldc_admin_say(t, 409, "a reload is under way; ask again");
+    if (e) ldc_admin_wait(l, e, ldc_reload_restart_ticket(l, g));
+    ldc_reload_restart(l, g);
+    return 0;
 }
 
 static int ldc_admin_worker_do(ldcorn *l, ldc_text *t, ldc_group *g, ldc_str rest) {
@@ -12936,13 +15151,14 @@ static int ldc_admin_ask(ldcorn *l, ldc_exchange *e, ldc_text *t, bool quit, ldc
 
 static void ldc_admin_groups(ldcorn *l, ldc_exchange *e, const ldc_head *h, ldc_str path,
                              ldc_str query) {
-    ldc_why why = ldc_admin_allowed(l, e, h, true, false);
+    const char *rule;
+    ldc_why why = ldc_admin_allowed(l, e, h, true, false, false, &rule);
     ldc_text t;
     ldc_str name;
     int status;
     bool quit = ldc_util_is(h->method, "DELETE");
     if (why) {
-        ldc_client_refuse(l, e, why);
+        ldc_admin_refuse(l, e, why, rule);
         return;
     }
     path = ldc_util_cut(path, 8); /* "/groups/" */
@@ -12959,6 +15175,84 @@ static void ldc_admin_groups(ldcorn *l, ldc_exchange *e, const ldc_head *h, ldc_
         ldc_text_free(&t);
 }
 
+/* --- long answers: made in pieces, so that no turn lasts longer for them. One at a time; its client
+   waits, and so do those that ask meanwhile. --- */
+
+static void ldc_admin_report_from(ldcorn *l, ldc_exchange *e) {
+    ldc_report *r = &l->report;
+    ldc_text_free(&r->text);
+    ldc_text_init(&r->text, &l->mem);
+    r->e = e;
+    r->part = 0;
+    r->begun = false;
+}
+
+/* Groups have changed: what is half written would show some twice, or not at all. */
+static void ldc_admin_report_anew(ldcorn *l) {
+    if (l->report.e) ldc_admin_report_from(l, l->report.e);
+}
+
+static void ldc_admin_report_gone(ldcorn *l, const ldc_exchange *e) {
+    ldc_report *r = &l->report;
+    if (e->asks == 0) return;
+    l->reports--;
+    if (r->e != e) return;
+    ldc_text_free(&r->text);
+    r->e = NULL;
+}
+
+/* One part, of one group. False: that was the last one. */
+static bool ldc_admin_report_step(ldcorn *l) {
+    ldc_report *r = &l->report;
+    bool (*write)(ldcorn *, ldc_text *, int, const ldc_group *) =
+        r->e->asks == LDC_ADMIN_STATUS ? ldc_admin_status : ldc_admin_metrics;
+    if (!r->begun) {
+        r->begun = true;
+        r->group = l->groups;
+        return write(l, &r->text, r->part, NULL);
+    }
+    while (r->group && r->group->hidden) r->group = r->group->next;
+    if (r->group && write(l, &r->text, r->part, r->group)) {
+        r->group = r->group->next;
+        return true;
+    }
+    r->part++;
+    r->begun = false;
+    return true;
+}
+
+static void ldc_admin_report(ldcorn *l) {
+    ldc_report *r = &l->report;
+    uint64_t until = ldc_util_now() + 1000;
+    for (ldc_client *c = r->e ? NULL : l->clients; c && r->e == NULL; c = c->next) {
+        if (c->state == LDC_CLIENT_WAIT && c->exchange->asks) ldc_admin_report_from(l, c->exchange);
+    }
+    while (r->e && !r->text.failed) {
+        if (!ldc_admin_report_step(l)) break;
+        if (ldc_util_now() >= until) return;
+    }
+    if (r->e) {
+        ldc_exchange *e = r->e;
+        ldc_text t = r->text;
+        const char *type = e->asks == LDC_ADMIN_STATUS ? "application/json"
+                                                       : "text/plain; version=0.0.4; charset=utf-8";
+        ldc_text_init(&r->text, &l->mem);
+        ldc_admin_report_gone(l, e);
+        e->asks = 0;
+        ldc_admin_answer(l, e, 200, type, &t);
+    }
+}
+
+static void ldc_admin_report_for(ldcorn *l, ldc_exchange *e, int what) {
+    e->asks = (uint8_t)what;
+    l->reports++;
+    ldc_admin_wait(l, e, 0);
+    if (l->report.e == NULL) {
+        ldc_admin_report_from(l, e);
+        ldc_admin_report(l);
+    }
+}
+
 static void ldc_admin_do(ldcorn *l, ldc_exchange *e, const ldc_head *h, int what, ldc_str query) {
     ldc_text t;
     const char *type = "text/plain; charset=utf-8";
@@ -12966,11 +15260,9 @@ static void ldc_admin_do(ldcorn *l, ldc_exchange *e, const ldc_head *h, int what
     ldc_text_init(&t, &l->mem);
     switch (what) {
     case LDC_ADMIN_PAGE: ldc_admin_show(l, e); return;
-    case LDC_ADMIN_STATUS: ldc_admin_status(l, &t), type = "application/json"; break;
+    case LDC_ADMIN_STATUS:
+    case LDC_ADMIN_METRICS: ldc_admin_report_for(l, e, what); return;
     case LDC_ADMIN_REQUESTS: ldc_admin_requests(l, &t), type = "application/json"; break;
-    case LDC_ADMIN_METRICS:
-        ldc_admin_metrics(l, &t), type = "text/plain; version=0.0.4; charset=utf-8";
-        break;
     case LDC_ADMIN_READYZ: status = ldc_admin_ready(l, &t) ? 200 : 503; break;
     case LDC_ADMIN_ROUTE:
         if (ldc_admin_route(l, &t, h, query))
@@ -12982,7 +15274,7 @@ static void ldc_admin_do(ldcorn *l, ldc_exchange *e, const ldc_head *h, int what
     case LDC_ADMIN_STOP:
         ldc_text_add(&t, "stopping\n");
         status = 202;
-        l->stop_asked = l->stop_asked + 1;
+        l->stop_asked = 1;
         e->keep = false;
         break;
     default: ldc_text_add(&t, "ok\n"); break;
@@ -13005,14 +15297,15 @@ static void ldc_admin_request(ldcorn *l, ldc_exchange *e, const ldc_head *h) {
     }
     for (size_t i = 0; i < LDC_LEN(ldc_admin_endpoints); i++) {
         const ldc_endpoint *p = &ldc_admin_endpoints[i];
+        const char *rule;
         ldc_why why;
         if (!ldc_util_is(path, p->path)) continue;
         known = true;
         changes = p->changes;
         if (!ldc_util_is(h->method, p->method) && !(e->head_only && !p->changes)) continue;
-        why = ldc_admin_allowed(l, e, h, p->changes, p->open);
+        why = ldc_admin_allowed(l, e, h, p->changes, p->open, p->any, &rule);
         if (why)
-            ldc_client_refuse(l, e, why);
+            ldc_admin_refuse(l, e, why, rule);
         else
             ldc_admin_do(l, e, h, (int)i, query);
         return;
@@ -13051,6 +15344,17 @@ static void ldc_turn_reopen(ldcorn *l) {
     ldc_log_say(&l->log, LDCORN_LOG_INFO, "logs reopened");
 }
 
+/* A graceful stop; one at once, if that was asked for a second ago and more. What comes sooner is the
+   same hand, or a parent that signals both us and our group. */
+static void ldc_turn_ask(ldcorn *l) {
+    if (l->stops == 0) {
+        l->stops = 1;
+        l->stop_at = l->now;
+    } else if (l->now - l->stop_at >= 1000000) {
+        l->stops = 2;
+    }
+}
+
 static void ldc_turn_signals(ldcorn *l) {
     char bytes[64];
     ssize_t n;
@@ -13064,12 +15368,12 @@ static void ldc_turn_signals(ldcorn *l) {
             else if (bytes[i] == LDC_SIG_USR1)
                 ldc_turn_reopen(l);
             else if (bytes[i] == LDC_SIG_STOP)
-                l->stop_asked = l->stop_asked + 1;
+                ldc_turn_ask(l);
             else if (bytes[i] == LDC_SIG_NOTHING)
                 ldc_log_say(&l->log, LDCORN_LOG_WARN,
                             "USR2 and TTIN do nothing here: HUP reloads, `ldcornctl scale` scales");
             else
-                l->stop_asked = l->stop_asked + 2;
+                l->stops = 2;
         }
     }
 }
@@ -13203,10 +15507,42 @@ static void ldc_turn_notify(ldcorn *l, const char *state) {
     l->tell_at = l->now + 100000;
 }
 
+/* What `systemctl status` shows: before we are ready what is waited for and why it fails, then what
+   is in force, and that the last reload failed. */
+static void ldc_turn_state(const ldcorn *l, char out[200]) {
+    size_t n =
+        (size_t)snprintf(out, 200, l->ready_said ? "generation %d, %d groups" : "waiting for",
+                         l->generation, l->conf->groups);
+    const char *why = "";
+    if (l->ready_said && strcmp(l->reload.result, "failed") == 0)
+        snprintf(out + n, 200 - n, "; the last reload failed: %.*s",
+                 l->reload.error.p ? (int)strcspn(l->reload.error.p, "\n") : 0,
+                 l->reload.error.p ? l->reload.error.p : "");
+    for (const ldc_group *g = l->groups; g && !l->ready_said && n < 120; g = g->next) {
+        if (g->hidden || g->said_ready || g->conf->s.optional) continue;
+        n += (size_t)snprintf(out + n, 200 - n, " %.40s (%d of %d)", g->name, ldc_group_ready(g),
+                              ldc_proc_wanted(g, g->conf));
+        for (const ldc_worker *w = g->workers; w; w = w->next)
+            if (w->last_exit[0] && !why[0]) why = w->last_exit;
+    }
+    if (why[0] && n < 200) snprintf(out + n, 200 - n, ": %.60s", why);
+}
+
 static void ldc_turn_notify_ready(ldcorn *l) {
-    char text[96];
-    snprintf(text, sizeof text, "READY=1\nSTATUS=generation %d, %d groups", l->generation,
-             l->conf->groups);
+    char text[224];
+    ldc_turn_state(l, l->state);
+    snprintf(text, sizeof text, "READY=1\nSTATUS=%s", l->state);
+    ldc_turn_notify(l, text);
+}
+
+/* When it has changed. */
+static void ldc_turn_notify_state(ldcorn *l) {
+    char now[200], text[224];
+    if (!l->running || l->life != LDC_LIFE_RUN || getenv("NOTIFY_SOCKET") == NULL) return;
+    ldc_turn_state(l, now);
+    if (strcmp(now, l->state) == 0 || ldc_reload_busy(l)) return;
+    memcpy(l->state, now, sizeof now);
+    snprintf(text, sizeof text, "STATUS=%s", now);
     ldc_turn_notify(l, text);
 }
 
@@ -13243,13 +15579,13 @@ static void ldc_turn_alive(ldcorn *l) {
 
 /* --- the graceful stop --- */
 
-static void ldc_turn_kill_all(ldcorn *l) {
+static void ldc_turn_kill_all(ldcorn *l, bool late) {
     for (ldc_group *g = l->groups; g; g = g->next) {
         for (ldc_worker *w = g->workers; w; w = w->next) {
             if (w->pid <= 0) continue;
             w->replaced = w->asked = true;
-            kill(-w->pid, SIGKILL);
-            kill(w->pid, SIGKILL);
+            if (!late) w->killed = true; /* nobody is surprised */
+            ldc_proc_kill(l, w);
         }
     }
 }
@@ -13282,31 +15618,43 @@ static void ldc_turn_stopping(ldcorn *l) {
 /* No new connections and no idle ones; what was asked is still answered. */
 static void ldc_turn_drain(ldcorn *l) {
     l->life = LDC_LIFE_DRAIN;
+    l->stop_say = l->now + 5000000;
     for (ldc_listener *s = l->listeners; s; s = s->next) {
         if (s->watch.dead || s->admin) continue;
         if (s->dial) continue;   /* what waits may still be served by whoever dials */
         ldc_client_accept(l, s); /* who is in the backlog has been promised an answer */
         ldc_reload_unlisten(l, s);
     }
-    while (l->idle.old) ldc_client_dismiss(l, l->idle.old); /* admin's are not among them */
+    ldc_client_dismiss_until(l, 0); /* admin's are not among them */
+    for (ldc_client *c = l->clients, *next; c; c = next) {
+        next = c->next;
+        if (c->state == LDC_CLIENT_ACTIVE) ldc_client_update(l, c);
+    }
     for (ldc_group *g = l->groups; g;
          g = g->next) { /* who could only wait for a start is not kept */
         while (g->head && ldc_group_ready(g) == 0) ldc_client_refuse(l, g->head, LDC_WHY_STOPPING);
+        if (g->paused) { /* nobody could resume it any more */
+            g->paused = false;
+            ldc_group_next(l, g);
+        }
     }
 }
 
 static uint64_t ldc_turn_drain_end(const ldcorn *l) {
     int64_t longest = 0, third = l->conf->s.shutdown_timeout / 3;
     for (int i = 0; i < l->conf->groups; i++) {
-        if (l->conf->group[i].s.stop_timeout > longest) longest = l->conf->group[i].s.stop_timeout;
+        if (l->conf->group[i].source == LDC_FROM_PROCESSES &&
+            l->conf->group[i].s.stop_timeout > longest)
+            longest = l->conf->group[i].s.stop_timeout;
     }
     return l->stop_by - (uint64_t)(longest < third ? longest : third) * 1000;
 }
 
-static bool ldc_turn_inside(const ldcorn *l) { /* tunnels are not waited for */
+/* Does a client wait? Tunnels are not waited for, nor what nobody waits for: an orphan ends with its
+   worker, which has its own time. */
+static bool ldc_turn_inside(const ldcorn *l) {
     for (const ldc_exchange *e = l->exchanges; e; e = e->next) {
-        if (e->client == NULL || (e->client->state != LDC_CLIENT_TUNNEL && !e->client->admin))
-            return true;
+        if (e->client && e->client->state != LDC_CLIENT_TUNNEL && !e->client->admin) return true;
     }
     return false;
 }
@@ -13353,9 +15701,43 @@ static bool ldc_turn_flushing(const ldcorn *l) { /* last words of ended workers,
     return false;
 }
 
+/* A stop that takes its time says for what. */
+static void ldc_turn_waits(ldcorn *l) {
+    char span[24], target[120];
+    int said = 0;
+    l->stop_say = l->now + 30000000;
+    for (const ldc_group *g = l->groups; g; g = g->next) {
+        for (const ldc_worker *w = g->workers; w && said < LDC_SAYS; w = w->next) {
+            const ldc_exchange *oldest = NULL;
+            int n = 0;
+            for (const ldc_up *u = w->ups; u; u = u->next) {
+                const ldc_exchange *e = u->exchange;
+                if (e == NULL || e->client == NULL || u->state == LDC_UP_TUNNEL) continue;
+                n++;
+                if (oldest == NULL || e->started < oldest->started) oldest = e;
+            }
+            if (oldest == NULL && (l->life < LDC_LIFE_STOP || w->pid <= 0)) continue;
+            said++;
+            if (oldest)
+                ldc_log_say(&l->log, LDCORN_LOG_INFO,
+                            "stopping: %d request%s inside %s.%d: %.*s %s for %s", n,
+                            n == 1 ? "" : "s", g->name, w->index,
+                            LDC_STR_ARG(ldc_client_word(oldest, 0)),
+                            ldc_util_show(ldc_client_word(oldest, 1), target, sizeof target),
+                            ldc_util_span((l->now - oldest->started) / 1000000 * 1000, span));
+            else
+                ldc_log_say(&l->log, LDCORN_LOG_INFO, "stopping: %s.%d (pid %ld) has not ended yet",
+                            g->name, w->index, (long)w->pid);
+        }
+    }
+}
+
 static void ldc_turn_life(ldcorn *l) {
-    int asked = (int)l->stop_asked;
+    int asked;
     uint64_t named_by = l->reload.began + 7000000; /* the child has a deadline of its own */
+    if (l->stop_asked) ldc_turn_ask(l);
+    l->stop_asked = 0;
+    asked = l->stops;
     if (l->reload.asking && l->now >= named_by)
         ldc_reload_answered(l);
     else if (l->reload.asking && l->life == LDC_LIFE_RUN)
@@ -13365,15 +15747,16 @@ static void ldc_turn_life(ldcorn *l) {
     if (asked > 1 && l->life < LDC_LIFE_OVER && l->stops_seen <= 1) {
         ldc_log_say(&l->log, LDCORN_LOG_WARN, "stopping at once");
         if (l->life != LDC_LIFE_STOP) ldc_turn_stop_workers(l);
-        ldc_turn_kill_all(l);
+        ldc_turn_kill_all(l, false);
         l->child_noted = true;
     }
     l->stops_seen = asked;
+    if (l->life >= LDC_LIFE_DRAIN && l->now >= l->stop_say) ldc_turn_waits(l);
     if (l->life == LDC_LIFE_DRAIN &&
         (!ldc_turn_inside(l) || (l->stop_by && l->now >= ldc_turn_drain_end(l))))
         ldc_turn_stop_workers(l);
     if (l->life == LDC_LIFE_STOP) {
-        if (l->stop_by && l->now >= l->stop_by) ldc_turn_kill_all(l);
+        if (l->stop_by && l->now >= l->stop_by) ldc_turn_kill_all(l, true);
         if (!ldc_turn_workers_left(l) &&
             (!ldc_turn_flushing(l) || (l->stop_by && l->now >= l->stop_by)))
             l->life = LDC_LIFE_OVER;
@@ -13381,6 +15764,7 @@ static void ldc_turn_life(ldcorn *l) {
     if (l->life == LDC_LIFE_LAME || (l->life != LDC_LIFE_RUN && l->stop_by)) {
         uint64_t at = l->life == LDC_LIFE_DRAIN ? ldc_turn_drain_end(l) : l->stop_by;
         if (l->life == LDC_LIFE_LAME) at = l->lame_by;
+        if (l->life > LDC_LIFE_LAME && l->stop_say < at) at = l->stop_say;
         ldc_loop_timer(l, &l->timer, at > l->now ? at : l->now + 100000);
     }
 }
@@ -13423,6 +15807,7 @@ static void ldc_turn_say_ready(ldcorn *l) {
 static void ldc_turn_starved(ldcorn *l) {
     if (!l->lean || l->now < l->retry_at) return;
     l->lean = false;
+    l->upset = true;
     for (ldc_group *g = l->groups; g; g = g->next) ldc_group_next(l, g);
     if (l->paused && l->clients_count < l->conns_max) ldc_client_pause(l, false);
     for (ldc_listener *s = l->listeners; s; s = s->next)
@@ -13430,11 +15815,16 @@ static void ldc_turn_starved(ldcorn *l) {
     if (!l->admin_full) ldc_client_admin_open(l);
 }
 
+/* At most once a second: it looks at every group. */
 static void ldc_turn_reports(ldcorn *l) {
-    if (!l->refused) return;
-    l->refused = false;
-    for (ldc_group *g = l->groups; g; g = g->next)
-        l->refused = !ldc_group_report(l, g) || l->refused;
+    bool more;
+    if (l->report_at == 0 || l->now < l->report_at) return;
+    more = !ldc_client_failures_sum(l, "", &l->failures);
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        more = !ldc_client_failures_sum(l, g->name, &g->failures) || more;
+        more = !ldc_group_report(l, g) || more;
+    }
+    l->report_at = more ? l->now + 1000000 : 0;
 }
 
 static void ldc_turn_timers(ldcorn *l) {
@@ -13511,12 +15901,25 @@ static void ldc_turn_bury(ldcorn *l) {
 /* What comes free without a slot given back: the place of a tunnel, a key whose worker has changed. */
 static void ldc_turn_lines(ldcorn *l) {
     l->look = false;
-    for (ldc_group *g = l->groups; g; g = g->next) ldc_group_next(l, g);
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        if (g->head == NULL) continue;
+        ldc_group_next(l, g);
+        ldc_group_review(l, g); /* whoever is left may have nobody to wait for */
+    }
     ldc_turn_bury(l);
 }
 
 /* --- audit: everything is counted again --- */
 #ifdef LDCORN_AUDIT
+/* Of each index at most one serves, or is to: the others are candidates, or on their way out, or
+   wait for the one that is to relieve them. */
+static void ldc_turn_audit_index(const ldc_group *g, const ldc_worker *w) {
+    if (w->replaced || w->relieves || w->candidate || w->state == LDC_PROC_GONE) return;
+    for (const ldc_worker *o = g->workers; o; o = o->next)
+        LDCORN_ASSERT(o == w || o->index != w->index || o->replaced || o->relieves ||
+                      o->candidate || o->state == LDC_PROC_GONE);
+}
+
 static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
     int waiting = 0, orphans = 0;
     ldc_worker *first = NULL;
@@ -13527,7 +15930,7 @@ static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
         LDCORN_ASSERT(e->behind ? e->behind->ahead == e : g->tail == e);
     }
     LDCORN_ASSERT(waiting == g->queued);
-    LDCORN_ASSERT(ldc_group_first(g, &first) == NULL || l->lean);
+    LDCORN_ASSERT(ldc_group_first(l, g, &first) == NULL || l->lean || l->look);
     for (ldc_exchange *e = l->exchanges; e; e = e->next)
         orphans += e->group == g && e->client == NULL;
     LDCORN_ASSERT(orphans == g->orphans);
@@ -13549,7 +15952,35 @@ static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
         }
         LDCORN_ASSERT(slots == w->in_flight && tunnels == w->tunnels && conns == w->conns &&
                       parked == w->parked_count);
+        ldc_turn_audit_index(g, w);
     }
+}
+
+/* Slots belong to the address: all its workers together have so many taken. */
+static void ldc_turn_audit_places(const ldcorn *l) {
+    for (const ldc_place *p = l->places; p; p = p->next) {
+        int workers = 0, inside = 0, tunnels = 0;
+        for (const ldc_group *g = l->groups; g; g = g->next) {
+            for (const ldc_worker *w = g->workers; w; w = w->next) {
+                workers += w->place == p;
+                inside += w->place == p ? w->in_flight : 0;
+                tunnels += w->place == p ? w->tunnels + w->upgrades : 0;
+            }
+        }
+        LDCORN_ASSERT(workers == p->workers && inside == p->inside && tunnels == p->tunnels);
+    }
+}
+
+/* No connection may stand still for ever, but where the user wrote `none`. */
+static void ldc_turn_audit_deadline(const ldcorn *l, const ldc_client *c) {
+    const ldcorn_desc *s = c->exchange ? &c->exchange->conf->s : &l->conf->s;
+    bool timed = c->state == LDC_CLIENT_IDLE     ? s->keepalive_timeout >= 0
+                 : c->state == LDC_CLIENT_HEAD   ? s->header_timeout >= 0
+                 : c->state == LDC_CLIENT_REPLY  ? s->send_timeout >= 0
+                 : c->state == LDC_CLIENT_LINGER ? true
+                 : c->state == LDC_CLIENT_QUEUED ? c->exchange->queue_by != 0
+                                                 : false;
+    LDCORN_ASSERT(!timed || c->timer.due);
 }
 
 static void ldc_turn_audit(ldcorn *l) {
@@ -13564,6 +15995,8 @@ static void ldc_turn_audit(ldcorn *l) {
                       (c->exchange != NULL && c->exchange->waiting));
         LDCORN_ASSERT((c->state == LDC_CLIENT_BODY) ==
                       (c->exchange != NULL && c->exchange->collecting));
+        LDCORN_ASSERT(c->state != LDC_CLIENT_IDLE || c->in.p == NULL || c->runnable);
+        ldc_turn_audit_deadline(l, c);
         heads += c->head_bytes;
         LDCORN_ASSERT(c->head_bytes == 0 || c->state == LDC_CLIENT_HEAD);
     }
@@ -13573,8 +16006,9 @@ static void ldc_turn_audit(ldcorn *l) {
         for (const ldc_worker *w = g->workers; w; w = w->next) dials += w->dial ? w->conns : 0;
     }
     LDCORN_ASSERT(dials == l->dials);
+    ldc_turn_audit_places(l);
     for (int i = 0; i < l->conf->groups && l->life == LDC_LIFE_RUN; i++) {
-        const ldc_group *g = ldc_reload_find(l, l->conf->group[i].name);
+        const ldc_group *g = ldc_group_find(l, l->conf->group[i].name);
         LDCORN_ASSERT(g && !g->removed && !g->hidden);
     }
     for (uint32_t i = 0; i < l->loop.n;
@@ -13599,20 +16033,20 @@ static void ldc_turn_clock(ldcorn *l) {
 static int ldc_turn_patience(ldcorn *l, int most) {
     int ms = ldc_loop_timeout(l, most);
     if (l->runnable || l->child_noted || l->upset || l->recycle || l->watch_due || l->freed ||
-        l->look)
+        l->look || l->reports)
         return 0;
     if ((l->lean || !l->running) && (ms < 0 || ms > 50))
         ms = 50; /* no signals: children are asked */
-    if (l->refused && (ms < 0 || ms > 1000)) ms = 1000;
+    if ((l->report_at || l->paused) && (ms < 0 || ms > 1000)) ms = 1000;
     if (l->untold[0] && (ms < 0 || ms > 100)) ms = 100;
     if (l->alive_every) {
         int64_t left = l->alive_at > l->now ? (int64_t)(l->alive_at - l->now) / 1000 : 0;
         if (ms < 0 || left < ms) ms = left > 60000 ? 60000 : (int)left;
     }
-    if ((l->log.own.used || l->log.access.used || l->err.used || l->out.used) &&
+    if ((l->log.own.used || l->log.access.used || l->log.err.used || l->log.out.used) &&
         (ms < 0 || ms > 20))
         ms = 20;
-    if (l->stop_asked && l->life == LDC_LIFE_RUN) ms = 0;
+    if ((l->stop_asked || l->stops) && l->life == LDC_LIFE_RUN) ms = 0;
     return ms;
 }
 
@@ -13623,6 +16057,8 @@ static int ldc_turn_serve(ldcorn *l) {
     if (l->child_noted || !l->running) ldc_proc_reap(l);
     ldc_turn_timers(l); /* behind the events: what came while we got no processor is in time */
     if (l->freed) ldc_client_freed(l);
+    if (l->paused && !l->lean && l->now - l->shed_at >= 1000000 && ldc_client_shed(l))
+        ldc_client_pause(l, false);
     ldc_turn_starved(l);
     l->upset = l->upset || l->life != LDC_LIFE_RUN;
     if (l->recycle || l->upset) {
@@ -13633,6 +16069,7 @@ static int ldc_turn_serve(ldcorn *l) {
         l->upset = false;
         ldc_reload_advance(l);
         ldc_turn_say_ready(l);
+        ldc_turn_notify_state(l);
         ldc_turn_bury(l);
         ldc_turn_bury_workers(l);
         ldc_reload_sweep(l);
@@ -13642,26 +16079,14 @@ static int ldc_turn_serve(ldcorn *l) {
     if (l->watch_due) ldc_reload_watch(l);
     ldc_turn_life(l);
     if (l->look) ldc_turn_lines(l);
+    if (l->reports) ldc_admin_report(l);
     ldc_turn_reports(l);
     ldc_turn_alive(l);
 #ifdef LDCORN_AUDIT
     ldc_turn_bury(l);
     ldc_turn_audit(l);
 #endif
-    ldc_log_flush(&l->log.own);
-    ldc_log_flush(&l->log.access);
-    ldc_log_flush(&l->err);
-    ldc_log_flush(&l->out);
-    for (ldc_group *g = l->groups; g; g = g->next) {
-        for (ldc_worker *w = g->workers; w; w = w->next) {
-            if (w->out.used) ldc_log_flush(&w->out);
-            ldc_log_note_dropped(&l->log, &w->out);
-        }
-    }
-    ldc_log_note_dropped(&l->log, &l->log.own);
-    ldc_log_note_dropped(&l->log, &l->log.access);
-    ldc_log_note_dropped(&l->log, &l->err);
-    ldc_log_note_dropped(&l->log, &l->out);
+    ldc_log_settle(&l->log);
     return l->life == LDC_LIFE_OVER ? 0 : 1;
 }
 
@@ -13712,7 +16137,7 @@ static int ldc_serve_body(const ldc_head *h, char *p, size_t n, size_t *size, si
         r = ldc_chunk_decode(&k, copy, n, size);
         if (r >= 0 && k.state == LDC_CHUNK_DONE) memcpy(p, copy, *size);
         free(copy);
-        if (r < 0) return -1;
+        if (r < 0 || *size > LDC_SERVE_BODY) return -1;
         *used = (size_t)r;
         return k.state == LDC_CHUNK_DONE;
     }
@@ -13726,6 +16151,8 @@ static void ldc_serve_call_handler(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, c
     ldc_serve_call in;
     ldcorn_call call;
     ldc_arena arena;
+    ldc_str client;
+    char next = body[size];
     arena.mem = m;
     arena.head = NULL;
     memset(&in, 0, sizeof in);
@@ -13735,15 +16162,28 @@ static void ldc_serve_call_handler(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, c
     in.head_only = ldc_util_is(h->method, "HEAD");
     in.close = h->close || (h->minor == 0 && !h->keep_alive);
     in.http10 = h->minor == 0;
+    memset(&call, 0, sizeof call);
+    client = ldc_http_value(h, LDC_FIELD_REAL_IP); /* written by ldcorn in front */
+    call.client = ldc_arena_copy(&arena, client.p, client.n);
     call.method = ldc_arena_copy(&arena, h->method.p, h->method.n);
     call.target = ldc_arena_copy(&arena, h->target.p, h->target.n);
     call.body = body;
     call.body_size = size;
     call.internal = &in;
-    if (call.method && call.target) handler(&call, user);
+    ((char *)(uintptr_t)body)[size] = 0; /* there is room, and what stands there is put back */
+    if (call.method && call.target && call.client) handler(&call, user);
+    ((char *)(uintptr_t)body)[size] = next;
     if (!in.answered) ldcorn_reply(&call, 500, NULL, "no answer\n", 10);
     ldc_arena_free(&arena);
     c->close = c->close || in.close;
+}
+
+/* Our last word on this connection. */
+static bool ldc_serve_refuse(ldc_serve_conn *c, const char *status) {
+    ldc_text_fmt(&c->out, "HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", status);
+    c->close = true;
+    c->n = 0;
+    return true;
 }
 
 /* Every complete request in the buffer. False when the connection must end. */
@@ -13754,13 +16194,22 @@ static bool ldc_serve_requests(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, ldcor
         ptrdiff_t head = ldc_http_end(c->in, c->n, &line);
         int r;
         if (head == LDC_MORE) return c->n < 65536;
-        if (head < 0 || ldc_http_request(h, c->in, (size_t)head)) return false;
+        if (head < 0 || ldc_http_request(h, c->in, (size_t)head))
+            return ldc_serve_refuse(c, "400 Bad Request");
         r = ldc_serve_body(h, c->in + head, c->n - (size_t)head, &size, &used);
-        if (r < 0) return false;
+        if (r < 0) {
+            fprintf(stderr,
+                    "ldcorn_serve: a body over %d bytes, or a broken one: refused with 413\n",
+                    (int)LDC_SERVE_BODY);
+            return ldc_serve_refuse(c, "413 Content Too Large");
+        }
         if (r == 0) {
             if (ldc_http_get(h, LDC_FIELD_EXPECT) && c->n == (size_t)head)
                 ldc_text_add(&c->out, "HTTP/1.1 100 Continue\r\n\r\n");
-            return c->n < 65536 + LDC_SERVE_BODY + LDC_SERVE_BODY / 4;
+            if (c->n < 65536 + LDC_SERVE_BODY + LDC_SERVE_BODY / 4) return true;
+            fprintf(stderr, "ldcorn_serve: a body over %d bytes: refused with 413\n",
+                    (int)LDC_SERVE_BODY);
+            return ldc_serve_refuse(c, "413 Content Too Large");
         }
         ldc_serve_call_handler(m, c, h, c->in + head, size, handler, user);
         c->n -= (size_t)head + used;
@@ -13791,7 +16240,7 @@ static bool ldc_serve_read(ldc_mem *m, ldc_serve_conn *c, ldc_head *h, ldcorn_ha
         c->in = p;
         c->cap = cap;
     }
-    n = ldc_util_recv(c->fd, c->in + c->n, c->cap - c->n, 0);
+    n = ldc_util_recv(c->fd, c->in + c->n, c->cap - c->n - 1, 0); /* one for a terminator */
     if (n < 0) return ldc_util_again();
     if (n == 0) return false;
     c->n += (size_t)n;
@@ -13858,11 +16307,44 @@ static int ldc_serve_loop(ldc_mem *m, int listen_fd, ldc_serve_conn *conns, stru
 
 LDCORN_DEF const char *ldcorn_version(void) { return LDCORN_VERSION; }
 
+/* --- what the instances of one process share: the pipes that a signal is written to, what stood there
+   before, whose directories are taken. Behind a lock that is held for a few lines. --- */
+
+enum { LDC_PUBLIC_INSTANCES = 64 };
+
+static struct {
+    volatile int busy;                                /* the lock */
+    volatile int inside;                              /* threads in the handler */
+    int running;                                      /* instances with handlers */
+    volatile sig_atomic_t pipe[LDC_PUBLIC_INSTANCES]; /* write ends + 1, 0: none */
+    struct sigaction old[16];
+    struct {
+        dev_t device;
+        ino_t inode;
+        bool taken;
+    } dir[LDC_PUBLIC_INSTANCES];
+    int opened; /* instances that have raised the limit of descriptors */
+    int deaf;   /* instances for which SIGPIPE is ignored */
+    struct sigaction old_pipe;
+    struct rlimit files;
+} ldc_public_all;
+
+static void ldc_public_hold(void) {
+#if defined(__GNUC__) || defined(__clang__)
+    while (__sync_lock_test_and_set(&ldc_public_all.busy, 1)) poll(NULL, 0, 1);
+#endif
+}
+
+static void ldc_public_release(void) {
+#if defined(__GNUC__) || defined(__clang__)
+    __sync_lock_release(&ldc_public_all.busy);
+#endif
+}
+
 static void ldc_public_mem(ldc_mem *m, const ldcorn_desc *desc) {
     memset(m, 0, sizeof *m);
     m->hook = desc->allocator;
     if (m->hook.resize == NULL) m->hook.resize = ldc_mem_default;
-    ldc_http_init();
 }
 
 static void ldc_public_fail(ldcorn_error *error, int status, const ldc_origin *at,
@@ -13968,6 +16450,7 @@ static bool ldc_public_bind(ldcorn *l, ldcorn_error *error) {
 /* We hold the lock, so the sockets in here belong to nobody that lives. */
 static void ldc_public_sweep(ldcorn *l, const char *dir, bool deep) {
     DIR *d = opendir(dir);
+    int ended;
     struct dirent *entry;
     struct stat st;
     char path[PATH_MAX + 256];
@@ -13985,6 +16468,12 @@ static void ldc_public_sweep(ldcorn *l, const char *dir, bool deep) {
             rmdir(path);
             continue;
         }
+        if (deep && S_ISREG(st.st_mode) && (ended = ldc_proc_leftover(path, name)) > 0)
+            ldc_text_fmt(
+                &l->warned,
+                "an earlier ldcorn left %d process%s of a worker behind (process group %s): "
+                "ended\n",
+                ended, ended == 1 ? "" : "es", name + 4);
         if (deep && !S_ISSOCK(st.st_mode)) continue; /* below, what workers have left goes too */
         l->made_dir =
             l->made_dir || getenv("RUNTIME_DIRECTORY") == NULL; /* a predecessor's leftover */
@@ -13993,9 +16482,37 @@ static void ldc_public_sweep(ldcorn *l, const char *dir, bool deep) {
     closedir(d);
 }
 
+/* Locks of fcntl() are the process's: what another instance of it has locked is known here. Looked at
+   before the file is opened, since closing it would lift the lock. */
+static const char *ldc_public_claim(ldcorn *l, const struct stat *dir) {
+    bool taken = false;
+    ldc_public_hold();
+    for (int i = 0; i < LDC_PUBLIC_INSTANCES; i++)
+        taken =
+            taken || (ldc_public_all.dir[i].taken && ldc_public_all.dir[i].device == dir->st_dev &&
+                      ldc_public_all.dir[i].inode == dir->st_ino);
+    for (int i = 0; i < LDC_PUBLIC_INSTANCES && !taken && l->dir_at == 0; i++) {
+        if (ldc_public_all.dir[i].taken) continue;
+        ldc_public_all.dir[i].taken = true;
+        ldc_public_all.dir[i].device = dir->st_dev;
+        ldc_public_all.dir[i].inode = dir->st_ino;
+        l->dir_at = i + 1;
+    }
+    ldc_public_release();
+    if (taken) return "another instance in this process does; give each its own";
+    return l->dir_at ? NULL : "there are 64 instances in this process, which is the most";
+}
+
+static void ldc_public_unclaim(ldcorn *l) {
+    if (l->dir_at == 0) return;
+    ldc_public_hold();
+    ldc_public_all.dir[l->dir_at - 1].taken = false;
+    ldc_public_release();
+}
+
 /* 0700 and ours; a lock inside tells a living owner from a dead one. */
 static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
-    const char *dir = l->conf->s.runtime_dir;
+    const char *dir = l->conf->s.runtime_dir, *why;
     char path[PATH_MAX];
     struct stat st;
     struct flock lock;
@@ -14014,6 +16531,11 @@ static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
         ldc_public_fail(error, 1, NULL, "runtime_dir %s: %s", dir, strerror(errno));
         return false;
     }
+    if ((why = ldc_public_claim(l, &st)) != NULL) {
+        ldc_public_fail(error, 1, NULL, "cannot use runtime_dir %s: %s", dir, why);
+        l->made_dir = false;
+        return false;
+    }
     snprintf(path, sizeof path, "%s/lock", dir);
     l->lock = ldc_util_open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (l->lock < 0) {
@@ -14023,6 +16545,7 @@ static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
     memset(&lock, 0, sizeof lock);
     lock.l_type = F_WRLCK;
     if (fcntl(l->lock, F_SETLK, &lock) == 0) {
+        l->locked = true;
         ldc_public_sweep(l, dir, true);
         return true;
     }
@@ -14094,7 +16617,7 @@ static void ldc_public_start_line(ldcorn *l) { /* for logs of one line each */
     ldc_log_say(&l->log, LDCORN_LOG_INFO,
                 "ldcorn " LDCORN_VERSION ", pid %ld%s%s, listen%s, admin %s", (long)getpid(),
                 c->file ? ", " : "", c->file ? c->file : "", t.p ? t.p : "",
-                c->admin_on ? c->admin.text : "off");
+                c->admins ? c->admin[0].text : "off");
     ldc_text_free(&t);
 }
 
@@ -14118,12 +16641,17 @@ static void ldc_public_start_text(ldcorn *l) {
                                                                                        : "http://",
                      text[0] == ':' ? "0.0.0.0" : "", text);
     }
-    if (c->admin_on)
-        ldc_text_fmt(&t, "  admin   %s%s%s        ldcornctl status\n",
-                     c->admin.u.any.sa_family == AF_UNIX ? "" : "http://", c->admin.text,
-                     c->admin.u.any.sa_family == AF_UNIX ? "" : "/");
-    else
-        ldc_text_add(&t, "  admin   off\n");
+    for (int i = 0; i < c->admins; i++) {
+        bool file = c->admin[i].u.any.sa_family == AF_UNIX;
+        const char *named = c->file ? c->file : c->admin[0].text; /* as it can be typed */
+        ldc_text_fmt(&t, "  admin   %s%s%s", file ? "" : "http://", c->admin[i].text,
+                     file ? "" : "/");
+        if (i == 0)
+            ldc_text_fmt(&t, "        ldcornctl%s%s status", strcmp(named, "groups.ini") ? " " : "",
+                         strcmp(named, "groups.ini") ? named : "");
+        ldc_text_add(&t, "\n");
+    }
+    if (c->admins == 0) ldc_text_add(&t, "  admin   off\n");
     ldc_public_group_lines(&t, c);
     for (int i = 1; i < c->groups; i++) {
         if (strcmp(c->group[i].log_path, where) != 0) where = "several targets";
@@ -14134,12 +16662,29 @@ static void ldc_public_start_text(ldcorn *l) {
     ldc_text_free(&t);
 }
 
+/* The soft limit goes up to the hard one for as long as any instance is open. */
 static void ldc_public_raise_files(ldcorn *l) {
     struct rlimit most;
     if (getrlimit(RLIMIT_NOFILE, &l->files) < 0) return;
+    ldc_public_hold();
+    if (ldc_public_all.opened++ == 0)
+        ldc_public_all.files = l->files;
+    else
+        l->files = ldc_public_all.files; /* what it was before the first of us */
+    ldc_public_release();
+    l->raised = true;
     most = l->files;
     most.rlim_cur = most.rlim_max;
     setrlimit(RLIMIT_NOFILE, &most);
+}
+
+static void ldc_public_lower_files(ldcorn *l) {
+    bool last;
+    if (!l->raised) return;
+    ldc_public_hold();
+    last = --ldc_public_all.opened == 0;
+    ldc_public_release();
+    if (last) setrlimit(RLIMIT_NOFILE, &l->files);
 }
 
 static bool ldc_public_groups(ldcorn *l) {
@@ -14247,12 +16792,17 @@ static bool ldc_public_start(ldcorn *l, ldcorn_error *error) {
     l->loop.timers++;
     l->timer.kind = LDC_TIMER_LIFE;
     l->reserve = ldc_util_open("/dev/null", O_RDONLY | O_CLOEXEC, 0);
-    if (!ldc_net_pipe(fd) || !ldc_net_flags(fd[0]) || !ldc_net_flags(fd[1]) ||
-        !ldc_loop_open(l, &l->signal, fd[0], LDC_KIND_SIGNAL, POLLIN)) {
+    if (!ldc_net_pipe(fd)) {
         ldc_public_fail(error, 1, NULL, "cannot make a pipe: %s", strerror(errno));
         return false;
     }
     l->signal_out = fd[1];
+    if (!ldc_net_flags(fd[0]) || !ldc_net_flags(fd[1]) ||
+        !ldc_loop_open(l, &l->signal, fd[0], LDC_KIND_SIGNAL, POLLIN)) {
+        ldc_public_fail(error, 1, NULL, "cannot watch a pipe: %s", strerror(errno));
+        close(fd[0]);
+        return false;
+    }
     if (!ldc_public_names(l, error) || !ldc_public_bind(l, error) ||
         (l->pid_fd < 0 && !ldc_public_pid_file(l, error)))
         return false;
@@ -14271,15 +16821,17 @@ static bool ldc_public_start(ldcorn *l, ldcorn_error *error) {
         return false;
     }
     ldc_public_start_text(l);
-    while (l->warned.n && l->warned.p[l->warned.n - 1] == '\n') l->warned.n--;
-    if (l->warned.n) ldc_log_line(&l->log, LDCORN_LOG_WARN, ldc_util_str(l->warned.p, l->warned.n));
+    ldc_reload_warned(l);
     l->upset = l->watch_due = true; /* the first turn looks at everything */
     return true;
 }
 
 LDCORN_DEF ldcorn *ldcorn_open(const ldcorn_desc *desc, ldcorn_error *error) {
+    ldcorn_error unread;
     ldc_mem mem;
     ldcorn *l;
+    bool ok = true;
+    if (error == NULL) error = &unread;
     ldc_public_mem(&mem, desc);
     l = (ldcorn *)ldc_mem_zero(&mem, sizeof *l);
     if (l == NULL) {
@@ -14291,13 +16843,16 @@ LDCORN_DEF ldcorn *ldcorn_open(const ldcorn_desc *desc, ldcorn_error *error) {
     l->log.hook = desc->logger;
     l->log.own.fd = l->log.access.fd = -1;
     l->log.level = LDCORN_LOG_INFO;
-    l->err.fd = 2;
-    l->out.fd = 1;
+    l->log.err.fd = 2;
+    l->log.out.fd = 1;
+    ldc_log_look(&l->log.err);
+    ldc_log_look(&l->log.out);
     l->signal_out = l->reserve = l->lock = l->pipe[0] = l->pipe[1] = l->pid_fd = -1;
     for (int n = 3; n < LDC_INHERITED_MOST; n++) {
         if (ldc_net_listens(n)) l->inherited[n / 8] |= (unsigned char)(1 << n % 8);
     }
     l->signal.fd = -1;
+    l->owner = getpid();
     l->generation = 1;
     l->runnable_end = &l->runnable;
     ldc_text_init(&l->warned, &l->mem);
@@ -14305,11 +16860,16 @@ LDCORN_DEF ldcorn *ldcorn_open(const ldcorn_desc *desc, ldcorn_error *error) {
     ldc_turn_clock(l);
     l->began = l->refusals_at = l->now;
     l->id_seed = l->now * 2654435761U ^ l->wall ^ (uint64_t)getpid() << 40;
+    snprintf(l->via, sizeof l->via, "ldcorn-%08x", (unsigned)(ldc_util_mix(l->id_seed) >> 32));
     if (!ldc_public_copy_desc(l, desc))
         ldc_public_fail(error, 1, NULL, "out of memory");
     else {
-        l->conf = ldc_conf_read(&l->mem, &l->desc, error, &l->warned);
-        if (l->conf && ldc_public_start(l, error)) return l;
+        l->home = ldc_conf_home(&l->host);
+        l->conf = ldc_conf_read(&l->mem, &l->desc, &l->home, error, &l->warned);
+        if (l->conf && !l->conf->globals->said[LDC_KEY_runtime_dir].set)
+            l->home.runtime_dir = ldc_public_copy(&l->host, l->conf->s.runtime_dir, &ok);
+        if (!ok) ldc_public_fail(error, 1, NULL, "out of memory");
+        if (ok && l->conf && ldc_public_start(l, error)) return l;
     }
     ldcorn_close(l);
     return NULL;
@@ -14359,11 +16919,13 @@ LDCORN_DEF void ldcorn_stop(ldcorn *l) {
     char byte = LDC_SIG_STOP;
     int saved = errno;
     if (ldc_util_write(l->signal_out, &byte, 1) < 0)
-        l->stop_asked = l->stop_asked + 1; /* a full pipe wakes us anyway */
+        l->stop_asked = 1; /* a full pipe wakes us anyway */
     errno = saved;
 }
 
 LDCORN_DEF int ldcorn_reload(ldcorn *l, ldcorn_error *error) {
+    ldcorn_error unread;
+    if (error == NULL) error = &unread;
     if (l->life != LDC_LIFE_RUN) {
         ldc_public_fail(error, 1, NULL, "is stopping");
         return -1;
@@ -14372,14 +16934,14 @@ LDCORN_DEF int ldcorn_reload(ldcorn *l, ldcorn_error *error) {
     return 0;
 }
 
-/* --- signals: the one static is the write end of the pipe of the instance that runs --- */
-
-static volatile sig_atomic_t ldc_public_signal_fd = -1;
+/* --- calls of a host --- */
 
 static int ldc_public_do(ldcorn *l, const char *group, const char *path, const char *query,
                          ldcorn_error *error) {
     ldc_text t;
     int status;
+    ldcorn_error unread;
+    if (error == NULL) error = &unread;
     ldc_text_init(&t, &l->mem);
     ldc_turn_clock(l);
     status =
@@ -14426,8 +16988,17 @@ static void ldc_public_handler(int sig) {
                 : sig == SIGUSR2 ? LDC_SIG_NOTHING
                 : sig == SIGTTIN ? LDC_SIG_NOTHING
                                  : LDC_SIG_STOP;
-    ssize_t n = ldc_util_write((int)ldc_public_signal_fd, &byte, 1);
-    (void)n; /* a full pipe has enough bytes to wake the loop */
+#if defined(__GNUC__) || defined(__clang__)
+    __sync_fetch_and_add(&ldc_public_all.inside, 1);
+#endif
+    for (int i = 0; i < LDC_PUBLIC_INSTANCES; i++) {
+        int fd = (int)ldc_public_all.pipe[i] - 1;
+        ssize_t n = fd >= 0 ? ldc_util_write(fd, &byte, 1) : 0;
+        (void)n; /* a full pipe has enough bytes to wake the loop */
+    }
+#if defined(__GNUC__) || defined(__clang__)
+    __sync_fetch_and_sub(&ldc_public_all.inside, 1);
+#endif
     errno = saved;
 }
 
@@ -14437,30 +17008,46 @@ static const int ldc_public_signals[] = {SIGTERM, SIGINT,  SIGQUIT, SIGHUP,
 
 static uint64_t ldc_public_watchdog(void);
 
-LDCORN_DEF int ldcorn_run(ldcorn *l) {
+/* Handlers of ours, for all instances that run with signals; what stood there is put back by the last
+   of them. SIGPIPE is ignored by all that run. */
+static void ldc_public_handle(ldcorn *l) {
     struct sigaction ours, ignore;
     sigset_t mine;
-    int r;
     memset(&ours, 0, sizeof ours);
     ours.sa_handler = ldc_public_handler;
     ours.sa_flags = SA_RESTART;
     sigemptyset(&ours.sa_mask);
     memset(&ignore, 0, sizeof ignore);
     ignore.sa_handler = SIG_IGN;
-    if (!l->handlers) sigaction(SIGPIPE, &ignore, &l->old[LDC_LEN(ldc_public_signals)]);
-    if (!l->desc.no_signals && !l->handlers) {
-        ldc_public_signal_fd = l->signal_out;
-        for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++)
-            sigaction(ldc_public_signals[i], &ours, &l->old[i]);
-        sigemptyset(&mine); /* a parent may have left them blocked */
-        for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++)
-            sigaddset(&mine, ldc_public_signals[i]);
-        sigprocmask(SIG_UNBLOCK, &mine, NULL);
-        l->running = true;
-        l->reap_all = getpid() == 1;
-        l->alive_every = ldc_public_watchdog();
-    }
     l->handlers = true;
+    ldc_public_hold();
+    if (ldc_public_all.deaf++ == 0) sigaction(SIGPIPE, &ignore, &ldc_public_all.old_pipe);
+    ldc_public_release();
+    sigprocmask(SIG_BLOCK, NULL, &l->old_mask);
+    if (l->desc.no_signals) return;
+    ldc_public_hold();
+    for (int i = 0; i < LDC_PUBLIC_INSTANCES && l->pipe_at == 0; i++) {
+        if (ldc_public_all.pipe[i]) continue;
+        ldc_public_all.pipe[i] = l->signal_out + 1;
+        l->pipe_at = i + 1;
+    }
+    sigemptyset(&mine); /* a parent may have left them blocked */
+    for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++) {
+        if (ldc_public_all.running == 0)
+            sigaction(ldc_public_signals[i], &ours, &ldc_public_all.old[i]);
+        sigaddset(&mine, ldc_public_signals[i]);
+    }
+    ldc_public_all.running++;
+    ldc_public_release();
+    sigprocmask(SIG_UNBLOCK, &mine, NULL);
+}
+
+LDCORN_DEF int ldcorn_run(ldcorn *l) {
+    int r;
+    if (!l->handlers) ldc_public_handle(l);
+    l->running = l->pipe_at > 0; /* else children are asked for, as in other loops */
+    l->reap_all = l->running && l->desc.reap_orphans && getpid() == 1;
+    if (l->running) l->alive_every = ldc_public_watchdog();
     do r = ldc_turn(l, -1);
     while (r > 0);
     l->running = false;
@@ -14480,16 +17067,42 @@ static uint64_t ldc_public_watchdog(void) {
     return n < 20000 ? 10000 : n / 2; /* nobody watches that closely */
 }
 
+/* No signal is written to our pipe from here on. */
+static void ldc_public_unpipe(ldcorn *l) {
+    if (l->pipe_at == 0) return;
+    ldc_public_hold();
+    ldc_public_all.pipe[l->pipe_at - 1] = 0;
+    ldc_public_release();
+#if defined(__GNUC__) || defined(__clang__)
+    while (__sync_fetch_and_add(&ldc_public_all.inside, 0) > 0)
+        poll(NULL, 0, 1); /* it may be writing */
+#endif
+}
+
 static void ldc_public_unhandle(ldcorn *l) {
+    sigset_t blocked;
     if (!l->handlers) return;
-    ldc_public_signal_fd = -1;
-    for (size_t i = 0; i < LDC_LEN(ldc_public_signals) && !l->desc.no_signals; i++)
-        sigaction(ldc_public_signals[i], &l->old[i], NULL);
-    sigaction(SIGPIPE, &l->old[LDC_LEN(ldc_public_signals)], NULL);
+    if (l->pipe_at) {
+        ldc_public_hold();
+        if (--ldc_public_all.running == 0) {
+            for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++)
+                sigaction(ldc_public_signals[i], &ldc_public_all.old[i], NULL);
+        }
+        ldc_public_release();
+    }
+    ldc_public_hold();
+    if (--ldc_public_all.deaf == 0) sigaction(SIGPIPE, &ldc_public_all.old_pipe, NULL);
+    ldc_public_release();
+    sigemptyset(&blocked); /* not what the host has blocked since */
+    for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++) {
+        if (sigismember(&l->old_mask, ldc_public_signals[i]) == 1)
+            sigaddset(&blocked, ldc_public_signals[i]);
+    }
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
 }
 
 static void ldc_public_close_workers(ldcorn *l) {
-    ldc_turn_kill_all(l);
+    ldc_turn_kill_all(l, false);
     for (ldc_group *g = l->groups; g; g = g->next) {
         for (ldc_worker *w = g->workers; w; w = w->next) {
             if (w->pid > 0) ldc_util_wait(w->pid, NULL, 0);
@@ -14498,6 +17111,7 @@ static void ldc_public_close_workers(ldcorn *l) {
             for (ldc_up *u = w->ups, *next; u; u = next) {
                 next = u->next;
                 if (u->exchange && u->exchange->client == NULL) ldc_up_release(l, u);
+                if (u->slot && w->place) w->place->inside--;
                 u->slot = false;
                 ldc_up_close(l, u);
             }
@@ -14528,7 +17142,7 @@ static void ldc_public_unlock(ldcorn *l) {
     char path[PATH_MAX];
     if (l->lock < 0) return;
     snprintf(path, sizeof path, "%s/lock", l->conf->s.runtime_dir);
-    if (l->signal_out >= 0) { /* else another instance holds it */
+    if (l->locked) { /* else another instance holds it */
         ldc_public_sweep(l, l->conf->s.runtime_dir, true);
         unlink(path);
     }
@@ -14536,9 +17150,48 @@ static void ldc_public_unlock(ldcorn *l) {
     if (l->made_dir) rmdir(l->conf->s.runtime_dir);
 }
 
+static void ldc_public_shut(int *fd) {
+    if (*fd >= 0) close(*fd);
+    *fd = -1;
+}
+
+static void ldc_public_mute(ldc_sink *s) {
+    if (s->owned && s->fd >= 0) close(s->fd);
+    s->fd = -1;
+    s->used = 0;
+}
+
+/* We are in a fork of the process that opened it: processes, files, locks and connections are that
+   one's. Copies of descriptors are closed, and what follows frees memory and can do nothing else. */
+static void ldc_public_disown(ldcorn *l) {
+    for (uint32_t i = 0; i < l->loop.n; i++) ldc_public_shut(&l->loop.who[i]->fd);
+    for (uint32_t i = 0; i < l->loop.dirties; i++) ldc_public_shut(&l->loop.dirty[i]->fd);
+    for (ldc_listener *s = l->listeners; s; s = s->next) s->inode = 0;
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        for (ldc_worker *w = g->workers; w; w = w->next) {
+            w->pid = w->noted = 0;
+            ldc_public_shut(&w->port_fd);
+            ldc_public_mute(&w->out);
+            if (w->path) ldc_mem_free(&l->mem, w->path, sizeof w->addr.u.un.sun_path);
+            w->path = NULL;
+        }
+    }
+    ldc_public_mute(&l->log.own);
+    ldc_public_mute(&l->log.access);
+    l->log.err.fd = l->log.out.fd = -1;
+    l->log.hook.line = NULL;
+    l->desc.event = NULL;
+    ldc_public_shut(&l->lock);
+    ldc_public_shut(&l->pid_fd);
+    l->made_dir = l->raised = l->handlers = false;
+    l->dir_at = l->pipe_at = l->dismissed_n = 0;
+    l->watcher_pid = l->reload.resolver = l->reload.watcher = 0;
+}
+
 LDCORN_DEF void ldcorn_close(ldcorn *l) {
     ldc_mem mem;
     if (l == NULL) return;
+    if (getpid() != l->owner) ldc_public_disown(l);
     l->life = LDC_LIFE_OVER;
     while (l->clients) ldc_client_end(l, l->clients, LDC_WHY_STOPPING);
     ldc_public_close_workers(l);
@@ -14563,15 +17216,17 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
     LDCORN_ASSERT(l->groups == NULL);
     ldc_public_unpid(l);
     ldc_public_unlock(l);
-    if (l->handlers) ldc_public_signal_fd = -1;
+    ldc_public_unclaim(l);
+    ldc_public_lower_files(l);
+    ldc_public_unpipe(l);
     if (l->signal_out >= 0) close(l->signal_out);
     if (l->reserve >= 0) close(l->reserve);
     ldc_relay_pipe_close(l);
     ldc_conf_free(l->conf);
     ldc_log_close(&l->log, &l->log.own);
     ldc_log_close(&l->log, &l->log.access);
-    ldc_log_close(&l->log, &l->err);
-    ldc_log_close(&l->log, &l->out);
+    ldc_log_close(&l->log, &l->log.err);
+    ldc_log_close(&l->log, &l->log.out);
     ldc_text_free(&l->warned);
     ldc_text_free(&l->reload.error);
     ldc_public_free_spares(l);
@@ -14599,8 +17254,10 @@ LDCORN_DEF bool ldcorn_group_at(const ldcorn *l, int index, ldcorn_group_info *i
         info->slots = (int)ldc_group_slots(g);
         info->queued = g->queued;
         for (int i = 0; i < 6; i++) info->requests += g->requests[i];
-        info->refused =
-            g->refused[LDC_WHY_FULL] + g->refused[LDC_WHY_TIMEOUT] + g->refused[LDC_WHY_NO_WORKER];
+        info->refused = g->refused[LDC_WHY_FULL] + g->refused[LDC_WHY_TIMEOUT] +
+                        g->refused[LDC_WHY_NO_WORKER] + g->refused[LDC_WHY_RATE] +
+                        g->refused[LDC_WHY_CLIENT_LIMIT] + g->refused[LDC_WHY_MEMORY] +
+                        g->refused[LDC_WHY_SLOW];
         info->restarts = g->restarts;
         return true;
     }
@@ -14640,6 +17297,57 @@ static int ldc_public_check_log(ldc_text *t, const ldc_origin *at, const char *k
                                "`%s`: cannot write %s: %s", key, path, strerror(errno));
 }
 
+/* May that user run it? Root may run what anybody may. */
+static bool ldc_public_may_run(const ldc_user *u, const struct stat *st) {
+    unsigned bit = 1;
+    if (!u->set || u->uid == 0) return (st->st_mode & 0111) != 0;
+    if (st->st_uid == u->uid) return (st->st_mode & 0100) != 0;
+    if (st->st_gid == u->gid) bit = 8;
+    for (int i = 0; i < u->n; i++) {
+        if (u->groups[i] == st->st_gid) bit = 8;
+    }
+    return (st->st_mode & bit) != 0;
+}
+
+/* And reach it, through each directory on the way? */
+static bool ldc_public_may_reach(const ldc_user *u, char *path) {
+    struct stat st;
+    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        bool may;
+        *slash = 0;
+        may = stat(path, &st) == 0 && ldc_public_may_run(u, &st);
+        *slash = '/';
+        if (!may) return false;
+    }
+    return true;
+}
+
+/* Is the interpreter there that a script names in its first line? */
+static bool ldc_public_interpreted(const char *path) {
+    char line[256], *end;
+    int fd = ldc_util_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0);
+    ssize_t n = fd < 0 ? -1 : ldc_util_read(fd, line, sizeof line - 1);
+    if (fd >= 0) close(fd);
+    if (n < 3 || line[0] != '#' || line[1] != '!') return true;
+    line[n] = 0;
+    end = line + 2 + strspn(line + 2, " \t");
+    end[strcspn(end, " \t\r\n")] = 0;
+    return end[0] != '/' || access(end, X_OK) == 0;
+}
+
+/* Would exec find it, seen from the worker's directory? */
+static bool ldc_public_runs(const ldc_gconf *g, const char *program) {
+    char path[PATH_MAX * 2];
+    struct stat st;
+    if (program[0] == '/' || g->s.dir == NULL)
+        snprintf(path, sizeof path, "%s", program);
+    else
+        snprintf(path, sizeof path, "%s/%s", g->s.dir, program);
+    return access(path, X_OK) == 0 && stat(path, &st) == 0 && S_ISREG(st.st_mode) &&
+           ldc_public_may_run(&g->user, &st) && ldc_public_interpreted(path) &&
+           (!g->user.set || g->user.uid == 0 || ldc_public_may_reach(&g->user, path));
+}
+
 /* Programs, directories and log paths, which a mere reading does not touch. */
 static int ldc_public_check_group(ldc_mem *m, const ldc_gconf *g, ldc_text *t) {
     ldc_worker w;
@@ -14657,10 +17365,10 @@ static int ldc_public_check_group(ldc_mem *m, const ldc_gconf *g, ldc_text *t) {
         errors += ldc_public_complain(t, &g->dir_at, "make it, or correct the path",
                                       "`dir` of [%s] is no directory: %s", g->name, g->s.dir);
     errors += ldc_public_check_log(t, &g->log_at, "worker_log", g->log_path);
-    if (g->argv && ldc_proc_env(&a, &w, "", &s)) {
-        char *name = ldc_proc_fill(&a, &w, g->argv[0], "");
+    if (g->argv && ldc_proc_env(&a, &w, "", "", &s)) {
+        char *name = ldc_proc_fill(&a, &w, g->argv[0], "", false);
         char *found = name ? ldc_proc_search(&a, &w, s.env, name) : NULL;
-        if (name && (found == NULL || (found[0] == '/' && access(found, X_OK) < 0)))
+        if (name && (found == NULL || !ldc_public_runs(g, found)))
             errors += ldc_public_complain(t, &g->cmd_at, "install it, or write its path",
                                           "[%s]: there is no program `%s`", g->name, name);
     }
@@ -14670,6 +17378,13 @@ static int ldc_public_check_group(ldc_mem *m, const ldc_gconf *g, ldc_text *t) {
 
 static void ldc_public_warnings(const ldc_conf *c, ldc_text *t) {
     bool fallback = false;
+    struct rlimit most;
+    char text[400];
+    if (getrlimit(RLIMIT_NOFILE, &most) == 0) {
+        ldc_files f = ldc_reload_files(c, most.rlim_max);
+        if (ldc_reload_few(c, &f, text, sizeof text))
+            ldc_text_fmt(t, "%s: warning: %s\n", c->file ? c->file : "ldcorn", text);
+    }
     for (int i = 0; i < c->routes; i++)
         fallback = fallback || c->route[i].kind == LDC_MATCH_ALL ||
                    (c->route[i].kind == LDC_MATCH_PREFIX && c->route[i].text.n == 1);
@@ -14677,15 +17392,28 @@ static void ldc_public_warnings(const ldc_conf *c, ldc_text *t) {
         ldc_text_fmt(t, "%s: warning: no group has `*`: other paths get 404\n", c->file);
 }
 
+/* A reading for its own sake; what it needs beside it lies in `arena`. */
+static ldc_conf *ldc_public_read(ldc_mem *m, ldc_arena *arena, const ldcorn_desc *desc,
+                                 ldcorn_error *error, ldc_text *warnings) {
+    ldc_home home;
+    arena->mem = m;
+    arena->head = NULL;
+    home = ldc_conf_home(arena);
+    return ldc_conf_read(m, desc, &home, error, warnings);
+}
+
 LDCORN_DEF int ldcorn_check(const ldcorn_desc *desc, ldcorn_error *error, ldcorn_error *warnings) {
+    ldcorn_error unread;
     ldc_mem mem;
+    ldc_arena arena;
     ldc_text said, errors;
     ldc_conf *c;
     int n = 0;
+    if (error == NULL) error = &unread;
     ldc_public_mem(&mem, desc);
     ldc_text_init(&said, &mem);
     ldc_text_init(&errors, &mem);
-    c = ldc_conf_read(&mem, desc, error, &said);
+    c = ldc_public_read(&mem, &arena, desc, error, &said);
     if (warnings) memset(warnings, 0, sizeof *warnings);
     if (c) {
         ldc_public_warnings(c, &said);
@@ -14706,18 +17434,25 @@ LDCORN_DEF int ldcorn_check(const ldcorn_desc *desc, ldcorn_error *error, ldcorn
     ldc_text_free(&errors);
     n = c == NULL || n ? -1 : 0;
     ldc_conf_free(c);
+    ldc_arena_free(&arena);
     return n;
 }
 
 LDCORN_DEF int ldcorn_dump(const ldcorn_desc *desc, int fd, ldcorn_error *error) {
+    ldcorn_error unread;
     ldc_mem mem;
+    ldc_arena arena;
     ldc_text t;
     ldc_conf *c;
     size_t sent = 0;
+    if (error == NULL) error = &unread;
     ldc_public_mem(&mem, desc);
     ldc_text_init(&t, &mem);
-    c = ldc_conf_read(&mem, desc, error, NULL);
-    if (c == NULL) return -1;
+    c = ldc_public_read(&mem, &arena, desc, error, NULL);
+    if (c == NULL) {
+        ldc_arena_free(&arena);
+        return -1;
+    }
     ldc_conf_dump(c, &t);
     while (sent < t.n) {
         ssize_t w = ldc_util_write(fd, t.p + sent, t.n - sent);
@@ -14727,6 +17462,7 @@ LDCORN_DEF int ldcorn_dump(const ldcorn_desc *desc, int fd, ldcorn_error *error)
     if (t.failed || sent < t.n)
         ldc_public_fail(error, 1, NULL, "cannot write: %s", strerror(errno));
     ldc_conf_free(c);
+    ldc_arena_free(&arena);
     fd = t.failed || sent < t.n ? -1 : 0;
     ldc_text_free(&t);
     return fd;
@@ -14805,7 +17541,11 @@ LDCORN_DEF int ldcorn_header(const ldcorn_call *call, const char *name, char *ou
     for (int i = 0; i < in->head->count; i++) {
         const ldc_field *f = &in->head->field[i];
         if (!ldc_util_isnocase(f->name, name)) continue;
-        if (room) snprintf(out, room, "%.*s", LDC_STR_ARG(f->value));
+        if (room) {
+            size_t n = f->value.n < room ? f->value.n : room - 1;
+            memcpy(out, f->value.p, n);
+            out[n] = 0;
+        }
         return (int)f->value.n;
     }
     return -1;

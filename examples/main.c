@@ -8,7 +8,7 @@ static const char usage[] =
     "       ldcorn [-o key=value ...] -- CMD ...        run one group without a file\n"
     "       ldcorn -t FILE                              check FILE, programs and directories\n"
     "       ldcorn -T FILE                              print the effective configuration\n"
-    "       ldcorn -v | -h                              version, this text\n";
+    "       ldcorn -v | -h                              version, this text; also --version, --help\n";
 
 /* The demo's workers: what examples/groups.ini calls `function = hello` and `function = slow`. */
 static void hello(ldcorn_call *call, void *user) {
@@ -46,13 +46,17 @@ static int fail(const char *text, int status) {
 int main(int argc, char **argv) {
     static ldcorn_error error, warnings;
     static const char *set[256];
+    static char version[] = "-v", help[] = "-h";
     ldcorn_desc desc = {0};
     ldcorn *l;
     sigset_t all;
     int option, sets = 0, mode = 'c', status;
     desc.set = set;
+    desc.reap_orphans = true; /* as process 1 of a container */
     desc.functions = functions;
     desc.function_count = 2;
+    if (argc == 2 && strcmp(argv[1], "--version") == 0) argv[1] = version;
+    if (argc == 2 && strcmp(argv[1], "--help") == 0) argv[1] = help;
     while ((option = getopt(argc, argv, "+c:t:T:o:vh")) != -1) {
         if (option == 'v') return printf("ldcorn %s\n", ldcorn_version()) < 0;
         if (option == 'h') return fputs(usage, stdout) < 0;
