@@ -1,0 +1,6 @@
+/* What must hold, said by those who see it. `fail` ends the run. */
+
+static void oracle_started(req *q, proc *p);
+static void oracle_sent(req *q);
+static void oracle_head(req *q, int status);
+static void oracle_answered(req *q);
