@@ -3,14 +3,16 @@ CC = cc
 CFLAGS = -O2
 PREFIX = /usr/local
 DESTDIR =
-SAN = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
+SAN = -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all
+# Where the compiler has these a program with sanitizers starts in half of the time: tests/run sets them.
+SANLIBS =
 AUDIT = -DLDCORN_AUDIT -DLDCORN_POLL_ONLY -DLDCORN_PORTABLE
 SOURCES = ldcorn.h examples/main.c
 UNIT = tests/unit/test_http.c
 FUZZ_SECONDS = 60
 FUZZ_TARGETS =
 
-.PHONY: build run test strict lint unit instructions flow asan real soak fuzz fuzz-coverage bench install clean help
+.PHONY: build run test strict lint unit instructions flow asan sim real soak fuzz fuzz-coverage bench install clean help
 
 build: build/ldcorn ## build/ldcorn, the program
 
@@ -36,8 +38,11 @@ instructions: ## instructions per request under callgrind, against tests/instruc
 flow: ## tests/flow with build/ldcorn
 	CC='$(CC)' tests/run flow
 
-asan: ## tests/flow and tests/real with sanitizers and audit: portable paths, epoll, kqueue, a shaky system
+asan: ## tests/flow and tests/real with sanitizers and audit; what concerns epoll, kqueue, a shaky system
 	CC='$(CC)' tests/run flow-asan flow-epoll flow-kqueue flow-shaky real-asan
+
+sim: ## lives from seeds (tests/sim): the system, workers, clients and operators around ldcorn.h
+	CC='$(CC)' tests/run sim
 
 real: ## tests/real: servers and clients as they are installed
 	CC='$(CC)' tests/run real
@@ -77,24 +82,24 @@ build/ldcorn: $(SOURCES)
 
 build/ldcorn-asan: $(SOURCES)
 	@mkdir -p build
-	$(CC) $(SAN) $(AUDIT) examples/main.c -o $@.new
+	$(CC) $(SAN) $(SANLIBS) $(AUDIT) examples/main.c -o $@.new
 	@mv $@.new $@
 
 # All idle connections behind epoll, and behind kqueue (made of epoll: tests/kqueue), whatever their number.
 build/ldcorn-epoll: $(SOURCES)
 	@mkdir -p build
-	$(CC) $(SAN) -DLDCORN_AUDIT -DLDCORN_COLD=0 examples/main.c -o $@.new
+	$(CC) $(SAN) $(SANLIBS) -DLDCORN_AUDIT -DLDCORN_COLD=0 examples/main.c -o $@.new
 	@mv $@.new $@
 
 build/ldcorn-kqueue: $(SOURCES) tests/kqueue/sys/event.h
 	@mkdir -p build
-	$(CC) $(SAN) -DLDCORN_AUDIT -DLDCORN_COLD=0 -DLDCORN_KQUEUE -Itests/kqueue examples/main.c -o $@.new
+	$(CC) $(SAN) $(SANLIBS) -DLDCORN_AUDIT -DLDCORN_COLD=0 -DLDCORN_KQUEUE -Itests/kqueue examples/main.c -o $@.new
 	@mv $@.new $@
 
 # Interrupted calls, short reads and writes, and what else a system may do (tests/shaky.c).
 build/ldcorn-shaky: $(SOURCES) tests/shaky.c
 	@mkdir -p build
-	$(CC) $(SAN) -DLDCORN_AUDIT examples/main.c tests/shaky.c \
+	$(CC) $(SAN) $(SANLIBS) -DLDCORN_AUDIT examples/main.c tests/shaky.c \
 	    $$(sed -n 's/^CALL([a-z_]*, \([a-z0-9_]*\),.*/-Wl,--wrap=\1/p' tests/shaky.c) -o $@.new
 	@mv $@.new $@
 
@@ -105,7 +110,7 @@ build/dial_worker: ldcorn.h examples/dial_worker.c
 
 build/dial_worker-asan: ldcorn.h examples/dial_worker.c
 	@mkdir -p build
-	$(CC) $(SAN) $(AUDIT) examples/dial_worker.c -o $@.new
+	$(CC) $(SAN) $(SANLIBS) $(AUDIT) examples/dial_worker.c -o $@.new
 	@mv $@.new $@
 
 build/unit: $(UNIT) ldcorn.h
@@ -114,4 +119,4 @@ build/unit: $(UNIT) ldcorn.h
 
 build/unit-asan: $(UNIT) ldcorn.h
 	@mkdir -p build
-	$(CC) $(SAN) $(AUDIT) -Wall -Wextra $(UNIT) -o $@
+	$(CC) $(SAN) $(SANLIBS) $(AUDIT) -Wall -Wextra $(UNIT) -o $@

@@ -3,8 +3,10 @@
 Nothing here sleeps where an event can be awaited, and nothing uses a fixed port or path,
 so that any number of test runs may share a machine.
 """
-import json, os, random, re, select, shutil, signal, socket, struct, subprocess
+import fcntl, hashlib, json, os, random, re, select, shutil, signal, socket, struct, subprocess
 import sys, tempfile, threading, time
+
+import machine
 
 REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BIN = os.path.abspath(os.environ.get('LDCORN_BIN') or os.path.join(REPO, 'build', 'ldcorn'))
@@ -36,6 +38,25 @@ def wait_for(predicate, timeout=TIMEOUT, what='condition'):
         time.sleep(0.005)
 
 
+def built(source, *options):
+    """The program that $CC makes of tests/SOURCE: made once for all runners and parts, anew when ldcorn.h or it is newer."""
+    source, folder = os.path.join(REPO, 'tests', source), os.path.join(REPO, 'build', 'programs')
+    command = (os.environ.get('CC') or 'cc').split() + list(options) + [source]
+    if any(o.startswith('-fsanitize=') for o in options):
+        machine.need('asan')
+        command += machine.static_sanitizers()
+    name = os.path.splitext(os.path.basename(source))[0] + '-' + hashlib.sha1(repr(command).encode()).hexdigest()[:8]
+    path = os.path.join(folder, name)
+    os.makedirs(folder, exist_ok=True)
+    with open(path + '.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        of = max(os.path.getmtime(p) for p in (source, os.path.join(REPO, 'ldcorn.h')))
+        if not os.path.exists(path) or os.path.getmtime(path) <= of:
+            subprocess.run(command + ['-o', path + '.new'], check=True)
+            os.replace(path + '.new', path)
+    return path
+
+
 def readable(socks, timeout):
     """Those that have bytes or an end to read, awaited for `timeout`; any number of descriptors."""
     poll = select.poll()
@@ -51,6 +72,8 @@ _given = set()
 def free_port(host='127.0.0.1'):
     """A port below the ephemeral range, where no outgoing connection of another test can take it, and of this runner's
     share, so that no other one takes it before it is listened on."""
+    if ':' in host:
+        machine.need('ipv6')
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     runners = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
     first = 10000 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:])
@@ -685,6 +708,50 @@ def cli(*args, config=None, files=None, env=None, timeout=20, cwd=None):
     finally:
         if cwd is None:
             shutil.rmtree(path, ignore_errors=True)
+
+
+class Scripts:
+    """Our end of tests/workers/zygote.py, which lives as long as this process."""
+
+    def __init__(self):
+        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        with theirs:
+            subprocess.Popen([sys.executable, os.path.join(REPO, 'tests', 'workers', 'zygote.py')], stdin=theirs,
+                             stdout=subprocess.DEVNULL)
+
+    def run(self, argv, cwd, env, timeout):
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            ours, theirs = os.pipe()
+            with open(ours, 'rb', 0) as told:
+                try:
+                    socket.send_fds(self.sock, [json.dumps({'argv': argv, 'cwd': cwd, 'env': env}).encode()],
+                                    [out.fileno(), err.fileno(), theirs])
+                finally:
+                    os.close(theirs)
+                said, end = b'', time.monotonic() + timeout          # its pid, and at last its status
+                while readable([told], end - time.monotonic()):
+                    data = told.read(100)
+                    said += data
+                    if not data:
+                        break
+                else:
+                    if said:
+                        os.kill(int(said.split()[0]), signal.SIGKILL)
+                    raise subprocess.TimeoutExpired(argv, timeout)
+            out.seek(0)
+            err.seek(0)
+            return Finished(int(said.split()[1]), out.read().decode(), err.read().decode())
+
+
+_scripts = []
+
+
+def script(*argv, cwd='/', env=None, timeout=60):
+    """A Python script run to its end, without the start of Python, which takes longer than what most of them do."""
+    if not _scripts:
+        _scripts.append(Scripts())
+    return _scripts[0].run(list(argv), cwd, _environ(env), timeout)
 
 
 class Proxy:

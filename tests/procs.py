@@ -185,6 +185,20 @@ def descriptors(pid):
     return found
 
 
+def children(pid):
+    try:
+        with open('/proc/%d/task/%d/children' % (pid, pid)) as f:
+            return [int(p) for p in f.read().split()]
+    except FileNotFoundError:                        # a kernel without that file: each process knows its parent
+        assert os.path.exists('/proc/%d' % pid)
+    found = []
+    for other in filter(str.isdigit, os.listdir('/proc')):
+        with contextlib.suppress(OSError), open('/proc/%s/stat' % other) as f:
+            if int(f.read().rpartition(')')[2].split()[1]) == pid:
+                found.append(int(other))
+    return sorted(found)
+
+
 def cpu_seconds(pid):
     with open('/proc/%d/stat' % pid) as f:
         fields = f.read().rsplit(')', 1)[1].split()
@@ -206,3 +220,24 @@ def samples(proxy):
 def metric(proxy, name, **labels):
     """The sum of the samples that have these labels."""
     return sum(v for n, have, v in samples(proxy) if n == name and labels.items() <= have.items())
+
+
+def one_per_index(group, most=1):
+    """A group of /status: per index one process serves, and besides it at most `most` of each generation are on their
+    way to take its place (a reload tries its own while what serves may have to be started again). -> how many serve."""
+    ready, coming = {}, {}
+    for w in group['workers']:
+        if w['state'] == 'ready':
+            ready.setdefault(w['index'], []).append(w['pid'])
+        elif w['state'] == 'starting':
+            coming.setdefault((w['index'], w['generation']), []).append(w['pid'])
+    for what, limit in ((ready, 1), (coming, most)):
+        for index, pids in what.items():
+            assert len(pids) <= limit, '%s.%s has %s: %s' % (group['name'], index, pids, group['workers'])
+    return len(ready)
+
+
+def at_rest(group, n):
+    """So many workers serve, each the only one of its index, and nothing is inside, in line, on its way or leaving."""
+    return (one_per_index(group) == n == len(group['workers']) and group['queue']['len'] == 0 and
+            all(w['in_flight'] == 0 for w in group['workers']))

@@ -223,13 +223,14 @@ HOSTS = [
     ('with a backslash', b'a\\b'), ('with a quote', b'"a"'), ('with markup', b'<a>'), ('with braces', b'{a}'),
     ('with a bad port', b'a:8x'), ('with a signed port', b'a:+80'), ('with a port over 65535', b'a:65536'),
     ('with two ports', b'a:80:81'), ('of a port alone', b':80'), ('with an open bracket', b'[::1'),
-    ('with an empty bracket', b'[]'), ('with bytes behind the bracket', b'[::1]80'), ('with a zone', b'[fe80::1%eth0]'),
+    ('with an empty bracket', b'[]'), ('with bytes behind the bracket', b'[::1]80'), ('with a zone and no address', b'[%eth0]'),
     ('without brackets around an address', b'::1'), ('with a high byte', b'\xc3\xa4'), ('with a NUL', b'a\0'), ('with an ESC', b'a\x1b'),
     ('of 300 bytes', b'a' * 300)]] + [
     yes('9110 7.2', 'Host with a port', b'GET / HTTP/1.1\r\nHost: a.example:8080\r\n\r\n', get(host='a.example:8080')),
     yes('9110 7.2', 'Host with an empty port', b'GET / HTTP/1.1\r\nHost: a:\r\n\r\n', get(host='a:')),
     yes('9110 7.2', 'Host in brackets', b'GET / HTTP/1.1\r\nHost: [2001:db8::1]:80\r\n\r\n', get(host='[2001:db8::1]:80')),
     yes('9110 7.2', 'Host in brackets with an IPv4 end', b'GET / HTTP/1.1\r\nHost: [::ffff:127.0.0.1]\r\n\r\n', get(host='[::ffff:127.0.0.1]')),
+    yes('9110 7.2', 'Host with a zone', b'GET / HTTP/1.1\r\nHost: [fe80::1%eth0]\r\n\r\n', get(host='[fe80::1%eth0]')),
     yes('9110 7.2', 'Host as an address', b'GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n', get(host='127.0.0.1')),
     yes('9110 7.2', 'Host with blanks around it', b'GET / HTTP/1.1\r\nHost: \t a \t\r\n\r\n', get()),
     yes('9110 7.2', 'Host without a blank, not first', b'GET / HTTP/1.1\r\nX: 1\r\nHOST:a\r\n\r\n', get('X: 1')),
@@ -397,7 +398,7 @@ BAD_CHUNKS = [no('9112 7.1', 'chunk size ' + name, 400, C + value + b'\r\nhello\
     ('of 2^64-1', b'f' * 16), ('with a NUL', b'5\0'), ('with a vertical tab', b'5\x0b'), ('with a high byte', b'5\xff'), ('in high digits', b'\xd9\xa5'),
     ('behind an empty line', b'\r\n5')]]
 BAD_CHUNKS += [no('chunk extensions', name, 400, C + value + b'hello\r\n0\r\n\r\n') for name, value in [
-    ('blank before the semicolon', b'5 ;a=b\r\n'), ('no size', b';a=b\r\n'), ('control byte', b'5;a=\x01\r\n'), ('NUL', b'5;\0\r\n'),
+    ('blank and no semicolon', b'5 a=b\r\n'), ('no size', b';a=b\r\n'), ('control byte', b'5;a=\x01\r\n'), ('NUL', b'5;\0\r\n'),
     ('NUL in quotes', b'5;a="\0"\r\n'), ('DEL in quotes', b'5;a="\x7f"\r\n'), ('bare LF', b'5;a=b\n'), ('bare LF behind the semicolon', b'5;\n'),
     ('bare CR', b'5;a\rb\r\n'), ('CR CR LF', b'5;a\r\r\n'), ('open quote', b'5;a="b\r\n'), ('bare LF in quotes', b'5;a="\n"\r\n'),
     ('CRLF in quotes', b'5;a="\r\n"\r\n'), ('bare LF behind a backslash', b'5;a="\\\n"\r\n'), ('high byte in a token', b'5;\xc3=b\r\n'),
@@ -428,7 +429,8 @@ CHUNKS = [yes('9112 7.1', name, C + value, post(body=body, chunked=True)) for na
     ('CRLF as data', b'2\r\n\r\n\r\n0\r\n\r\n', b'\r\n'), ('last chunk as data', b'5\r\n0\r\n\r\n\r\n0\r\n\r\n', b'0\r\n\r\n')]]
 CHUNKS += [yes('chunk extensions', name, C + value + b'hello\r\n0\r\n\r\n', HELLO) for name, value in [
     ('one', b'5;a=b\r\n'), ('without a value', b'5;a\r\n'), ('several', b'5;a;b=c;d="e f"\r\n'), ('escaped quote', b'5;a="\\""\r\n'),
-    ('last chunk in quotes', b'5;a="0;"\r\n'), ('blanks around the equals sign', b'5;a = b\r\n'), ('of 256 bytes', b'5;' + b'a' * 255 + b'\r\n'),
+    ('last chunk in quotes', b'5;a="0;"\r\n'), ('blanks around the equals sign', b'5;a = b\r\n'), ('blank before the semicolon', b'5 ;a=b\r\n'),
+    ('blanks wherever the grammar has them', b'5\t ; a = b ;c\r\n'), ('of 256 bytes', b'5;' + b'a' * 255 + b'\r\n'),
     ('high byte in quotes', b'5;a="\xff"\r\n')]]
 CHUNKS += [yes('9112 7.1.2', name, C + b'5\r\nhello\r\n0\r\n' + value + E, HELLO) for name, value in [
     ('trailer', b'X-Late: 1\r\n'), ('trailer with a length', b'Content-Length: 7\r\n'), ('trailer with a Host', b'Host: b\r\n'),

@@ -53,7 +53,7 @@ static ldcorn *open_one(const char *name, const char *address) {
     desc.functions = &kept;
     desc.function_count = 1;
     desc.listen = listen;
-    desc.admin = "off";
+    desc.admin = (const char *const[]){"off", NULL};
     desc.allocator.resize = counted;
     desc.logger.line = line;
     l = ldcorn_open(&desc, &error);

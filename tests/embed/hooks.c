@@ -91,7 +91,7 @@ int main(int argc, char **argv) {
     desc.functions = &function;
     desc.function_count = 1;
     desc.listen = listen;
-    desc.admin = "off";
+    desc.admin = (const char *const[]){"off", NULL};
     desc.log_level = "error";
     desc.event = event;
     desc.filter = filter;

@@ -21,7 +21,7 @@ static ldcorn *make(const char *at, const char *worker) {
     desc.groups = &group;
     desc.group_count = 1;
     desc.listen = listen;
-    desc.admin = "off";
+    desc.admin = (const char *const[]){"off", NULL};
     desc.no_signals = true;
     l = ldcorn_open(&desc, &error);
     if (l == NULL) {

@@ -4,6 +4,7 @@ import contextlib, json, os, re, signal, stat, subprocess, time
 import pytest
 from harness import AutoWorker, Client, Proxy, answer, cli, free_port, head, upstream_config, wait_for
 from procs import Before, Own, counter, metric
+from test_config import WHEN
 
 OK = answer(b'ok')
 WEB = '[web]\nroutes = *\n'
@@ -349,7 +350,7 @@ def test_the_token_is_never_printed(tcp):
     ('evil.example:8001', False)])
 def test_host_must_be_an_address_or_localhost(tcp, host, well):
     """A web page that has its name resolved to this machine sends that name."""
-    for path in ('/status', '/metrics'):
+    for path in ('/status', '/requests', '/'):
         status = tcp.ask('GET', path, Host=host)
         assert status == 200 if well else status in (400, 403, 421)
 
@@ -444,10 +445,10 @@ def test_log_level(level, seen):
         with Own(config, top='log_level = %s\n' % level, wait=False).up() as p:
             p.wait_status(lambda s: s['groups'][0]['workers'][0]['state'] == 'ready')
             if seen:
-                p.wait_log(r'^\S+ info ')
+                p.wait_log(r'^%s info ' % WHEN)
             else:
                 p.stop()
-                assert not re.search(r'(?m)^\S+ info ', p.log())
+                assert not re.search(r'(?m)^%s info ' % WHEN, p.log())
 
 
 def test_refusals_are_summed_up():
@@ -460,9 +461,9 @@ def test_refusals_are_summed_up():
         with b.proxy.connect() as c:
             for _ in range(30):
                 assert c.ask('GET', '/').status == 503
-        text = b.proxy.wait_log(r'web: \d+ requests? refused with 503.*queue full \(queue = 1\b.*', timeout=14).group(0)
+        text = b.proxy.wait_log(r'web.*queue full.*queue = 1\b.*', timeout=14).group(0)
         assert re.search(r'oldest waits \d+(\.\d+)?m?s, 1 of 1 slots? busy', text), text
-        assert len(re.findall('refused with 503', b.proxy.log())) <= 2
+        assert len(re.findall('queue full', b.proxy.log())) <= 24, 'ten a second, and their sum'
 
 
 # --- the words at the start and at a failure ---
@@ -488,22 +489,21 @@ def test_text_of_the_start():
         rest = '\n'.join(lines[len(expected):])
         for pattern in (r'web: 4 of 4 ready, \d+\.\ds', r'ml: 2 of 2 ready, \d+\.\ds', r'live: 1 of 1 ready, \d+\.\ds',
                         r'ready after \d+\.\ds\. Reload: kill -HUP %d\. Stop: (Ctrl-C|kill %d)' % (p.pid, p.pid)):
-            assert re.search(r'(?m)^\d\d:\d\d:\d\d info  %s$' % pattern, rest), (pattern, rest)
+            assert re.search(r'(?m)^%s info  %s$' % (WHEN, pattern), rest), (pattern, rest)
         assert re.fullmatch(r'.*ready after.*', lines[-1])
 
 
 def test_text_of_a_worker_that_ends_before_it_is_ready():
     config = '[ml]\nroutes = /predict /embed\ncmd = %s\n' % counter('{socket}', '--fail-if={dir}/bad')
     with Own(config, files={'bad': ''}, wait=False).up() as p:
-        p.wait_log('next try')
-        p.wait_log('next try', after=p.wait_log('next try').end())
+        p.wait_log('next try.*')
         line = p.config_text.split('\n').index(config.split('\n')[2]) + 1
         text = p.log()
         assert re.search(
-            r"(?m)^\d\d:\d\d:\d\d error ml\.0 \(pid \d+\) ended before it was ready: exit 1 after \d+\.\ds\n"
+            r"(?m)^%s error ml\.0 \(pid \d+\) ended before it was ready: exit 1 after \d+\.\ds\n"
             r"(    \| .*\n)*    \| ModuleNotFoundError: No module named 'torch'\n"
             r"    ran: \S+ .*   in: /\S+   \(groups\.ini:%d\)\n"
-            r"    next try in \d\.\ds; until one is ready requests to /predict and /embed wait up to queue_timeout$" % line, text), text
+            r"    next try in \d\.\ds; until one is ready requests to /predict and /embed wait up to queue_timeout$" % (WHEN, line), text), text
 
 
 def test_text_of_an_address_in_use():
@@ -517,9 +517,12 @@ def test_text_of_an_address_in_use():
                              % p.port, run.err), run
 
 
+REFUSALS = 'full timeout client_gone no_worker rate client_limit memory slow'.split()
+
+
 def test_status_counts_every_kind_of_refusal():
     with AutoWorker() as w, Proxy(upstream_config(w.address, group='rate = 1/m\n')) as p, p.connect() as c:
         assert [c.ask('GET', '/').status for _ in range(3)] == [200, 429, 429]
-        refused = p.group('web')['refused']
+        refused = {k: n for k, n in p.group('web')['refused'].items() if k in REFUSALS}
         assert refused == {'full': 0, 'timeout': 0, 'client_gone': 0, 'no_worker': 0, 'rate': 2, 'client_limit': 0, 'memory': 0, 'slow': 0}
         assert {reason: metric(p, 'ldcorn_refused_total', reason=reason) for reason in refused} == refused

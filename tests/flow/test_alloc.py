@@ -2,16 +2,15 @@
 import contextlib, os, re, shutil, signal, subprocess, tempfile
 
 import pytest
+from harness import built
 
-SOURCE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'embed', 'nth_alloc.c')
 SAN = '-O0 -g -fsanitize=address,undefined -fno-sanitize-recover=all -DLDCORN_AUDIT'.split()
 
 
 @pytest.mark.slow
-def test_the_nth_allocation_fails(tmp_path):
+def test_the_nth_allocation_fails():
     """Alone and four in a row, before workers of somebody else and before own ones."""
-    binary = str(tmp_path / 'nth_alloc')
-    subprocess.run(['cc', *SAN, '-Wall', '-Wextra', SOURCE, '-o', binary], check=True)
+    binary = built('embed/nth_alloc.c', *SAN, '-Wall', '-Wextra')
     running = []
     try:
         for workers in ('upstream', 'function'):

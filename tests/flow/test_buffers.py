@@ -373,10 +373,12 @@ def drip(client, data, each, seconds):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('limit', ['', 'max_req_per_worker = 1\n'])
-def test_min_rate_of_a_body(limit):
-    with pair('min_rate = 1K\n', limit=limit) as (proxy, worker), proxy.connect() as c:
-        c.send(post(100000) + b'x')
+@pytest.mark.parametrize('group', ['request_buffer = 0\n', 'request_buffer = 4K\n'])
+def test_min_rate_of_a_body(group):
+    """One that holds a slot: it streams, or it is longer than what is collected."""
+    with pair('min_rate = 1K\n', group) as (proxy, worker), proxy.connect() as c:
+        c.send(post(100000) + b'x' * 5000)
+        assert worker.accept().read_head().target == '/'
         drip(c, b'x' * 1000, 0.1, 10.5)
         r = c.read_response()
         assert r.status == 408 and c.eof()
@@ -386,7 +388,7 @@ def test_min_rate_of_a_body(limit):
 
 @pytest.mark.slow
 def test_a_body_faster_than_min_rate_goes_through():
-    with pair('min_rate = 100\n') as (proxy, worker), proxy.connect() as c:
+    with pair('min_rate = 100\n', 'request_buffer = 0\n') as (proxy, worker), proxy.connect() as c:
         c.send(post(2401))
         for _ in range(24):
             c.send(b'x' * 100)          # 200 bytes per second for 12 seconds

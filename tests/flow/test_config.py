@@ -4,6 +4,8 @@ import os, re, signal, socket, time
 import pytest
 from harness import AutoWorker, Proxy, cli, free_port, request
 
+# What stands before a line: in a file date, milliseconds and zone.
+WHEN = r'(?:\d{4}-\d\d-\d\d[T ])?\d\d:\d\d:\d\d(?:[.,]\d{3} ?(?:[+-]\d\d:?\d\d|Z|UTC))?'
 UP = 'upstream = 127.0.0.1:9\n'             # an address that nobody serves; nothing here connects to it
 WEB = '[web]\nroutes = *\n' + UP
 
@@ -271,7 +273,7 @@ def test_documented_defaults():
         assert plain(got['', key]) == value, key
     for key, value in {'queue': 1024, 'queue_timeout': 30000, 'max_body': 64 << 20, 'max_req_per_worker': 'none',
                        'retries': 2, 'response_timeout': 60000, 'run_timeout': 'none', 'worker_keepalive': 1000,
-                       'balance': 'least', 'start_timeout': 300000, 'backoff_max': 30000, 'stop_timeout': 5000,
+                       'balance': 'least', 'start_timeout': 300000, 'backoff_max': 30000, 'stop_timeout': 30000,
                        'tunnel_drain': 300000, 'reload': 'swap', 'connect_timeout': 5000}.items():
         assert plain(got['web', key]) == value, key
 
@@ -548,9 +550,9 @@ def test_start_text():
             assert lines[5] == '  web     *                             1 worker, no limit'
             assert lines[6] == '  logs    workers to stderr; access log off (access_log = stdout)'
             for name in ('ml', 'live', 'web'):
-                assert re.search(r'(?m)^\d\d:\d\d:\d\d info  %s: 1 of 1 ready, \d+\.\ds$' % name, text), text
-            assert re.search(r'(?m)^\d\d:\d\d:\d\d info  ready after \d+\.\ds\. Reload: kill -HUP %d\. '
-                             r'Stop: (Ctrl-C|kill %d)$' % (p.pid, p.pid), text), text
+                assert re.search(r'(?m)^%s info  %s: 1 of 1 ready, \d+\.\ds$' % (WHEN, name), text), text
+            assert re.search(r'(?m)^%s info  ready after \d+\.\ds\. Reload: kill -HUP %d\. '
+                             r'Stop: (Ctrl-C|kill %d)$' % (WHEN, p.pid, p.pid), text), text
 
 
 def test_errors_stand_in_the_order_of_the_lines():

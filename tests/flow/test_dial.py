@@ -342,7 +342,7 @@ class Cut(Hub):
     more is busy all the time and notices nothing."""
 
     def __init__(self, how, group='', **kw):
-        super().__init__('queue_timeout = 2m\n' + group, how != 'unix', 'log_format = json\n', **kw)
+        super().__init__('queue_timeout = 2m\nresponse_timeout = 10m\n' + group, how != 'unix', 'log_format = json\n', **kw)
         self.how, self.begun, self.ran, self.told, self.number = how, {}, {}, {}, 0
 
     def __enter__(self):
@@ -705,6 +705,7 @@ def test_what_is_refused(lines, hint):
 
 # --- names ---
 
+@pytest.mark.needs('unknown-names')
 def test_names_are_resolved_at_the_start_and_at_each_reload():
     name = socket.gethostname()
     try:
@@ -735,6 +736,7 @@ def test_names_are_resolved_at_the_start_and_at_each_reload():
             assert p.alive()
 
 
+@pytest.mark.needs('unknown-names')
 def test_a_name_that_is_not_known_at_the_start():
     run = cli('groups.ini', config='[web]\nroutes = *\nupstream = no-such-host.invalid:80\n')
     assert run.status == 1 and 'groups.ini:3:12: cannot resolve `no-such-host.invalid:80`' in run.err, run
@@ -744,9 +746,7 @@ class Slow:
     """The program with a resolver that hangs while {dir}/slow is there. `stops`: its child is stopped and cannot even end."""
 
     def __init__(self, tmp_path, monkeypatch, stops):
-        source = os.path.join(os.path.dirname(harness.__file__), 'embed', 'slow_names.c')
-        subprocess.run(['cc', '-O1', '-g', '-DLDCORN_AUDIT', source, '-o', str(tmp_path / 'slow_names')], check=True)
-        monkeypatch.setattr(harness, 'BIN', str(tmp_path / 'slow_names'))
+        monkeypatch.setattr(harness, 'BIN', harness.built('embed/slow_names.c', '-O1', '-g', '-DLDCORN_AUDIT'))
         self.mark = tmp_path / 'slow'
         self.env = {'SLOW_NAMES': str(self.mark)}
         if stops:

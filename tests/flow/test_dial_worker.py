@@ -3,7 +3,7 @@ import fcntl, os, re, signal, socket, subprocess, tempfile, threading, time
 
 import pytest
 from harness import BIN, REPO, TIMEOUT, AutoWorker, FakeWorker, Proxy, answer, complaints, free_port, head, readable, request, wait_for
-from procs import descriptors
+from procs import children, descriptors
 
 OK = answer('ok')
 BIG = bytes(i % 251 for i in range(10 << 20))
@@ -64,8 +64,7 @@ class Runner:
         wait_for(lambda: len(descriptors(self.proc.pid)) < before, what='the end of a pipe')
 
     def slots(self):
-        with open('/proc/%d/task/%d/children' % (self.proc.pid, self.proc.pid)) as f:
-            return [int(p) for p in f.read().split()]
+        return children(self.proc.pid)
 
     def hub_socket(self):
         """The one socket of the one slot while no request runs; the same one means that it was kept."""
@@ -144,7 +143,7 @@ def test_the_request_as_the_server_sees_it():
             r, _ = s.one(OK)
             assert (r.method, r.target, r.body) == ('PUT', '/a?b=c', b'12345')
             assert r.get('host') == 'x.y' and r.get('cookie') == 'a=b' and r.get('connection') == 'close'
-            assert r.get('via') == '1.1 ldcorn' and r.get('x-forwarded-host') == 'x.y' and r.get('content-length') == '5'
+            assert re.fullmatch(r'1\.1 ldcorn-[0-9a-f]{8}', r.get('via')) and r.get('x-forwarded-host') == 'x.y' and r.get('content-length') == '5'
             assert c.read_response().body == b'ok'
 
 

@@ -1,17 +1,16 @@
 """The library in a host's own poll loop."""
-import os, subprocess, time
+import subprocess, time
 
 import pytest
-from harness import Client, free_port, head, wait_for
+from harness import Client, built, free_port, head, wait_for
 from procs import cpu_seconds, descriptors
 
-SOURCE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'embed', 'embed.c')
+SAN = '-g -Wall -Wextra -fsanitize=address,undefined'.split()
 
 
-def test_two_instances_in_one_poll_loop(tmp_path):
+def test_two_instances_in_one_poll_loop():
     """collect, timeout, dispatch, stop, hooks; every byte that the allocator gave comes back."""
-    binary = str(tmp_path / 'embed')
-    subprocess.run(['cc', '-O1', '-g', '-Wall', '-Wextra', '-DLDCORN_AUDIT', SOURCE, '-o', binary], check=True)
+    binary = built('embed/embed.c', '-O1', '-g', '-Wall', '-Wextra', '-DLDCORN_AUDIT')
     ports = free_port(), free_port()
     p = subprocess.Popen([binary] + ['127.0.0.1:%d' % n for n in ports], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
@@ -33,10 +32,8 @@ def test_two_instances_in_one_poll_loop(tmp_path):
 class Host:
     """tests/embed/hooks.c: its answers and events as lines."""
 
-    def __init__(self, tmp_path):
-        binary = str(tmp_path / 'hooks')
-        subprocess.run(['cc', '-O0', '-g', '-Wall', '-Wextra', '-DLDCORN_AUDIT', '-fsanitize=address,undefined',
-                        os.path.join(os.path.dirname(SOURCE), 'hooks.c'), '-o', binary], check=True)
+    def __init__(self):
+        binary = built('embed/hooks.c', '-O0', '-DLDCORN_AUDIT', *SAN)
         self.port = free_port()
         self.p = subprocess.Popen([binary, '127.0.0.1:%d' % self.port], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.seen = []
@@ -68,8 +65,8 @@ class Host:
         self.p.stdout.close()
 
 
-def test_filter_events_and_control_by_the_host(tmp_path):
-    h = Host(tmp_path)
+def test_filter_events_and_control_by_the_host():
+    h = Host()
     try:
         assert {h.next('ready group=')[:22] for _ in range(2)} == {'ready group=a worker=0', 'ready group=b worker=0'}
         with Client(('127.0.0.1', h.port)) as c:
@@ -107,10 +104,10 @@ def test_filter_events_and_control_by_the_host(tmp_path):
         h.kill()
 
 
-def test_answers_of_a_filter_that_have_no_body(tmp_path):
+def test_answers_of_a_filter_that_have_no_body():
     """204 and 304 end with their head, and 204 names no length (RFC 9110 8.6): what stood behind it would be
     taken for the next answer. What is no final status is refused."""
-    h = Host(tmp_path)
+    h = Host()
     try:
         for _ in range(2):
             h.next('ready group=')
@@ -131,9 +128,8 @@ def test_answers_of_a_filter_that_have_no_body(tmp_path):
 def test_a_close_in_the_middle_of_a_reload(tmp_path):
     (tmp_path / 'g.ini').write_text('listen = unix:%s/l\nadmin = off\nruntime_dir = %s/run\n[a]\nroutes = *\nfunction = work\n[b]\nroutes = /b\n'
                                     'upstream = unix:%s/nobody\noptional = on\n' % (tmp_path, tmp_path, tmp_path))
-    subprocess.run(['cc', '-O0', '-g', '-Wall', '-Wextra', '-DLDCORN_AUDIT', '-fsanitize=address,undefined',
-                    os.path.join(os.path.dirname(SOURCE), 'close.c'), '-o', tmp_path / 'close'], check=True)
-    done = subprocess.run([tmp_path / 'close', tmp_path / 'g.ini'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    binary = built('embed/close.c', '-O0', '-DLDCORN_AUDIT', *SAN)
+    done = subprocess.run([binary, tmp_path / 'g.ini'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
     assert (done.returncode, done.stdout) == (0, b'closed\n') and b'eload' not in done.stderr.replace(b'Reload: ', b''), done.stderr.decode()
 
 
@@ -143,18 +139,17 @@ def test_a_close_in_the_middle_of_a_reload(tmp_path):
 def serve(tmp_path_factory):
     """Starts tests/embed/serve.c."""
     folder = tmp_path_factory.mktemp('serve')
-    subprocess.run(['cc', '-O1', '-g', '-Wall', '-Wextra', '-fsanitize=address,undefined', os.path.join(os.path.dirname(SOURCE), 'serve.c'),
-                    '-o', folder / 'serve'], check=True)
-    return lambda *args: Serve(folder, *args)
+    binary = built('embed/serve.c', '-O1', *SAN)
+    return lambda *args: Serve(binary, folder, *args)
 
 
 class Serve:
     number = 0
 
-    def __init__(self, folder, *args):
+    def __init__(self, binary, folder, *args):
         Serve.number += 1
         self.path = str(folder / ('s%d' % Serve.number))
-        self.p = subprocess.Popen([folder / 'serve', self.path, *args], stdout=subprocess.PIPE)
+        self.p = subprocess.Popen([binary, self.path, *args], stdout=subprocess.PIPE)
         assert self.p.stdout.readline() == b'open\n'
 
     def __enter__(self):

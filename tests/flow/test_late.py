@@ -7,7 +7,7 @@ from procs import Before, metric
 
 pytestmark = pytest.mark.whole      # it all comes with the first look
 OK = answer(b'ok')
-LONG = 0.5                   # of time-outs of 300 ms, which begin before the proxy is stopped
+LONG = 1.3                   # of time-outs of a second, which begin before the proxy is stopped
 BODY = b'0123456789'
 POST = head('POST', '/x', [('Content-Length', '10')])
 GET = head('GET', '/x')
@@ -36,7 +36,7 @@ class Late(Before):
 
 
 def test_header_timeout():
-    with Late(top='header_timeout = 300ms\n') as p:
+    with Late(top='header_timeout = 1s\n') as p:
         c = p.client(GET[:-4])
         wait_for(lambda: metric(p.proxy, 'ldcorn_connections', state='head') == 2)      # and the one that asks
         p.stopped((c.send, GET[-4:]))
@@ -47,7 +47,7 @@ def test_header_timeout():
 @pytest.mark.parametrize('collected', [False, True])
 def test_body_timeout(collected):
     with Late('max_req_per_worker = 1\nrequest_buffer = %s\n' % ('64K' if collected else '0'),
-              top='body_timeout = 300ms\n') as p:
+              top='body_timeout = 1s\n') as p:
         c = p.client(POST + BODY[:3])
         conn = None if collected else p.worker.accept()
         if collected:
@@ -66,7 +66,7 @@ def test_body_timeout(collected):
 @pytest.mark.parametrize('name', ['response_timeout', 'run_timeout'])
 @pytest.mark.parametrize('sent', [0, 20, len(OK) - 1])
 def test_worker_time_outs(name, sent):
-    with Late('max_req_per_worker = 1\n%s = 300ms\n' % name) as p:
+    with Late('max_req_per_worker = 1\n%s = 1s\n' % name) as p:
         c, conn = p.asked()
         conn.send(OK[:sent])
         if sent > 30:
@@ -78,7 +78,7 @@ def test_worker_time_outs(name, sent):
 
 def test_queue_timeout():
     """The slot became free while nobody looked."""
-    with Late('max_req_per_worker = 1\nqueue_timeout = 300ms\n') as p:
+    with Late('max_req_per_worker = 1\nqueue_timeout = 1s\n') as p:
         c, conn = p.asked()
         waits = p.client(head('GET', '/waits'))
         p.queued(1)
@@ -89,7 +89,7 @@ def test_queue_timeout():
 
 
 def test_keepalive_timeout():
-    with Late(top='keepalive_timeout = 300ms\n') as p:
+    with Late(top='keepalive_timeout = 1s\n') as p:
         c, conn = p.asked()
         conn.send(OK)
         assert c.read_response().body == b'ok'
@@ -100,7 +100,7 @@ def test_keepalive_timeout():
 
 @pytest.mark.parametrize('end', ['client', 'worker'])
 def test_tunnel_timeout(end):
-    with Late('max_req_per_worker = 1\ntunnel_timeout = 300ms\n') as p:
+    with Late('max_req_per_worker = 1\ntunnel_timeout = 1s\n') as p:
         c, conn = p.asked(head('GET', '/x', [('Connection', 'Upgrade'), ('Upgrade', 'websocket')]))
         conn.send(SWITCH)
         assert c.read_until(b'\r\n\r\n').startswith(b'HTTP/1.1 101 ')
@@ -112,7 +112,7 @@ def test_tunnel_timeout(end):
 def test_send_timeout():
     """The client reads again; it had stopped for less than the time."""
     size = 64 << 20                                  # more than all sockets between them hold
-    with Late('max_req_per_worker = 1\n', top='send_timeout = 300ms\n') as p:
+    with Late('max_req_per_worker = 1\n', top='send_timeout = 1s\n') as p:
         c, conn = p.asked()
         data = b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n' % size + bytes(size)
         sent = conn.send_some(data, 0.1)

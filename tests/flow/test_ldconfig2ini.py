@@ -2,7 +2,7 @@
 import os, re, shutil, subprocess, sys
 
 import pytest
-from harness import BIN, REPO, Finished, Proxy, _environ, free_port, make_dir
+from harness import BIN, REPO, Finished, Proxy, _environ, free_port, make_dir, script
 
 TOOL = os.path.join(REPO, 'tools', 'ldconfig2ini.py')
 IMPORT = 'from ldcorn.config import LdConfig, WorkerGroup\n'
@@ -20,6 +20,10 @@ def run(folder, text, *options, name='ldconfig.py', env=None):
     if text is not None:
         with open(os.path.join(folder, name), 'w') as f:
             f.write(text)
+    if not env:
+        done = script(TOOL, *options, name, cwd=folder, timeout=30)
+        assert 'Traceback' not in done.err, done.err
+        return done
     done = subprocess.run([sys.executable, TOOL, *options, name], cwd=folder, env=_environ(env), text=True,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=30)
     assert 'Traceback' not in done.stderr, done.stderr

@@ -4,6 +4,7 @@ import contextlib, json, os, re, signal, threading, time
 import pytest
 from harness import AutoWorker, Client, Proxy, answer, free_port, head, wait_for
 from procs import Own, alive, counter, metric, samples, wait_gone
+from test_config import WHEN
 
 WEB = '[web]\nroutes = *\n'
 
@@ -178,6 +179,7 @@ class Load:
             self.failed.append((path, kept, n, repr(e)))
 
 
+@pytest.mark.slow
 def test_twenty_reloads_under_load():
     groups = ('[one]\nroutes = /one\ncmd = %s\nmax_req_per_worker = 1\n[web]\nroutes = *\ncmd = %s\nworkers = 2\n'
               % (counter(), counter('{port}')))
@@ -335,9 +337,9 @@ def test_a_broken_application_is_rolled_back(way):
         assert not load.failed, load.failed[:5]
         unchanged(p, before, pids)
         assert re.search(
-            r'(?m)^\d\d:\d\d:\d\d error reload failed after \d+\.\ds, nothing changed: generation %d goes on with '
+            r'(?m)^%s error reload failed after \d+\.\ds, nothing changed: generation %d goes on with '
             r'the old code and file\n    web\.0 \(pid \d+\) ended before it was ready: exit 1\n'
-            r"(    \| .*\n)*    \| ModuleNotFoundError: No module named 'torch'$" % before['generation'], p.log()), p.log()
+            r"(    \| .*\n)*    \| ModuleNotFoundError: No module named 'torch'$" % (WHEN, before['generation']), p.log()), p.log()
         assert "No module named 'torch'" in p.status()['last_reload']['error']
         assert metric(p, 'ldcorn_reloads_total', result='failed') == 1
         os.unlink(p.dir + '/bad')

@@ -98,7 +98,7 @@ def test_more_conditions_come_first_whatever_the_order_in_the_file():
 
 @pytest.mark.parametrize('target, seen, prefix', [
     ('/api/x', '/x', '/api'), ('/api', '/', '/api'), ('/api/', '/', '/api'), ('/api?a=b', '/?a=b', '/api'), ('/api/x?a=/api', '/x?a=/api', '/api'),
-    ('//api//x', '//x', '/api'), ('/%61pi/%62', '/%62', '/api'), ('/api%2fx', '/%2fx', '/api'), ('/exact', '/', '/exact'),
+    ('/%61pi/%62', '/%62', '/api'), ('/api%2fx', '/x', '/api'), ('/exact', '/', '/exact'),
     ('/other', '/other', None), ('/', '/', None)])
 def test_strip_prefix(target, seen, prefix):
     with FakeWorker() as w:
@@ -339,6 +339,7 @@ def test_hash_waits_for_its_own_worker_while_others_are_free():
         w.close()
 
 
+@pytest.mark.needs('affinity')
 def test_workers_auto_is_what_the_process_may_use():
     config = '[web]\nroutes = *\ncmd = true {socket}\nworkers = auto\n'
     def count():

@@ -160,7 +160,7 @@ REFUSED_CHUNKS = [
     ('size behind a blank', C + b' 5\r\nhello\r\n0\r\n\r\n'),
     ('size before a blank', C + b'5 \r\nhello\r\n0\r\n\r\n'),
     ('size before a tab', C + b'5\t\r\nhello\r\n0\r\n\r\n'),
-    ('size before a blank and an extension', C + b'5 ;a=b\r\nhello\r\n0\r\n\r\n'),
+    ('size before a blank and no semicolon', C + b'5 a=b\r\nhello\r\n0\r\n\r\n'),
     ('no size', C + b'\r\nhello\r\n0\r\n\r\n'),
     ('only an extension', C + b';a=b\r\nhello\r\n0\r\n\r\n'),
     ('size is no hex', C + b'g\r\nhello\r\n0\r\n\r\n'),
@@ -225,6 +225,7 @@ PASSED = [
     ('coding in any case', P + b'transfer-encoding: CHUNKED\r\n\r\n5\r\nhello\r\n0\r\n\r\n', 'POST / HTTP/1.1', b'hello', {}),
     ('chunk sizes with zeros and in upper case', C + b'000000000000000A\r\nhellohello\r\n00\r\n\r\n', 'POST / HTTP/1.1', b'hellohello', {}),
     ('chunk extensions', C + b'5;a;b=c;d="e \\" f"\r\nhello\r\n0;last\r\n\r\n', 'POST / HTTP/1.1', b'hello', {}),
+    ('blanks around the semicolon of an extension', C + b'5 ; a = b\r\nhello\r\n0\t;last\r\n\r\n', 'POST / HTTP/1.1', b'hello', {}),
     ('trailers are dropped', C + b'5\r\nhello\r\n0\r\nX-Late: 1\r\nContent-Length: 7\r\nHost: b\r\n\r\n', 'POST / HTTP/1.1', b'hello',
      {'X-Late': None, 'Host': 'a', 'Content-Length': None}),
     ('Connection cannot name what is ours', P + b'Connection: host, content-length, x-forwarded-for, X-Gone, close\r\nX-Gone: 1\r\n'

@@ -1,9 +1,10 @@
 """What the queue promises, each promise at the size and among the faults at which it has to hold."""
-import asyncio, collections, contextlib, json, os, random, re, resource, select, shutil, signal, socket, subprocess
+import asyncio, collections, contextlib, json, os, random, re, select, signal, socket
 import threading, time
 
 import pytest
-from harness import REPO, AutoWorker, Client, FakeWorker, Proxy, answer, head, make_dir, upstream_config, wait_for
+import machine
+from harness import AutoWorker, Client, FakeWorker, Proxy, answer, built, head, upstream_config, wait_for
 from procs import Before, Own, alive, counter, metric, wait_gone
 
 OK = answer(b'ok')
@@ -14,21 +15,14 @@ MIB = 1 << 20
 @pytest.fixture(scope='module')
 def descriptors():
     """As many as this process may have, and the proxy that it starts."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield hard
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with machine.descriptors(CROWD + 1000, 2 * ORDERED + 500) as most:
+        yield most
 
 
 @pytest.fixture(scope='module')
 def faulty():
     """tests/workers/faulty.c, compiled."""
-    path = make_dir()
-    program = os.path.join(path, 'faulty')
-    subprocess.run([os.environ.get('CC', 'cc'), '-O1', '-std=gnu99',
-                    os.path.join(REPO, 'tests', 'workers', 'faulty.c'), '-o', program], check=True)
-    yield program
-    shutil.rmtree(path, ignore_errors=True)
+    return built('workers/faulty.c', '-O1', '-std=gnu99')
 
 
 # --- the dead do not queue ---
@@ -542,6 +536,7 @@ def once(posts, lines):
                 if status == 200 and posts.fault[id].split('-')[0] != 'early' and ran[id] != 1], 'answered, not run'
 
 
+@pytest.mark.slow
 def test_a_post_never_runs_twice(faulty):
     """10,000 faults of workers at all points of a request; no byte of a POST is sent a second time where the
     first may have reached a worker, and what was answered has run once."""

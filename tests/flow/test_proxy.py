@@ -740,15 +740,17 @@ def test_client_address_over_several_lines(chain):
 
 # --- listeners ---
 
-def test_several_listeners():
-    other, six = free_port(), free_port('::1')
-    top = 'listen = 127.0.0.1:%d [::1]:%d\nlisten = unix:{dir}/pub.sock mode=0640\n' % (other, six)
+@pytest.mark.parametrize('loopback', ['127.0.0.1', '::1'], ids=['IPv4', 'IPv6'])
+def test_several_listeners(loopback):
+    other, six = free_port(), free_port(loopback)
+    shown = '[::1]' if ':' in loopback else loopback
+    top = 'listen = 127.0.0.1:%d %s:%d\nlisten = unix:{dir}/pub.sock mode=0640\n' % (other, shown, six)
     with Pair(top, 'worker_keepalive = 0\n') as p:
         path = p.proxy.dir + '/pub.sock'
         assert os.stat(path).st_mode & 0o777 == 0o640
         for address, peer, host in ((p.proxy.address, '127.0.0.1', '127.0.0.1:%d' % p.proxy.port),
                                     (('127.0.0.1', other), '127.0.0.1', '127.0.0.1:%d' % other),
-                                    (('::1', six), '::1', '[::1]:%d' % six), ('unix:' + path, None, 'localhost')):
+                                    ((loopback, six), loopback, '%s:%d' % (shown, six)), ('unix:' + path, None, 'localhost')):
             with Client(address) as c:
                 c.send(b'GET /x HTTP/1.0\r\n\r\n')
                 req, _ = p.worker.one(OK)

@@ -2,6 +2,7 @@
 import fcntl, os, resource, selectors, socket, time
 
 import pytest
+import machine
 from harness import AutoWorker, Proxy, answer, head, upstream_config, wait_for
 from procs import cpu_seconds, metric
 
@@ -12,12 +13,8 @@ START = b'GET / HTTP/1.1\r\nHost: t\r\nX: '
 @pytest.fixture(scope='module', autouse=True)
 def _descriptors():
     """This process holds the other end of every connection."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    want = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
-    if soft != resource.RLIM_INFINITY and soft < want:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (want, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with machine.descriptors(8192, 3600) as most:
+        yield most
 
 
 class Crowd:
@@ -213,6 +210,11 @@ def test_idle_clients_make_room_by_default():
 # --- thousands that do nothing ---
 
 def test_thousands_of_idle_and_half_open_connections():
+    with machine.descriptors(8192, 5500):
+        thousands()
+
+
+def thousands():
     with AutoWorker() as w, Proxy(two_groups(w, 'header_timeout = 60s\nmax_conns = 6000\n')) as p:
         with Crowd(p, 1000) as silent, Crowd(p, 1000, b'GET / HTT') as begun, Crowd(p, 1000) as idle:
             for s in idle.socks:

@@ -1,10 +1,9 @@
 """Long bodies that go from socket to socket unseen: what the splice must not change."""
-import os, socket, subprocess, threading
+import socket, subprocess, threading
 
 import pytest
-from harness import Client, FakeWorker, Proxy, free_port, head, upstream_config
+from harness import Client, FakeWorker, Proxy, built, free_port, head, upstream_config
 
-HOST = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'embed', 'two_runs.c')
 LONG = 300000
 
 
@@ -61,10 +60,9 @@ def test_surplus_behind_a_long_answer_reaches_nobody(size, limit):
         assert d.read_response().body == b'fine'
 
 
-def test_another_instances_end_leaves_no_deadly_sigpipe(tmp_path):
+def test_another_instances_end_leaves_no_deadly_sigpipe():
     """Two ldcorn_run() in two threads: the first one's ldcorn_close() puts SIGPIPE back."""
-    binary = str(tmp_path / 'two_runs')
-    subprocess.run(['cc', '-std=gnu99', '-O1', '-g', '-pthread', HOST, '-o', binary], check=True)
+    binary = built('embed/two_runs.c', '-std=gnu99', '-O1', '-g', '-pthread')
     with FakeWorker(unix=True) as w:
         ports = free_port(), free_port()
         p = subprocess.Popen([binary] + ['127.0.0.1:%d' % n for n in ports] + [w.address],

@@ -89,7 +89,6 @@ static void relay(const uint8_t *p, size_t n, size_t cut, const result *want, ld
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     size_t cut = fuzz_number(data, size, size + 1);
     result whole;
-    ldc_http_init();
     whole = decode(data, size, size, false);
     same(&whole, decode(data, size, 1, true));
     same(&whole, decode(data, size, cut, false));

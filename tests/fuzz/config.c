@@ -44,13 +44,14 @@ typedef struct reading {
 
 static void read_it(reading *r) {
     static ldcorn_error error;
+    static const ldc_home home;
     ldc_text t, warnings;
     memset(r, 0, sizeof *r);
     ldc_public_mem(&r->m, &desc);
     ldc_text_init(&t, &r->m);
     ldc_text_init(&warnings, &r->m);
     memset(&error, 0, sizeof error);
-    r->c = ldc_conf_read(&r->m, &desc, &error, &warnings);
+    r->c = ldc_conf_read(&r->m, &desc, &home, &error, &warnings);
     if (r->c == NULL) CHECK(error.status == 2 && error.text[0]);
     if (r->c) ldc_conf_dump(r->c, &t);
     if (r->c && !t.failed) r->dump = fuzz_copy(t.p, t.n + 1);

@@ -464,7 +464,7 @@ static bool start(const char *p, size_t n) {
     d.groups = &g;
     d.group_count = 1;
     d.listen = at;
-    d.admin = path_admin;
+    d.admin = (const char *const[]){path_admin, NULL};
     d.runtime_dir = run;
     d.max_header = 1024;
     d.access_log = "/dev/null";

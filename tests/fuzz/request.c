@@ -103,7 +103,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     ptrdiff_t n;
     char *head;
     if (size > 65536) return 0;
-    ldc_http_init();
     n = fuzz_end(data, size, fuzz_number(data, size, size + 1));
     if (n < 0) return 0;
     head = fuzz_copy(data, (size_t)n);

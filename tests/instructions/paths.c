@@ -273,7 +273,7 @@ static void start(int groups, int limit) {
     d.groups = g;
     d.group_count = groups;
     d.listen = at;
-    d.admin = "off";
+    d.admin = (const char *const[]){"off", NULL};
     d.runtime_dir = run;
     d.log = "off";
     l = ldcorn_open(&d, &error);
@@ -376,7 +376,6 @@ int main(void) {
     ldcorn_desc nothing;
     memset(&nothing, 0, sizeof nothing);
     ldc_public_mem(&mem, &nothing);
-    ldc_http_init();
     set_up();
     count("request-head-small", request_small, 100);
     count("request-head-browser", request_browser, 100);

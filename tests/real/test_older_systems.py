@@ -3,10 +3,11 @@
 The Python ldcorn (groups of uvicorn workers), POTHEAD (a hub that workers dial), Rip Server2 (one request at a
 time in the worker freed last) and Load distributer (four FastAPI servers in turn, and sticky items).
 """
-import base64, collections, fcntl, hashlib, json, os, re, resource, selectors, shlex, signal, socket, subprocess, sys
+import base64, collections, fcntl, hashlib, json, os, re, selectors, shlex, signal, socket, subprocess, sys
 import threading, time
 
 import pytest
+import machine
 from harness import REPO, AutoWorker, Client, FakeWorker, Proxy, answer, cli, free_port, head, make_dir, upstream_config, wait_for
 from needs import Load, hup, need, pids
 from procs import Before, Own, alive, counter, cpu_seconds, metric, wait_gone
@@ -649,11 +650,8 @@ class Four:
 @pytest.fixture
 def descriptors():
     """This process holds the other end of each waiting connection. -> how many may wait: 8192 unless the machine has a lower limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = 16384 if hard == resource.RLIM_INFINITY else hard
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    yield min(8192, most // 2)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with machine.descriptors(17000, 3000) as most:
+        yield min(8192, most // 2)
 
 
 def test_rip_server2_lifo_single_in_flight_queue_of_8192_and_2_s(descriptors):
@@ -947,6 +945,7 @@ def test_rip_server2_a_long_file_of_other_settings_is_reported_to_its_end():
     assert run.err.endswith('\n... and more, which do not fit here\ngroups.ini: 100 errors, nothing started\n')
 
 
+@pytest.mark.needs('affinity')
 def test_rip_server2_workers_auto():
     """w:auto: one for each processor that this process may use."""
     def only_one():

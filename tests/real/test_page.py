@@ -2,6 +2,7 @@
 import http.server, json, os, re, signal, threading
 
 import pytest
+import machine
 from harness import Client, cli, free_port, head, wait_for
 from needs import need
 from procs import Own, counter
@@ -123,7 +124,11 @@ class Browser:
 @pytest.fixture(scope='module')
 def started():
     need('selenium', 'chromium', 'chromedriver')
-    browser = Browser()
+    try:
+        browser = Browser()
+    except Exception:
+        machine.need('chromium')                     # it does not start here, whatever it is told to show
+        raise
     yield browser
     browser.driver.quit()
 
