@@ -5113,14 +5113,9 @@ static void ldc_conf_by_text(const ldc_route *route, int *v, int *room, int n) {
     memcpy(v, room, (size_t)n * sizeof *v);
 }
 
-/* How a route is found: their numbers by size and text. */
-static void ldc_conf_route_index(ldc_reader *r) {
-    ldc_conf *c = r->conf;
-    size_t n = (size_t)c->routes + 1;
-    int *room = (int *)ldc_conf_take(r, n * sizeof *room);
-    c->by_text = (int *)ldc_conf_take(r, n * sizeof *c->by_text);
-    c->size = (ldc_size *)ldc_conf_take(r, n * sizeof *c->size);
-    if (r->memory) return;
+/* How a route is found: their numbers by size and text. `room` has as many. */
+static void ldc_conf_route_index(ldc_conf *c, int *room) {
+    c->sizes = 0;
     for (int i = 0; i < c->routes; i++) {
         ldc_size *last = &c->size[c->sizes - (c->sizes > 0)];
         if (c->sizes == 0 || last->n != c->route[i].text.n) {
@@ -5163,7 +5158,7 @@ static void ldc_conf_routes(ldc_reader *r) {
     const char *hint;
     char room[300];
     bool never;
-    int n = 0, group = 0;
+    int n = 0, group = 0, *room_for;
     for (ldc_section *s = c->sections; s; s = s->next) n += s->said[LDC_KEY_routes].words;
     c->route = (ldc_route *)ldc_conf_take(r, (size_t)(n + 1) * sizeof *c->route);
     for (seen.mask = 1; seen.mask < (uint64_t)n * 2; seen.mask = seen.mask * 2 + 1) continue;
@@ -5194,7 +5189,10 @@ static void ldc_conf_routes(ldc_reader *r) {
         }
     }
     qsort(c->route, (size_t)c->routes, sizeof *c->route, ldc_conf_route_order);
-    ldc_conf_route_index(r);
+    room_for = (int *)ldc_conf_take(r, ((size_t)c->routes + 1) * sizeof *room_for);
+    c->by_text = (int *)ldc_conf_take(r, ((size_t)c->routes + 1) * sizeof *c->by_text);
+    c->size = (ldc_size *)ldc_conf_take(r, ((size_t)c->routes + 1) * sizeof *c->size);
+    if (!r->memory) ldc_conf_route_index(c, room_for);
 }
 
 static void ldc_conf_free(ldc_conf *c) {

@@ -3,6 +3,8 @@
 #include "fuzz.h"
 
 static ldc_route table[16];
+static int by_text[16], room[16];
+static ldc_size sizes[16];
 static ldc_conf conf;
 static bool odd; /* it has a reading more, which may only refuse it */
 static char said[1024];
@@ -22,6 +24,9 @@ static void read_table(const char *p, size_t n) {
         if (ldc_conf_route(t, word)) conf.routes++;
     }
     qsort(table, (size_t)conf.routes, sizeof *table, ldc_conf_route_order);
+    conf.by_text = by_text;
+    conf.size = sizes;
+    ldc_conf_route_index(&conf, room);
 }
 
 /* The group of `target` as bytes at their own address, -1 none, -2 refused. */
@@ -31,6 +36,7 @@ static int find(const char *p, size_t n) {
     ldc_why why = ldc_route_find(&conf, NULL, ldc_util_str(copy, n), room, &found);
     free(copy);
     free(room);
+    if (why == LDC_WHY_ESCAPE) why = LDC_WHY_PATH;
     CHECK(why == LDC_WHY_NONE || why == LDC_WHY_PATH || why == LDC_WHY_ROUTE);
     CHECK((why == LDC_WHY_NONE) == (found != NULL) || why == LDC_WHY_PATH);
     return why == LDC_WHY_PATH ? -2 : why == LDC_WHY_ROUTE ? -1 : found->group;
