@@ -1456,27 +1456,30 @@ static void ldc_log_line(ldc_log *g, ldcorn_level level, ldc_str text) {
 static void ldc_log_note_dropped(ldc_log *g, ldc_sink *s) {
     ldc_sink *other = s == &g->own ? &g->err : &g->own;
     uint64_t dropped = s->dropped, wall;
-    char text[200];
+    char text[280], why[200];
+    bool stuck;
     if (dropped == 0) return;
     if (dropped > s->counted) g->dropped += dropped - s->counted, g->error = s->error;
     s->counted = dropped;
     wall = ldc_util_wall();
-    snprintf(text, sizeof text, "%llu log lines dropped, %s%s%s%s", (unsigned long long)dropped,
+    snprintf(why, sizeof why, "%s%s%.100s%s%s",
              s->error ? "they cannot be written" : "the target was too slow", s->path ? ": " : "",
-             s->path ? s->path : "", s->error ? ": " : "");
-    if (s->error)
-        snprintf(text + strlen(text), sizeof text - strlen(text), "%s", strerror(s->error));
-    if (s->error && (g->hook.line || (other->fd >= 0 && other->fd != s->fd)) &&
+             s->path ? s->path : "", s->error ? ": " : "", s->error ? strerror(s->error) : "");
+    stuck = s->noted || s->used > LDC_LOG_RING / 2;
+    if ((s->error || stuck) && (g->hook.line || (other->fd >= 0 && other->fd != s->fd)) &&
         wall - g->told_at >= 10000) {
+        char elsewhere[240]; /* how many is told once, by the target itself */
+        snprintf(elsewhere, sizeof elsewhere, "lines are dropped: %s", why);
         g->told_at = wall;
         if (other == &g->own || g->hook.line)
-            ldc_log_line(g, LDCORN_LOG_WARN, ldc_util_z(text));
+            ldc_log_line(g, LDCORN_LOG_WARN, ldc_util_z(elsewhere));
         else
-            ldc_log_line_to(g, other, LDCORN_LOG_WARN, ldc_util_z(text));
+            ldc_log_line_to(g, other, LDCORN_LOG_WARN, ldc_util_z(elsewhere));
     }
-    if (s->noted || s->used > LDC_LOG_RING / 2) return;
+    if (stuck) return;
     s->dropped = s->counted = 0;
     s->noted = dropped;
+    snprintf(text, sizeof text, "%llu log lines dropped, %s", (unsigned long long)dropped, why);
     ldc_log_line_to(g, s, LDCORN_LOG_WARN, ldc_util_z(text));
 }
 
@@ -6101,9 +6104,11 @@ struct ldc_worker {
     uint64_t check_at, answered_at; /* the next health check; the last answer */
     int probe_fails;
     char tail[LDC_TAIL];
-    size_t tail_n, tail_old; /* tail_old: of them, from processes before this one */
+    size_t tail_n, tail_old, tail_before; /* from where on it is this process, the one before */
     char last_exit[96];
-    char inside[200]; /* what was, when it ended */
+    char inside[200]; /* what was, when it ended: two of them, */
+    int lost;         /* of so many, */
+    uint64_t lost_at; /* the last one then */
     uint64_t last_exit_at;
     char awaited[64];     /* why it is not ready yet: what its last probe found */
     uint64_t say_at;      /* when that is to be told */
@@ -6325,8 +6330,9 @@ static void ldc_admin_report_gone(ldcorn *l, const ldc_exchange *e);
 static void ldc_client_exchange_free(ldcorn *l, ldc_exchange *e);
 static void ldc_proc_probe_send(ldcorn *l, ldc_up *u);
 static void ldc_proc_probe_readable(ldcorn *l, ldc_up *u);
-static void ldc_proc_event_down(ldcorn *l, ldc_worker *w); /* a connect failed */
-static void ldc_proc_hold(ldcorn *l, ldc_worker *w);       /* it may be dying */
+static void ldc_proc_event_down(ldcorn *l, ldc_worker *w);                  /* a connect failed */
+static void ldc_proc_hold(ldcorn *l, ldc_worker *w);                        /* it may be dying */
+static void ldc_proc_lost(ldcorn *l, ldc_worker *w, const ldc_exchange *e); /* with this inside */
 static void ldc_proc_probed(ldcorn *l, ldc_up *u, bool passed, const char *why);
 static void ldc_proc_check_late(ldcorn *l, ldc_worker *w, ldc_up *u);
 static void ldc_proc_idle(ldcorn *l, ldc_worker *w); /* nothing inside any more */
@@ -8235,6 +8241,7 @@ static void ldc_up_failed(ldcorn *l, ldc_up *u, ldc_why why) {
     bool untouched = e && e->req.sent == 0, answered = e && (e->first || u->line || u->in.p);
     if (why == LDC_WHY_CONNECT) snprintf(l->what, sizeof l->what, "connect: %s", strerror(errno));
     g->errors[why == LDC_WHY_CONNECT ? LDC_ERROR_CONNECT : LDC_ERROR_RESET]++;
+    if (why == LDC_WHY_RESET && e && !u->orphaned) ldc_proc_lost(l, u->worker, e);
     if (why == LDC_WHY_RESET && !answered) ldc_proc_hold(l, u->worker);
     if (why == LDC_WHY_CONNECT) ldc_proc_event_down(l, u->worker);
     if (e && e->client && !answered && !u->orphaned) {
@@ -10297,8 +10304,6 @@ static void ldc_client_refuse_inside(ldcorn *l, ldc_exchange *e, ldc_why why) {
     if (answer) ldc_client_refuse(l, answer, why);
 }
 
-/* Body bytes p[0..n) into the request's flow, to `fd` at once where it is not negative. Bytes
-   used, or LDC_GONE when this exchange is over for the client. */
 /* What became of body bytes on their way. False when this exchange is over for the client. */
 static bool ldc_client_passed(ldcorn *l, ldc_client *c, int r) {
     ldc_exchange *e = c->exchange;
@@ -10314,6 +10319,8 @@ static bool ldc_client_passed(ldcorn *l, ldc_client *c, int r) {
     return c->exchange == e;
 }
 
+/* Body bytes p[0..n) into the request's flow, to `fd` at once where it is not negative. Bytes
+   used, or LDC_GONE when this exchange is over for the client. */
 static ptrdiff_t ldc_client_body(ldcorn *l, ldc_client *c, char *p, size_t n, int fd) {
     ldc_exchange *e = c->exchange;
     int64_t most = e->group->conf->s.max_body;
@@ -10410,8 +10417,8 @@ static void ldc_client_input(ldcorn *l, ldc_client *c, char *p, size_t n) {
         bool more = size == LDC_MORE;
         if (more) size = 0;
         if (why == LDC_WHY_NONE) ldc_client_keep(l, c, p + blank + size, n - blank - (size_t)size);
-        if (why)
-            ldc_client_head_refused(l, c, why, p + blank, n - blank);
+        if (why) /* what should have been a PROXY header has no words of a request */
+            ldc_client_head_refused(l, c, why, p + blank, before == LDC_BAD ? 0 : n - blank);
         else if (!more && c->state != LDC_CLIENT_DEAD)
             ldc_client_head(l, c, &l->head);
         ldc_buf_free(&l->mem, &in);
@@ -10795,7 +10802,7 @@ static ldc_sink *ldc_proc_sink(ldcorn *l, ldc_worker *w) {
     return &w->out;
 }
 
-/* Its last lines, each behind its time: the seconds since we began, in eight hexadecimal digits. */
+/* Its last lines, each behind its time: tenths of seconds since we began, in eight hexadecimal digits. */
 static void ldc_proc_remember(const ldcorn *l, ldc_worker *w, const char *p, size_t n) {
     char at[LDC_TAIL_TIME + 1];
     if (n + LDC_TAIL_TIME + 1 > sizeof w->tail / 2) n = sizeof w->tail / 2 - LDC_TAIL_TIME - 1;
@@ -10805,8 +10812,9 @@ static void ldc_proc_remember(const ldcorn *l, ldc_worker *w, const char *p, siz
         memmove(w->tail, w->tail + cut, w->tail_n - cut);
         w->tail_n -= cut;
         w->tail_old -= cut < w->tail_old ? cut : w->tail_old;
+        w->tail_before -= cut < w->tail_before ? cut : w->tail_before;
     }
-    snprintf(at, sizeof at, "%08x", (unsigned)((l->now - l->began) / 1000000));
+    snprintf(at, sizeof at, "%08x", (unsigned)((l->now - l->began) / 100000));
     memcpy(w->tail + w->tail_n, at, LDC_TAIL_TIME);
     memcpy(w->tail + w->tail_n + LDC_TAIL_TIME, p, n);
     w->tail_n += LDC_TAIL_TIME + n;
@@ -10819,7 +10827,7 @@ static bool ldc_proc_recall(const ldcorn *l, ldc_str *rest, ldc_str *line, unsig
     const char *lf = rest->n ? (const char *)memchr(rest->p, '\n', rest->n) : NULL;
     if (lf == NULL || lf - rest->p < LDC_TAIL_TIME) return false;
     for (int i = 0; i < LDC_TAIL_TIME; i++) at = at << 4 | (unsigned)ldc_util_hex(rest->p[i]);
-    *ago = (unsigned)((l->now - l->began) / 1000000) - at;
+    *ago = ((unsigned)((l->now - l->began) / 100000) - at) / 10;
     *line = ldc_util_str(rest->p + LDC_TAIL_TIME, (size_t)(lf - rest->p) - LDC_TAIL_TIME);
     *rest = ldc_util_cut(*rest, (size_t)(lf - rest->p) + 1);
     return true;
@@ -10912,7 +10920,7 @@ static void ldc_proc_tail(const ldcorn *l, ldc_text *t, const ldc_worker *w) {
     while (ldc_proc_recall(l, &rest, &line, &ago)) {
         if (skip-- > 0 || ago > 600) continue;
         ldc_text_add(t, "\n    | ");
-        if (ago > 1) ldc_text_fmt(t, "(%s before) ", ldc_util_span((uint64_t)ago * 1000, span));
+        if (ago) ldc_text_fmt(t, "(%s before) ", ldc_util_span((uint64_t)ago * 1000, span));
         ldc_text_escape(t, line, false);
     }
 }
@@ -11676,6 +11684,8 @@ static bool ldc_proc_news(ldcorn *l, const ldc_worker *w, bool early, ldc_text *
     if (g->told == h && g->told_more)
         ldc_text_fmt(t, "\n    the same %d times in the last %.0fs", g->told_more,
                      ldc_proc_seconds(l->now - g->told_at));
+    if (g->told != h && g->told_more)
+        ldc_text_fmt(t, "\n    before it the former failure came %d more times", g->told_more);
     g->told = h;
     g->told_at = l->now;
     g->told_more = 0;
@@ -11710,10 +11720,11 @@ static void ldc_proc_again(ldcorn *l, ldc_worker *w, const char *what, bool cras
     ldc_text_fmt(&t, "%s.%d (pid %ld) %s: %s", w->group->name, w->index, (long)w->pid,
                  early ? "ended before it was ready" : "ended", what);
     if (w->inside[0]) ldc_text_fmt(&t, "\n    inside: %s", w->inside);
+    if (w->lost > 2) ldc_text_fmt(&t, " and %d more", w->lost - 2);
     ldc_proc_tail(l, &t, w);
     if (early && strncmp(what, "exit 0 ", 7) == 0)
         ldc_text_add(&t, "\n    it may have gone into the background: leave out -D, --daemon, "
-                         "--daemonize, `daemon on` and their like");
+                         "--daemonize and their like; php-fpm: -F; nginx: -g 'daemon off;'");
     if (early) ldc_proc_explain(&t, w);
     if (w->state == LDC_PROC_FAILED)
         ldc_text_fmt(&t,
@@ -11787,9 +11798,10 @@ static void ldc_proc_start(ldcorn *l, ldc_worker *w) {
     ldc_proc_set(l, w, LDC_PROC_STARTING);
     w->started = l->now;
     w->held = w->refused = w->was_ready = w->asked = w->killed = false;
-    w->awaited[0] = w->inside[0] = 0;
+    w->awaited[0] = 0;
     w->say_at = l->now + 10000000;
     w->hold_again = 0;
+    w->tail_before = w->tail_old;
     w->tail_old = w->tail_n;
     w->probe_fails = 0;
     w->pause = 10;
@@ -11995,27 +12007,41 @@ static void ldc_proc_probed(ldcorn *l, ldc_up *u, bool passed, const char *why) 
 
 static void ldc_proc_stop(ldcorn *l, ldc_worker *w);
 
+/* Where the worker was told to listen, and by which word of the configuration: "{port} in cmd". */
+static void ldc_proc_told(const ldc_worker *w, char word[40]) {
+    static const char *const names[] = {"{socket}", "{port}", "{fd}"};
+    const char *name = names[w->as->transport];
+    bool cmd = false;
+    for (char *const *a = w->as->argv; a && *a && !cmd; a++) cmd = strstr(*a, name) != NULL;
+    snprintf(word, 40, "%s in %s", name, cmd ? "cmd" : "env");
+}
+
 /* What a start waits for, after ten seconds, a minute, and then rarely. */
 static void ldc_proc_awaits(ldcorn *l, ldc_worker *w) {
     uint64_t took = l->now - w->started;
-    const char *why = w->awaited[0] ? w->awaited : "no answer yet";
-    char where[160], span[24], pid[24] = "";
+    bool none = strcmp(w->awaited, strerror(ECONNREFUSED)) == 0 ||
+                strcmp(w->awaited, strerror(ENOENT)) == 0;
+    char told[40] = "", span[24], pid[24] = "";
+    const char *where = w->foreign ? w->addr.text : w->path ? w->path : "its socket";
+    const char *path = w->as->health_path;
+    char port[32], what[480];
     w->say_at = l->now + (took < 30000000 ? 50000000 : 300000000);
-    if (w->foreign)
-        snprintf(where, sizeof where, "%.120s", w->addr.text);
-    else if (w->as->transport == LDC_BY_PORT)
-        snprintf(where, sizeof where, "127.0.0.1:%u; {port} in cmd told it to listen there",
-                 (unsigned)ntohs(w->addr.u.v4.sin_port));
+    snprintf(port, sizeof port, "127.0.0.1:%u", (unsigned)ntohs(w->addr.u.v4.sin_port));
+    if (!w->foreign) {
+        if (w->as->transport == LDC_BY_PORT) where = port;
+        ldc_proc_told(w, told);
+        snprintf(pid, sizeof pid, "pid %ld, ", (long)w->pid);
+    }
+    if (none)
+        snprintf(what, sizeof what, "nothing listens on %.120s yet%s%s%s", where,
+                 told[0] ? "; " : "", told, told[0] ? " told it to" : "");
     else
-        snprintf(where, sizeof where, "%.108s; {%s} told it to listen there",
-                 w->path ? w->path : "its socket", w->as->transport == LDC_BY_FD ? "fd" : "socket");
-    if (strcmp(why, strerror(ECONNREFUSED)) == 0 || strcmp(why, strerror(ENOENT)) == 0)
-        why = "nothing listens there yet";
-    if (w->pid) snprintf(pid, sizeof pid, " (pid %ld)", (long)w->pid);
+        snprintf(what, sizeof what, "%s%.80s%s%s, from %.120s%s%s%s", path ? "GET " : "",
+                 path ? path : "", path ? ": " : "", w->awaited[0] ? w->awaited : "no answer yet",
+                 where, told[0] ? "; " : "", told, told[0] ? " told it to listen there" : "");
     ldc_log_say(&l->log, took < 30000000 ? LDCORN_LOG_INFO : LDCORN_LOG_WARN,
-                "%s.%d%s: still starting after %s: %s%s%s (%s)", w->group->name, w->index, pid,
-                ldc_util_span(took / 1000000 * 1000, span), why, w->as->health_path ? ", GET " : "",
-                w->as->health_path ? w->as->health_path : "", where);
+                "%s.%d: %s (%snot ready for %s)", w->group->name, w->index, what, pid,
+                ldc_util_span(took / 1000000 * 1000, span));
 }
 
 static void ldc_proc_starting_timer(ldcorn *l, ldc_worker *w) {
@@ -12361,28 +12387,19 @@ static void ldc_proc_count_exit(ldc_worker *w, const char *why) {
     }
 }
 
-/* The requests that it takes with it, as far as there is room. */
-static void ldc_proc_inside(ldc_worker *w) {
-    int n = 0, more = 0;
-    w->inside[0] = 0;
-    for (const ldc_up *u = w->ups; u; u = u->next) {
-        size_t used = strlen(w->inside);
-        char target[120];
-        ldc_str method;
-        if (!u->slot || u->exchange == NULL) continue;
-        if (n++ > 1) {
-            more++;
-            continue;
-        }
-        method = ldc_client_word(u->exchange, 0);
-        snprintf(w->inside + used, sizeof w->inside - used, "%s%.*s %.60s, id %.32s",
-                 used ? "; " : "", LDC_STR_ARG(method),
-                 ldc_util_show(ldc_client_word(u->exchange, 1), target, sizeof target),
-                 u->exchange->id);
-    }
-    if (more)
-        snprintf(w->inside + strlen(w->inside), sizeof w->inside - strlen(w->inside),
-                 " and %d more", more);
+/* A request ended with its worker, or (NULL) the worker did: its connections break a moment before we
+   hear of its end. What was lost longer ago had another cause. */
+static void ldc_proc_lost(ldcorn *l, ldc_worker *w, const ldc_exchange *e) {
+    size_t used;
+    char target[120];
+    if (w->lost_at < w->started || l->now - w->lost_at > 1000000) w->inside[0] = 0, w->lost = 0;
+    if (e == NULL) return;
+    w->lost_at = l->now;
+    if (w->lost++ >= 2) return;
+    used = strlen(w->inside);
+    snprintf(w->inside + used, sizeof w->inside - used, "%s%.*s %.60s, id %.32s", used ? "; " : "",
+             LDC_STR_ARG(ldc_client_word(e, 0)),
+             ldc_util_show(ldc_client_word(e, 1), target, sizeof target), e->id);
 }
 
 /* The leader ended and its group was killed: nothing is inside it any more. What its connections
@@ -12390,9 +12407,10 @@ static void ldc_proc_inside(ldc_worker *w) {
 static void ldc_proc_exit(ldcorn *l, ldc_worker *w) {
     bool asked = w->asked, stopping = w->state == LDC_PROC_STOPPING;
     char what[160];
-    ldc_proc_inside(w);
+    ldc_proc_lost(l, w, NULL);
     for (ldc_up *u = w->ups, *next; u; u = next) {
         next = u->next;
+        if (u->slot && u->exchange) ldc_proc_lost(l, w, u->exchange);
         if (u->slot) {
             u->slot = false;
             w->in_flight--;
@@ -14116,7 +14134,8 @@ static ldc_proc_state ldc_admin_state(const ldc_worker *w) {
 }
 
 static void ldc_admin_worker(ldcorn *l, ldc_text *t, const ldc_worker *w) {
-    ldc_str rest = ldc_util_str(w->tail, w->tail_n), line;
+    size_t from = w->tail_old < w->tail_n ? w->tail_old : w->tail_before;
+    ldc_str rest = ldc_util_str(w->tail + from, w->tail_n - from), line; /* or what was last */
     char span[24];
     unsigned ago;
     ldc_text_fmt(
@@ -14137,7 +14156,7 @@ static void ldc_admin_worker(ldcorn *l, ldc_text *t, const ldc_worker *w) {
     ldc_text_json(t, ldc_util_z(w->inside));
     ldc_text_add(t, ",\"last_lines\":\"");
     while (ldc_proc_recall(l, &rest, &line, &ago)) {
-        if (ago > 1) ldc_text_fmt(t, "(%s ago) ", ldc_util_span((uint64_t)ago * 1000, span));
+        if (ago) ldc_text_fmt(t, "(%s ago) ", ldc_util_span((uint64_t)ago * 1000, span));
         ldc_text_json_part(t, line);
         ldc_text_add(t, "\\n");
     }
@@ -14587,10 +14606,11 @@ static ldc_why ldc_admin_allowed(ldcorn *l, const ldc_exchange *e, const ldc_hea
 }
 
 /* 401 and 403 say why: whoever operates this has to find out. */
-static void ldc_admin_refuse(ldcorn *l, ldc_exchange *e, ldc_why why, const char *rule) {
-    char body[240];
-    snprintf(body, sizeof body, "%d %s: %s\n", ldc_log_reasons[why].status,
-             ldc_log_reasons[why].text, rule);
+static void ldc_admin_refuse(ldcorn *l, ldc_exchange *e, const ldc_head *h, ldc_why why,
+                             const char *rule) {
+    char body[400], host[120];
+    snprintf(body, sizeof body, "%d %s: %s (Host: %s)\n", ldc_log_reasons[why].status,
+             ldc_log_reasons[why].text, rule, ldc_util_show(h->host, host, sizeof host));
     e->why = why;
     ldc_client_reply(l, e, ldc_log_reasons[why].status, "text/plain; charset=utf-8",
                      why == LDC_WHY_TOKEN ? "WWW-Authenticate: Bearer\r\n" : "", ldc_util_z(body));
@@ -15156,7 +15176,7 @@ static void ldc_admin_groups(ldcorn *l, ldc_exchange *e, const ldc_head *h, ldc_
     int status;
     bool quit = ldc_util_is(h->method, "DELETE");
     if (why) {
-        ldc_admin_refuse(l, e, why, rule);
+        ldc_admin_refuse(l, e, h, why, rule);
         return;
     }
     path = ldc_util_cut(path, 8); /* "/groups/" */
@@ -15303,7 +15323,7 @@ static void ldc_admin_request(ldcorn *l, ldc_exchange *e, const ldc_head *h) {
         if (!ldc_util_is(h->method, p->method) && !(e->head_only && !p->changes)) continue;
         why = ldc_admin_allowed(l, e, h, p->changes, p->open, p->any, &rule);
         if (why)
-            ldc_admin_refuse(l, e, why, rule);
+            ldc_admin_refuse(l, e, h, why, rule);
         else
             ldc_admin_do(l, e, h, (int)i, query);
         return;

@@ -98,7 +98,7 @@ def test_a_disk_that_fills_has_whole_lines(full):
 def test_a_disk_that_fills_is_counted(full):
     wait_for(lambda: 'dropped' in full.log() or b'dropped' in fill(full.access_path))
     got = len(re.findall(rb'(?m)^\{"time".*"target".*\}$', fill(full.access_path)))
-    assert counted(fill(full.access_path).decode()) == full.sent - got
+    assert counted(full.log() + fill(full.access_path).decode()) == full.sent - got
 
 
 # --- readers that do not read ---
