@@ -3003,6 +3003,10 @@ static ldc_str ldc_conf_line(const ldc_origin *at) {
 }
 
 /* file:line:col: text, the line, a caret and what to do. */
+static const char ldc_conf_option[] = "-o"; /* stands for the file's name */
+
+static bool ldc_conf_by_option(const ldc_file *f) { return strcmp(f->name, ldc_conf_option) == 0; }
+
 static void ldc_conf_note(ldc_text *t, const ldc_origin *at, const char *text, const char *hint) {
     ldc_str line;
     size_t column = at->column > 0 ? (size_t)at->column - 1 : 0;
@@ -3011,7 +3015,7 @@ static void ldc_conf_note(ldc_text *t, const ldc_origin *at, const char *text, c
         return;
     }
     if (at->line == 0) {
-        bool option = strcmp(at->file->name, "-o") == 0;
+        bool option = ldc_conf_by_option(at->file);
         ldc_text_fmt(t, "%s%s%s: %s%s%s\n", at->file->name, option ? " " : "",
                      option ? at->file->text : "", text, hint[0] ? ": " : "", hint);
         return;
@@ -3800,7 +3804,7 @@ static void ldc_conf_override(ldc_reader *r, const char *word) {
     char hint[128];
     int id = -1;
     if (r->memory) return;
-    f->name = "-o";
+    f->name = ldc_conf_option;
     f->text = word;
     f->n = s.n;
     at.file = f;
@@ -5057,6 +5061,8 @@ static const char *ldc_conf_instead(const char *word, char room[300], bool *neve
                *comma = strchr(word, ',');
     char plain[256];
     size_t n = strlen(word);
+    while (pattern && pattern > word && pattern[-1] == '$') /* written as $${: it is meant */
+        pattern = strpbrk(pattern + 1, "{<");
     if (pattern == NULL && (pattern = strstr(word, "/:")) != NULL) pattern++;
     if (pattern == NULL && n > 2 && strcmp(word + n - 2, ".*") == 0) pattern = word + n - 2;
     if (pattern == NULL && (pattern = strstr(word, "*/")) != NULL) *never = true;
@@ -5214,7 +5220,7 @@ static void ldc_conf_report(ldc_reader *r, ldcorn_error *error) {
     ldc_text_init(&t, r->errors.mem);
     for (int i = 0; i < r->error_count && i < (int)LDC_LEN(r->note) && r->conf->file; i++) {
         const ldc_file *at = r->note[i].at.file; /* what -o or a desc says is no fault of a file */
-        if (at == NULL || (at->text && strcmp(at->name, "-o") != 0)) name = r->conf->file;
+        if (at == NULL || (at->text && !ldc_conf_by_option(at))) name = r->conf->file;
     }
     if (r->error_count == 0 && r->conf->file) name = r->conf->file;
     if (r->errors.failed)
@@ -16528,9 +16534,43 @@ static void ldc_public_unclaim(ldcorn *l) {
     ldc_public_release();
 }
 
+/* A word as a shell reads it. */
+static void ldc_public_word(ldc_text *t, const char *word) {
+    bool plain = word[0] && word[0] != '-';
+    for (const char *p = word; *p; p++)
+        plain = plain && (isalnum((unsigned char)*p) || strchr("_./:@%+,-[]", *p));
+    if (!plain) ldc_text_add(t, "'");
+    for (const char *p = word; *p; p++) {
+        if (*p == '\'')
+            ldc_text_add(t, "'\\''");
+        else
+            ldc_text_put(t, p, 1);
+    }
+    if (!plain) ldc_text_add(t, "'");
+}
+
+/* Was it said by -o or a desc, where nobody finds it who looks into the file? */
+static bool ldc_public_unwritten(const ldc_conf *c, int id) {
+    const ldc_setting *said = &c->globals->said[id];
+    return said->set && (said->at.file == NULL || ldc_conf_by_option(said->at.file));
+}
+
+/* The command that reaches us, as it can be typed where we were started. */
+static void ldc_public_ctl(ldc_text *t, const ldc_conf *c, const char *command) {
+    bool file = c->file && !ldc_public_unwritten(c, LDC_KEY_admin) &&
+                !ldc_public_unwritten(c, LDC_KEY_runtime_dir);
+    ldc_text_add(t, "ldcornctl ");
+    if (file ? strcmp(c->file, "groups.ini") != 0 : c->admins > 0) {
+        ldc_public_word(t, file ? c->file : c->admin[0].text);
+        ldc_text_add(t, " ");
+    }
+    ldc_text_add(t, command);
+}
+
 /* 0700 and ours; a lock inside tells a living owner from a dead one. */
 static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
     const char *dir = l->conf->s.runtime_dir, *why;
+    ldc_text ctl;
     char path[PATH_MAX];
     struct stat st;
     struct flock lock;
@@ -16573,10 +16613,12 @@ static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
     if (ldc_public_bind(l, error))
         ldc_public_fail(error, 1, NULL, "cannot use runtime_dir %s: it is taken", dir);
     n = strlen(error->text);
-    snprintf(
-        error->text + n, sizeof error->text - n,
-        "  ldcorn pid %ld already runs with this file: `ldcornctl reload` or `kill -HUP %ld` reloads it\n",
-        (long)lock.l_pid, (long)lock.l_pid);
+    ldc_text_init(&ctl, &l->mem);
+    ldc_public_ctl(&ctl, l->conf, "reload");
+    snprintf(error->text + n, sizeof error->text - n,
+             "  ldcorn pid %ld already runs with this file: `%s` or `kill -HUP %ld` reloads it\n",
+             (long)lock.l_pid, ctl.p ? ctl.p : "ldcornctl reload", (long)lock.l_pid);
+    ldc_text_free(&ctl);
     return false;
 }
 
@@ -16661,12 +16703,12 @@ static void ldc_public_start_text(ldcorn *l) {
     }
     for (int i = 0; i < c->admins; i++) {
         bool file = c->admin[i].u.any.sa_family == AF_UNIX;
-        const char *named = c->file ? c->file : c->admin[0].text; /* as it can be typed */
         ldc_text_fmt(&t, "  admin   %s%s%s", file ? "" : "http://", c->admin[i].text,
                      file ? "" : "/");
-        if (i == 0)
-            ldc_text_fmt(&t, "        ldcornctl%s%s status", strcmp(named, "groups.ini") ? " " : "",
-                         strcmp(named, "groups.ini") ? named : "");
+        if (i == 0) {
+            ldc_text_add(&t, "        ");
+            ldc_public_ctl(&t, c, "status");
+        }
         ldc_text_add(&t, "\n");
     }
     if (c->admins == 0) ldc_text_add(&t, "  admin   off\n");

@@ -38,7 +38,7 @@ class Late(Before):
 def test_header_timeout():
     with Late(top='header_timeout = 1s\n') as p:
         c = p.client(GET[:-4])
-        wait_for(lambda: metric(p.proxy, 'ldcorn_connections', state='head') == 2)      # and the one that asks
+        wait_for(lambda: metric(p.proxy, 'ldcorn_connections', state='head') == 1)      # the one that asks waits
         p.stopped((c.send, GET[-4:]))
         assert p.worker.one(OK)[0].target == '/x'
         assert c.read_response().body == b'ok'
