@@ -159,7 +159,7 @@ static void event(void *user, const ldcorn_event *e) {
 int main(int argc, char **argv) {
     const char *set[4] = {NULL, NULL, NULL, NULL};
     const char *listen[2] = {NULL, NULL};
-    const char *trusted[] = {"127.0.0.1", NULL}, *all[] = {"*", NULL}, *upstream[] = {NULL, NULL};
+    const char *trusted[] = {"127.0.0.1", NULL}, *all[] = {"*", NULL}, *off[] = {"off", NULL}, *upstream[] = {NULL, NULL};
     ldcorn_group_desc group;
     ldcorn_desc desc;
     ldcorn_error error;
@@ -177,7 +177,7 @@ int main(int argc, char **argv) {
     desc.listen = listen;
     desc.set = set;
     desc.trusted_proxies = trusted;
-    desc.admin = "off";
+    desc.admin = off;
     desc.log_level = "error";
     desc.event = event;
     l = ldcorn_open(&desc, &error);
@@ -201,7 +201,7 @@ def test_the_id_of_a_trusted_peer_is_the_one_of_the_hosts_events(tmp_path):
     source, binary = tmp_path / 'ids.c', str(tmp_path / 'ids')
     source.write_text(HOST)
     header = os.environ.get('LDCORN_HEADER_DIR', REPO)
-    subprocess.run(['cc', '-O0', '-g', '-Wall', '-Wextra', '-I', header, str(source), '-o', binary], check=True)
+    subprocess.run(['cc', '-O0', '-g', '-Wall', '-Wextra', '-Werror', '-I', header, str(source), '-o', binary], check=True)
     port = free_port()
     with FakeWorker() as w:
         p = subprocess.Popen([binary, '127.0.0.1:%d' % port, w.address], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
