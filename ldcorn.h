@@ -335,7 +335,8 @@ typedef struct ldcorn_desc {
     int keep_fd_count;
     bool no_signals;   /* ldcorn_run installs no handlers */
     bool reap_orphans; /* ldcorn_run as process 1 waits for every child: for a program that has none
-                          of its own. Else only for those that it started */
+                          of its own. Else only for its workers and for orphans in their process
+                          groups */
     void (*after_fork)(void *user, const ldcorn_worker_info *); /* first in a function's child */
     void *after_fork_user;
     /* Both run inside a turn: they must not wait, nor call this instance. */
@@ -3230,6 +3231,7 @@ static void ldc_conf_number(ldc_reader *r, const ldc_key *k, ldc_str v, const ld
         *out = LDCORN_AUTO;
         return;
     }
+    *out = LDCORN_ZERO; /* what is said here is not said again by those who look at its range */
     while (n < v.n && isdigit((unsigned char)v.p[n])) n++;
     unit = ldc_util_cut(v, n);
     if (n == 0 || !ldc_util_number(ldc_util_str(v.p, n), (uint64_t)1 << 50, &number)) {
@@ -3960,7 +3962,7 @@ static void ldc_conf_range(ldc_reader *r, ldc_section *s, int id, int64_t low, i
 /* Numbers that no key may have, from a desc above all, whose fields come as they are. Ten years are
    enough for anything, and a sum of them with the time fits. */
 static void ldc_conf_sane(ldc_reader *r, ldc_section *s, int scope) {
-    for (int id = 0; id < LDC_KEY_COUNT && r->error_count == 0; id++) { /* what is said is said */
+    for (int id = 0; id < LDC_KEY_COUNT; id++) {
         const ldc_key *k = &ldc_conf_keys[id];
         int64_t v, most = k->type == LDC_DURATION ? (int64_t)3650 * 86400000
                           : k->type == LDC_SIZE   ? (int64_t)1 << 50
@@ -4252,7 +4254,7 @@ static void ldc_conf_trust(ldc_reader *r, ldc_section *s) {
             c->trusteds++;
         else
             ldc_conf_fail(r, &said->word_at[i], "write 10.0.0.0/8, an address, unix or none",
-                          "not a network: `%s`", said->word[i]);
+                          "`trusted_proxies`: not a network: `%s`", said->word[i]);
     }
 }
 
@@ -4628,7 +4630,8 @@ static void ldc_conf_runs(ldc_reader *r, ldc_section *s, ldc_gconf *g, const ldc
         ldc_conf_transport(r, s, g);
 }
 
-static void ldc_conf_networks(ldc_reader *r, const ldc_setting *said, ldc_cidrs *out) {
+static void ldc_conf_networks(ldc_reader *r, ldc_section *s, int id, ldc_cidrs *out) {
+    const ldc_setting *said = &s->said[id];
     if (said->words == 0) return;
     out->p = (ldc_cidr *)ldc_conf_take(r, (size_t)said->words * sizeof *out->p);
     for (int i = 0; i < said->words && out->p; i++) {
@@ -4637,7 +4640,7 @@ static void ldc_conf_networks(ldc_reader *r, const ldc_setting *said, ldc_cidrs 
             out->n++;
         else
             ldc_conf_fail(r, &said->word_at[i], "write 10.0.0.0/8, an address or unix",
-                          "not a network: `%s`", said->word[i]);
+                          "`%s`: not a network: `%s`", ldc_conf_keys[id].name, said->word[i]);
     }
 }
 
@@ -4759,9 +4762,9 @@ static void ldc_conf_words_of(ldc_reader *r, ldc_section *s, ldc_gconf *g) {
         g->s.watch = NULL;
         s->said[LDC_KEY_watch].words = 0;
     }
-    ldc_conf_networks(r, &s->said[LDC_KEY_dial_allow], &g->dial_allow);
-    ldc_conf_networks(r, &s->said[LDC_KEY_allow], &g->allow);
-    ldc_conf_networks(r, &s->said[LDC_KEY_deny], &g->deny);
+    ldc_conf_networks(r, s, LDC_KEY_dial_allow, &g->dial_allow);
+    ldc_conf_networks(r, s, LDC_KEY_allow, &g->allow);
+    ldc_conf_networks(r, s, LDC_KEY_deny, &g->deny);
     ldc_conf_rate(r, &s->said[LDC_KEY_rate], &g->rate);
     ldc_conf_hosts(r, &s->said[LDC_KEY_hosts]);
     g->when.hosts = s->group->hosts;
@@ -5258,22 +5261,25 @@ static bool ldc_conf_again(const ldcorn_desc *desc, int i) {
     return false;
 }
 
+/* Are the lists of a desc there that it counts? */
+static bool ldc_conf_complete(ldc_reader *r, const ldcorn_desc *desc) {
+    ldc_origin none = {0};
+    bool ok = desc->group_count <= 0 || desc->groups != NULL;
+    if (!ok) ldc_conf_fail(r, &none, "set it, or group_count = 0", "ldcorn_desc: `groups` is NULL");
+    for (int i = 0; i < desc->function_count; i++) {
+        const ldcorn_function_desc *f = desc->functions ? &desc->functions[i] : NULL;
+        if (f && f->name && f->function) continue;
+        ldc_conf_fail(r, &none, "each has a name and a function",
+                      "ldcorn_desc: `functions` lacks number %d", i);
+        return false;
+    }
+    return ok;
+}
+
 static void ldc_conf_sources(ldc_reader *r, const ldcorn_desc *desc) {
     ldc_origin none = {0};
-    if (desc->group_count > 0 && desc->groups == NULL) {
-        ldc_conf_fail(r, &none, "set it, or group_count = 0", "ldcorn_desc: `groups` is NULL");
-        return;
-    }
-    for (int i = 0; i < desc->function_count; i++) {
-        if (desc->functions == NULL || desc->functions[i].name == NULL ||
-            desc->functions[i].function == NULL) {
-            ldc_conf_fail(r, &none, "each has a name and a function",
-                          "ldcorn_desc: `functions` lacks number %d", i);
-            return;
-        }
-    }
     r->conf->globals = ldc_conf_section(r, NULL, &none);
-    if (r->memory) return;
+    if (r->memory || !ldc_conf_complete(r, desc)) return;
     if (desc->file) ldc_conf_file(r, desc->file, &none);
     if (desc->command) ldc_conf_command(r, desc->command);
     for (int i = 0; i < desc->group_count && !r->memory; i++) {
@@ -6280,7 +6286,7 @@ struct ldcorn {
     bool admin_full; /* its listener waits until one of them is gone */
     bool untrusted_said;
     uint64_t report_at; /* when groups that have refused something are looked at; 0: none has */
-    bool paused, ready_said, running, reap_all, child_noted, made_dir, lean;
+    bool paused, ready_said, running, init, child_noted, made_dir, lean;
     uint64_t accepted, bytes_in, bytes_out, id_seed, id_next, refusals_at;
     char what[224];        /* what just went wrong with a worker, for the line about its request */
     ldc_failures failures; /* of requests that no group was found for */
@@ -6310,6 +6316,10 @@ struct ldcorn {
     uint64_t shed_at;  /* when a full house was last looked through for a slow client */
     bool recycle;      /* some worker is due */
     ldc_watch watcher; /* of the child that looks after `watch` */
+    pid_t left[16];    /* process groups of workers that have ended, while we are process 1 */
+    int left_n;
+    pid_t guard_pid;
+    int guard_fd;                     /* the pipe that ends with us, where there is a guard */
     pid_t watcher_pid, dismissed[16]; /* killed helpers that are not reaped yet */
     int dismissed_n;
     int dials, dials_max;           /* connections of workers that dial in, and the most */
@@ -10935,9 +10945,10 @@ static void ldc_proc_tail(const ldcorn *l, ldc_text *t, const ldc_worker *w) {
    next start finds what a killed ldcorn has left behind. Its leader dies with us on Linux; children
    of it do not. Only where /proc tells who somebody is. --- */
 
-/* When a process began, in the kernel's ticks since it booted, and its session; 0: there is none. */
+/* When a process that has not ended began, in the kernel's ticks since it booted, and its session;
+   0: there is none. */
 static uint64_t ldc_proc_began(long pid, long *session) {
-    char path[64], text[1024], *p;
+    char path[64], text[1024], *p, state = 0;
     unsigned long long began = 0;
     long at = 0;
     ssize_t n;
@@ -10951,10 +10962,11 @@ static uint64_t ldc_proc_began(long pid, long *session) {
     text[n] = 0;
     p = strrchr(text, ')'); /* a name may hold anything */
     if (p == NULL || sscanf(p + 1,
-                            " %*c %*d %*d %ld %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
+                            " %c %*d %*d %ld %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
                             "%*d %*d %llu",
-                            &at, &began) != 2)
+                            &state, &at, &began) != 3)
         return 0;
+    if (state == 'Z' || state == 'X') return 0; /* only its parent has not looked yet */
     if (session) *session = at;
     return began;
 }
@@ -11004,6 +11016,16 @@ static bool ldc_proc_marked(long pid, const char *run) {
     return false;
 }
 
+/* Is it our own program? A function's children have the environment of their host in /proc, without
+   that word. */
+static bool ldc_proc_same_program(long pid) {
+    char path[64];
+    struct stat theirs, ours;
+    snprintf(path, sizeof path, "/proc/%ld/exe", pid);
+    return stat(path, &theirs) == 0 && stat("/proc/self/exe", &ours) == 0 &&
+           theirs.st_dev == ours.st_dev && theirs.st_ino == ours.st_ino;
+}
+
 /* Ends the process group of a leader that began then; how many processes that were, at least. */
 static int ldc_proc_end_left(long leader, uint64_t began, const char *run) {
     DIR *d;
@@ -11013,19 +11035,21 @@ static int ldc_proc_end_left(long leader, uint64_t began, const char *run) {
         ended = kill((pid_t)-leader, SIGKILL) == 0;
         return ended;
     }
+    if (ldc_proc_began(leader, NULL)) return 0; /* another process has its number, and session */
     d = opendir("/proc"); /* it is gone; who is left in its session, and has our mark? */
     while (d && (entry = readdir(d)) != NULL) {
         long pid = strtol(entry->d_name, NULL, 10), session = 0;
-        if (pid > 1 && ldc_proc_began(pid, &session) && session == leader &&
-            ldc_proc_marked(pid, run) && kill((pid_t)pid, SIGKILL) == 0)
+        if (pid > 1 && ldc_proc_began(pid, &session) >= began && session == leader &&
+            (ldc_proc_marked(pid, run) || ldc_proc_same_program(pid)) &&
+            kill((pid_t)pid, SIGKILL) == 0)
             ended++;
     }
     if (d) closedir(d);
     return ended;
 }
 
-/* `name`: a file that an earlier ldcorn left in our runtime_dir. */
-static int ldc_proc_leftover(const char *path, const char *name) {
+/* `name`: a file that an earlier ldcorn left in our runtime_dir; `only`: none but that instance. */
+static int ldc_proc_leftover(const char *path, const char *name, const char *only) {
     char text[80] = "", run[32];
     unsigned long long began = 0;
     uint64_t leader = 0;
@@ -11038,10 +11062,11 @@ static int ldc_proc_leftover(const char *path, const char *name) {
     if (fd < 0) return 0;
     n = ldc_util_read(fd, text, sizeof text - 1);
     close(fd);
-    unlink(path);
     text[n > 0 ? n : 0] = 0;
-    if (sscanf(text, "%llu %31s", &began, run) != 2 || began == 0) return 0;
-    return ldc_proc_end_left((long)leader, began, run);
+    if (sscanf(text, "%llu %31s", &began, run) != 2) began = 0;
+    if (only && (began == 0 || strcmp(run, only) != 0)) return 0;
+    unlink(path);
+    return began ? ldc_proc_end_left((long)leader, began, run) : 0;
 }
 
 /* --- fork --- */
@@ -11317,6 +11342,44 @@ static pid_t ldc_proc_helper(ldcorn *l, int *ours) {
     return pid;
 }
 
+/* The guard of a host whose loop is in another thread than its first: it waits until the pipe to us
+   has no reader any more, which is our end, and then ends whom we have noted. */
+static void ldc_proc_guard_main(ldcorn *l) {
+    const char *dir = l->conf->s.runtime_dir;
+    char path[PATH_MAX + 256];
+    struct pollfd ours;
+    struct dirent *entry;
+    DIR *d;
+    ours.fd = 3;
+    ours.events = 0;
+    while (poll(&ours, 1, -1) < 1) continue;
+    d = opendir(dir);
+    while (d && (entry = readdir(d)) != NULL) {
+        snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
+        ldc_proc_leftover(path, entry->d_name, l->via);
+    }
+    _exit(0);
+}
+
+static void ldc_proc_guard(ldcorn *l) {
+    pid_t pid;
+    if (l->guard_pid > 0 && ldc_util_wait(l->guard_pid, NULL, WNOHANG) == 0) return;
+    if (l->guard_pid > 0) close(l->guard_fd);
+    pid = ldc_proc_helper(l, &l->guard_fd);
+    if (pid == 0) ldc_proc_guard_main(l);
+    l->guard_pid = pid > 0 ? pid : 0; /* without one the next start on runtime_dir ends them */
+}
+
+static void ldc_proc_unguard(ldcorn *l) {
+    if (l->guard_pid <= 0) return;
+    if (ldc_util_wait(l->guard_pid, NULL, WNOHANG) == 0) { /* the host has not waited for it */
+        kill(l->guard_pid, SIGKILL);
+        ldc_util_wait(l->guard_pid, NULL, 0);
+    }
+    close(l->guard_fd);
+    l->guard_pid = 0;
+}
+
 static bool ldc_proc_kept(const ldcorn *l, int fd) {
     for (int i = 0; i < l->desc.keep_fd_count; i++) {
         if (l->desc.keep_fds[i] == fd) return true;
@@ -11564,6 +11627,7 @@ static int ldc_proc_fork(ldcorn *l, ldc_worker *w, const char **step) {
     s.in = s.out = s.err = s.listener = s.status = -1;
     s.worker = w;
     s.follows = ldc_proc_main_thread();
+    if (!s.follows) ldc_proc_guard(l);
     *step = "socket";
     failed = ldc_proc_transport(l, w, &s, port);
     if (!failed) *step = "worker_log", failed = ldc_proc_open_log(l, w, &s, ours);
@@ -11688,8 +11752,8 @@ static bool ldc_proc_news(ldcorn *l, const ldc_worker *w, bool early, ldc_text *
         return false;
     }
     if (g->told == h && g->told_more)
-        ldc_text_fmt(t, "\n    the same %d times in the last %.0fs", g->told_more,
-                     ldc_proc_seconds(l->now - g->told_at));
+        ldc_text_fmt(t, "\n    the same %d time%s more in the last %.0fs", g->told_more,
+                     g->told_more == 1 ? "" : "s", ldc_proc_seconds(l->now - g->told_at));
     if (g->told != h && g->told_more)
         ldc_text_fmt(t, "\n    before it the former failure came %d more times", g->told_more);
     g->told = h;
@@ -12505,6 +12569,20 @@ static void ldc_proc_ended(ldcorn *l, ldc_worker *w, int status, bool known) {
     ldc_proc_do(l, w, LDC_EV_EXIT);
 }
 
+/* Process 1 gets the orphans of its workers: they are in their process groups. What has left these
+   cannot be told from the host's own children. Is there none of that group any more? */
+static bool ldc_proc_reap_orphans(pid_t group) {
+    siginfo_t any;
+    int r;
+    do {
+        memset(&any, 0, sizeof any);
+        r = waitid(P_PGID, (id_t)group, &any, WEXITED | WNOHANG | WNOWAIT);
+        if (r == 0 && any.si_pid == group) return false; /* the worker: it has its own way to end */
+        if (r == 0 && any.si_pid > 0) ldc_util_wait(any.si_pid, NULL, WNOHANG);
+    } while (r == 0 && any.si_pid > 0);
+    return r < 0;
+}
+
 /* The whole process group gets KILL before its leader is reaped: until then the number cannot
    belong to anybody else. */
 static void ldc_proc_reap_one(ldcorn *l, ldc_worker *w) {
@@ -12518,8 +12596,15 @@ static void ldc_proc_reap_one(ldcorn *l, ldc_worker *w) {
         if (errno == ECHILD) ldc_proc_ended(l, w, 0, false);
         return;
     }
-    if (info.si_pid != w->pid) return;
+    if (info.si_pid != w->pid) {
+        if (l->init) ldc_proc_reap_orphans(w->pid);
+        return;
+    }
     kill(-w->pid, SIGKILL);
+    if (l->init) {
+        if (l->left_n == (int)LDC_LEN(l->left)) l->left_n--;
+        l->left[l->left_n++] = w->pid;
+    }
     r = ldc_util_wait(w->pid, &status, 0);
     ldc_proc_ended(l, w, status, r > 0);
 }
@@ -12553,9 +12638,10 @@ static void ldc_proc_reap(ldcorn *l) {
         if (ldc_util_wait(l->dismissed[i], NULL, WNOHANG) != 0)
             l->dismissed[i] = l->dismissed[--l->dismissed_n];
     }
-    if (l->reap_all) { /* process 1 gets everybody's orphans */
-        while (ldc_util_wait(-1, NULL, WNOHANG) > 0) {}
+    for (int i = l->left_n; i-- > 0;) {
+        if (ldc_proc_reap_orphans(l->left[i])) l->left[i] = l->left[--l->left_n];
     }
+    while (l->init && l->desc.reap_orphans && ldc_util_wait(-1, NULL, WNOHANG) > 0) {}
 }
 
 static void ldc_proc_exec_event(ldcorn *l, ldc_exec *x) {
@@ -16337,10 +16423,10 @@ LDCORN_DEF const char *ldcorn_version(void) { return LDCORN_VERSION; }
 enum { LDC_PUBLIC_INSTANCES = 64 };
 
 static struct {
-    volatile int busy;                                /* the lock */
-    volatile int inside;                              /* threads in the handler */
-    int running;                                      /* instances with handlers */
-    volatile sig_atomic_t pipe[LDC_PUBLIC_INSTANCES]; /* write ends + 1, 0: none */
+    volatile int busy;                       /* the lock */
+    volatile int inside;                     /* threads in the handler */
+    int running;                             /* instances with handlers */
+    volatile int pipe[LDC_PUBLIC_INSTANCES]; /* write ends + 1, 0: none */
     struct sigaction old[16];
     struct {
         dev_t device;
@@ -16352,6 +16438,17 @@ static struct {
     struct sigaction old_pipe;
     struct rlimit files;
 } ldc_public_all;
+
+/* A handler in one thread and an instance in another: what was there before `n` was added. Other
+   compilers have one thread. */
+static int ldc_public_add(volatile int *at, int n) {
+#if defined(__GNUC__) || defined(__clang__)
+    return __sync_fetch_and_add(at, n);
+#else
+    *at += n;
+    return *at - n;
+#endif
+}
 
 static void ldc_public_hold(void) {
 #if defined(__GNUC__) || defined(__clang__)
@@ -16444,6 +16541,7 @@ static bool ldc_public_copy_desc(ldcorn *l, const ldcorn_desc *desc) {
     groups =
         (ldcorn_group_desc *)ldc_arena_take(&l->host, (size_t)desc->group_count * sizeof *groups);
     if (groups == NULL) return false;
+    if (desc->groups == NULL) return l->desc.groups = NULL, ok; /* told when it is read */
     memcpy(groups, desc->groups, (size_t)desc->group_count * sizeof *groups);
     for (int i = 0; i < desc->group_count; i++) {
         groups[i].name = ldc_public_copy(&l->host, desc->groups[i].name, &ok);
@@ -16492,7 +16590,7 @@ static void ldc_public_sweep(ldcorn *l, const char *dir, bool deep) {
             rmdir(path);
             continue;
         }
-        if (deep && S_ISREG(st.st_mode) && (ended = ldc_proc_leftover(path, name)) > 0)
+        if (deep && S_ISREG(st.st_mode) && (ended = ldc_proc_leftover(path, name, NULL)) > 0)
             ldc_text_fmt(
                 &l->warned,
                 "an earlier ldcorn left %d process%s of a worker behind (process group %s): "
@@ -16508,7 +16606,8 @@ static void ldc_public_sweep(ldcorn *l, const char *dir, bool deep) {
 
 /* Locks of fcntl() are the process's: what another instance of it has locked is known here. Looked at
    before the file is opened, since closing it would lift the lock. */
-static const char *ldc_public_claim(ldcorn *l, const struct stat *dir) {
+static bool ldc_public_claim(ldcorn *l, const struct stat *dir, ldcorn_error *error) {
+    const char *path = l->conf->s.runtime_dir;
     bool taken = false;
     ldc_public_hold();
     for (int i = 0; i < LDC_PUBLIC_INSTANCES; i++)
@@ -16523,8 +16622,17 @@ static const char *ldc_public_claim(ldcorn *l, const struct stat *dir) {
         l->dir_at = i + 1;
     }
     ldc_public_release();
-    if (taken) return "another instance in this process does; give each its own";
-    return l->dir_at ? NULL : "there are 64 instances in this process, which is the most";
+    if (taken)
+        ldc_public_fail(error, 1, NULL,
+                        "cannot use runtime_dir %s: another instance in this process (pid %ld) "
+                        "does; give each its own",
+                        path, (long)getpid());
+    else if (l->dir_at == 0)
+        ldc_public_fail(error, 1, NULL,
+                        "cannot use runtime_dir %s: there are %d instances in this process, which "
+                        "is the most",
+                        path, LDC_PUBLIC_INSTANCES);
+    return l->dir_at > 0;
 }
 
 static void ldc_public_unclaim(ldcorn *l) {
@@ -16569,7 +16677,7 @@ static void ldc_public_ctl(ldc_text *t, const ldc_conf *c, const char *command) 
 
 /* 0700 and ours; a lock inside tells a living owner from a dead one. */
 static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
-    const char *dir = l->conf->s.runtime_dir, *why;
+    const char *dir = l->conf->s.runtime_dir;
     ldc_text ctl;
     char path[PATH_MAX];
     struct stat st;
@@ -16589,8 +16697,7 @@ static bool ldc_public_runtime_dir(ldcorn *l, ldcorn_error *error) {
         ldc_public_fail(error, 1, NULL, "runtime_dir %s: %s", dir, strerror(errno));
         return false;
     }
-    if ((why = ldc_public_claim(l, &st)) != NULL) {
-        ldc_public_fail(error, 1, NULL, "cannot use runtime_dir %s: %s", dir, why);
+    if (!ldc_public_claim(l, &st, error)) {
         l->made_dir = false;
         return false;
     }
@@ -17048,17 +17155,13 @@ static void ldc_public_handler(int sig) {
                 : sig == SIGUSR2 ? LDC_SIG_NOTHING
                 : sig == SIGTTIN ? LDC_SIG_NOTHING
                                  : LDC_SIG_STOP;
-#if defined(__GNUC__) || defined(__clang__)
-    __sync_fetch_and_add(&ldc_public_all.inside, 1);
-#endif
+    ldc_public_add(&ldc_public_all.inside, 1);
     for (int i = 0; i < LDC_PUBLIC_INSTANCES; i++) {
-        int fd = (int)ldc_public_all.pipe[i] - 1;
+        int fd = ldc_public_add(&ldc_public_all.pipe[i], 0) - 1;
         ssize_t n = fd >= 0 ? ldc_util_write(fd, &byte, 1) : 0;
         (void)n; /* a full pipe has enough bytes to wake the loop */
     }
-#if defined(__GNUC__) || defined(__clang__)
-    __sync_fetch_and_sub(&ldc_public_all.inside, 1);
-#endif
+    ldc_public_add(&ldc_public_all.inside, -1);
     errno = saved;
 }
 
@@ -17087,8 +17190,8 @@ static void ldc_public_handle(ldcorn *l) {
     if (l->desc.no_signals) return;
     ldc_public_hold();
     for (int i = 0; i < LDC_PUBLIC_INSTANCES && l->pipe_at == 0; i++) {
-        if (ldc_public_all.pipe[i]) continue;
-        ldc_public_all.pipe[i] = l->signal_out + 1;
+        if (ldc_public_add(&ldc_public_all.pipe[i], 0)) continue;
+        ldc_public_add(&ldc_public_all.pipe[i], l->signal_out + 1);
         l->pipe_at = i + 1;
     }
     sigemptyset(&mine); /* a parent may have left them blocked */
@@ -17106,7 +17209,7 @@ LDCORN_DEF int ldcorn_run(ldcorn *l) {
     int r;
     if (!l->handlers) ldc_public_handle(l);
     l->running = l->pipe_at > 0; /* else children are asked for, as in other loops */
-    l->reap_all = l->running && l->desc.reap_orphans && getpid() == 1;
+    l->init = l->running && getpid() == 1;
     if (l->running) l->alive_every = ldc_public_watchdog();
     do r = ldc_turn(l, -1);
     while (r > 0);
@@ -17131,12 +17234,9 @@ static uint64_t ldc_public_watchdog(void) {
 static void ldc_public_unpipe(ldcorn *l) {
     if (l->pipe_at == 0) return;
     ldc_public_hold();
-    ldc_public_all.pipe[l->pipe_at - 1] = 0;
+    ldc_public_add(&ldc_public_all.pipe[l->pipe_at - 1], -l->signal_out - 1);
     ldc_public_release();
-#if defined(__GNUC__) || defined(__clang__)
-    while (__sync_fetch_and_add(&ldc_public_all.inside, 0) > 0)
-        poll(NULL, 0, 1); /* it may be writing */
-#endif
+    while (ldc_public_add(&ldc_public_all.inside, 0) > 0) poll(NULL, 0, 1); /* it may be writing */
 }
 
 static void ldc_public_unhandle(ldcorn *l) {
@@ -17245,7 +17345,8 @@ static void ldc_public_disown(ldcorn *l) {
     ldc_public_shut(&l->pid_fd);
     l->made_dir = l->raised = l->handlers = false;
     l->dir_at = l->pipe_at = l->dismissed_n = 0;
-    l->watcher_pid = l->reload.resolver = l->reload.watcher = 0;
+    if (l->guard_pid > 0) close(l->guard_fd);
+    l->watcher_pid = l->reload.resolver = l->reload.watcher = l->guard_pid = 0;
 }
 
 LDCORN_DEF void ldcorn_close(ldcorn *l) {
@@ -17258,6 +17359,7 @@ LDCORN_DEF void ldcorn_close(ldcorn *l) {
     ldc_reload_unresolve(l);
     ldc_reload_unwatch(l);
     ldc_reload_unwatch_next(l);
+    ldc_proc_unguard(l);
     while (l->dismissed_n > 0) {
         ldc_util_wait(l->dismissed[l->dismissed_n - 1], NULL, 0);
         l->dismissed_n--;

@@ -50,24 +50,7 @@ def pytest_collection_modifyitems(config, items):
         kept = variants.chosen(items, config.getoption('--variant'))
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept
-    of_a_build(config, items)
     items[:] = in_turn(items, int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1)))
-
-
-def of_a_build(config, items):
-    """tests/open.txt names the tests of faults that are known and not mended yet: they run, and do not count. The tests of
-    whole kinds of faults (test_kinds_*) run with build/ldcorn; with another build they do so with WHOLE=1."""
-    with open(os.path.join(os.path.dirname(__file__), 'open.txt')) as f:
-        known = [line.split('#')[0].strip() for line in f]
-    known = tuple(line for line in known if line)
-    for item in items:
-        if item.nodeid.partition('tests/')[2].startswith(known):
-            item.add_marker(pytest.mark.xfail(reason='known, see tests/open.txt', strict=False))
-    if os.environ.get('WHOLE') or os.path.basename(os.environ.get('LDCORN_BIN', 'ldcorn')) == 'ldcorn':
-        return
-    kept = [item for item in items if not os.path.basename(item.location[0]).startswith('test_kinds_')]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-    items[:] = kept
 
 
 def in_turn(items, runners):

@@ -451,7 +451,7 @@ def test_systemd_hears_what_a_start_waits_for(tmp_path):
 def status_of(m, words):
     """The first state whose STATUS has that."""
     while True:
-        said = m.next()
+        said = m.any()
         if re.search(words, said.get('STATUS', '')):
             return said
 

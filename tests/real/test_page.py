@@ -185,7 +185,7 @@ def test_groups_workers_and_their_numbers(browser):
         for group in (ml, web):
             have = p.group('ml' if group is ml else 'web')['workers']
             assert [r[:3] for r in group['rows']] == [[str(w['index']), str(w['pid']), w['state']] for w in have]
-            assert all(re.fullmatch(r'\d+ MiB', r[6]) for r in group['rows']), group['rows']
+            assert all(re.fullmatch(r'\d+(\.\d)? MiB', r[6]) for r in group['rows']), group['rows']
             assert not group['exits']
         assert page['top']['Up'][1] == '%s, pid %d' % (p.status()['version'], p.pid)
 
@@ -256,7 +256,7 @@ def test_a_killed_worker_and_what_it_said(browser):
         page = browser.see(lambda s: s['groups']['web']['exits'] and s['groups']['web']['items']['Workers'][0] == '2 of 2'
                            and s['groups']['web']['items']['Restarts'][0] == '1')
         (summary, lines), = page['groups']['web']['exits']
-        assert re.fullmatch(r'Worker \d ended \d+ s ago: killed by signal 9 \(KILL\).*', summary)
+        assert re.fullmatch(r'Worker \d ended \d+ s ago: killed by signal 9 \(SIGKILL\).*', summary)
         assert HOSTILE in lines
         browser.js('document.querySelector("details:not([hidden])").open = true')
         browser.see(lambda s: s['groups']['web']['exits'][0][0] != summary)      # a later turn: it stays open
