@@ -38,7 +38,7 @@ instructions: ## instructions per request under callgrind, against tests/instruc
 flow: ## tests/flow with build/ldcorn
 	CC='$(CC)' tests/run flow
 
-asan: ## tests/flow and tests/real with sanitizers and audit; what concerns epoll, kqueue, a shaky system
+asan: ## what of tests/flow and tests/real concerns sanitizers and audit, epoll, kqueue, a shaky system
 	CC='$(CC)' tests/run flow-asan flow-epoll flow-kqueue flow-shaky real-asan
 
 sim: ## lives from seeds (tests/sim): the system, workers, clients and operators around ldcorn.h

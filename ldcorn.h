@@ -1,4 +1,4 @@
-/* ldcorn.h - v0.1.0 - an HTTP/1.1 front door that owns its workers, in one file
+/* ldcorn.h - v0.2.0 - an HTTP/1.1 front door that owns its workers, in one file
 
    Each group of paths gets its own worker processes, its own queue and an exact limit of
    requests inside one worker. What crashes is restarted, what is new is swapped in with no
@@ -50,9 +50,9 @@
      logger, the allocator.
 
      Every key with its type, default and a line of help stands in the table LDC_KEYS (@conf);
-     `ldcorn -T FILE` prints what is in force and where it was said. Signals of ldcorn_run: TERM
-     and INT stop gracefully, a second one or QUIT at once, HUP reloads the file, USR1 reopens
-     logs. The admin address answers GET / (a page to look at) /status /requests /server /metrics
+     `ldcorn -T FILE` prints what is in force and where it was said. Signals reach each instance
+     that is in ldcorn_run: TERM and INT stop gracefully, a second one (a second or more later) or
+     QUIT at once, HUP reloads the file, USR1 reopens logs. The admin address answers GET / (a page to look at) /status /requests /server /metrics
      /healthz /readyz /route, POST /reload[?processes=keep] /stop, POST /groups/G/... to scale,
      restart, pause, join. Reason words of refusals: LDC_REASONS (@log).
 
@@ -81,13 +81,19 @@
      - Closing only marks; ldc_turn_bury() closes and frees, at the end of the turn. So a pointer
        is good for a whole turn, and no descriptor number is used twice in one.
      - A state has one writer: ldc_client_set, ldc_up_set, ldc_proc_set, ldc_reload_set.
-     - A slot is taken in ldc_group_take and given back in ldc_group_give, nowhere else.
+     - A slot is taken in ldc_group_take and given back in ldc_group_give, nowhere else. Those of
+       an address belong to the address: whoever comes back to it finds its requests inside.
+     - A worker has at most one successor; a roll waits for those that it has started itself.
+     - A byte that is kept has a deadline, and no loop looks twice at the same head of a list.
+     - What a turn and a request do depends on what has changed, not on how many groups, routes,
+       workers or idle clients there are. What admin wants of all of them is made in pieces.
      - Bytes from outside never meet an assert; asserts are for our own mistakes.
      - Code calls upward in the file; the few back-calls stand declared in one block.
 
    6. Limits
      No TLS and no HTTP/2 (put a terminator in front), no regular expressions, no rewriting, no
-     caching, no static files.
+     caching, no static files, no shell around a command. A request has at most 100 fields, an
+     answer 256. 64 instances in one process; bodies to ldcorn_serve up to 1 MiB.
 
    7. Sections, in order; search for the mark to get there
          @guide @api                     what you read, what you call
@@ -102,6 +108,10 @@
 
    History
      0.1.0  the whole path once: routing, queues with exact limits, supervision, reload, admin
+     0.2.0  combinations: bytes with a deadline, one successor, slots of addresses; stops, checks
+            and logs that say what they wait for; several instances, threads and forks of a host;
+            nothing that grows with the number of groups, routes and workers. Keys: admin is a
+            list, admin_hosts, min_rate, keep_fds and reap_orphans of the desc
 */
 
 /* @api -------------------------------------------------------------------------------------
@@ -120,7 +130,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define LDCORN_VERSION "0.1.0"
+#define LDCORN_VERSION "0.2.0"
 
 #ifdef LDCORN_STATIC
 #if defined(__GNUC__) || defined(__clang__)
@@ -184,9 +194,10 @@ typedef struct ldcorn_group_desc {
     int64_t workers;               /* processes, default 1; LDCORN_AUTO: as many as processors;
                                        with dial_in the most connections, default 1024 */
     const char *dir;               /* working directory, default: inherited */
-    const char *const *env;        /* K=V words, added to the inherited environment */
-    const char *user;              /* name[:group] of its processes, default ours; needs root */
-    const char *umask;             /* octal, default inherited */
+    const char *const *env; /* K=V words over the inherited environment; {socket}, {port} and {fd}
+                               are filled in */
+    const char *user;       /* name[:group] of its processes, default ours; needs root */
+    const char *umask;      /* octal, default inherited */
     const char *const *worker_log; /* stderr (default) stdout inherit off or a path, and raw */
     const char *const *watch;      /* files and directories: a change restarts the group */
     const char *const *routes;     /* /a prefix, /a* string prefix, =/a exact, * fallback */
@@ -206,8 +217,8 @@ typedef struct ldcorn_group_desc {
                                       default 1M, ZERO = none */
     int64_t response_buffer; /* with a limit: answer taken ahead of a slow client, default 1M */
     const char *balance;     /* least (default), lifo, round, hash */
-    const char *const
-        *hash_key;            /* addr (default) header:N cookie:N query:N path:N; first present */
+    /* addr (default) header:N cookie:N query:N path:N; the first one present */
+    const char *const *hash_key;
     int64_t retries;          /* default 2; only while no byte can have reached a worker */
     const char *client_abort; /* wait, close; default wait if limited, else close */
     int64_t connect_timeout;  /* default 1500, 5000 for TCP upstream */
@@ -249,7 +260,7 @@ typedef struct ldcorn_allocator {
     void *user;
 } ldcorn_allocator;
 
-/* Gets each line of ldcorn's own log, without time and newline, instead of `log`. */
+/* Gets each line of ldcorn's own log, one a call, without time and newline, instead of `log`. */
 typedef struct ldcorn_logger {
     void (*line)(void *user, ldcorn_level, const char *text, size_t length);
     void *user;
@@ -303,9 +314,8 @@ typedef struct ldcorn_desc {
        ends before us); default 127.0.0.1:8000 */
     const char *const *listen;
     const char *const *admin; /* such addresses, or off; default admin.sock in runtime_dir */
-    const char *const
-        *admin_hosts;          /* names in Host that admin answers to over TCP, beside addresses
-                                       and localhost */
+    /* names in Host that admin answers to over TCP, beside addresses and localhost */
+    const char *const *admin_hosts;
     const char *admin_token;   /* bearer token for admin, default none; never printed */
     const char *ready_path;    /* answered 200 or 503 by ldcorn on public listeners, default none */
     const char *runtime_dir;   /* for worker and admin sockets, 0700; 0711 if a group has `user` */
@@ -329,11 +339,11 @@ typedef struct ldcorn_desc {
     int64_t shutdown_timeout; /* ms for a whole graceful stop, lame_duck included, default 25s */
     const char *pid_file;     /* path; written when all listeners are bound, default none */
 
-    const int
-        *keep_fds; /* keep_fd_count of the host's descriptors that workers which are C functions
-                            keep; all others lead to /dev/null there. Kept by reference */
+    /* keep_fd_count of the host's descriptors that workers which are C functions keep; all others
+       lead to /dev/null there. Kept by reference */
+    const int *keep_fds;
     int keep_fd_count;
-    bool no_signals;   /* ldcorn_run installs no handlers */
+    bool no_signals;   /* ldcorn_run installs no handlers, but ignores SIGPIPE */
     bool reap_orphans; /* ldcorn_run as process 1 waits for every child: for a program that has none
                           of its own. Else only for its workers and for orphans in their process
                           groups */
@@ -348,7 +358,7 @@ typedef struct ldcorn_desc {
     ldcorn_logger logger;       /* default: to `log` */
 } ldcorn_desc;
 
-typedef struct ldcorn ldcorn; /* one instance; two in one process work; one thread at a time */
+typedef struct ldcorn ldcorn; /* one instance, up to 64 in a process; each one thread at a time */
 
 /* Reads the configuration, binds listeners (an address in use is tried for 1 s), prepares workers
    (forked by the first turns). NULL on failure, and `error` says why with file and line. Free with
@@ -554,7 +564,7 @@ enum {
     LDC_EXTENSIONS = 16384,    /* and in one body: an amplifier otherwise */
     LDC_LOG_LINE = 8192,       /* a worker's line, longer ones are split */
     LDC_LOG_RING = 262144,     /* bytes waiting for a slow log target, then whole lines drop */
-    LDC_PRINTS = 16384,        /* bytes of a worker's output that are read in a turn */
+    LDC_PRINTS = 8192,         /* bytes of a worker's output that are read in a turn */
     LDC_TAIL = 2048,           /* a worker's last words, for the log and /status */
     LDC_TAIL_TIME = 8,         /* digits before each of its lines */
     LDC_BUCKETS = 15           /* of a histogram, the last one is +Inf */
@@ -1078,6 +1088,23 @@ static void ldc_text_init(ldc_text *t, ldc_mem *m) {
 static void ldc_text_free(ldc_text *t) {
     ldc_mem_free(t->mem, t->p, t->cap);
     ldc_text_init(t, t->mem);
+}
+
+/* What a text holds from `off` on, behind what a buffer holds: without a copy where that is empty. */
+static bool ldc_buf_take(ldc_mem *m, ldc_buf *b, ldc_text *t, size_t off) {
+    bool ok = !t->failed && t->cap <= UINT32_MAX / 2;
+    if (ok && b->p) {
+        ok = ldc_buf_add(m, b, t->p + off, t->n - off);
+    } else if (ok && t->p) {
+        b->p = t->p;
+        b->off = (uint32_t)off;
+        b->len = (uint32_t)t->n;
+        b->cap = (uint32_t)t->cap;
+        m->in_buffers += b->cap;
+        ldc_text_init(t, m);
+    }
+    ldc_text_free(t);
+    return ok;
 }
 
 static bool ldc_text_room(ldc_text *t, size_t n) {
@@ -6040,6 +6067,7 @@ typedef struct ldc_place { /* an address, for all workers that stand for it */
     int workers; /* that hold it, those on their way out included */
     int inside;  /* slots taken in all of them */
     int tunnels; /* upgraded connections, and requests that may become one */
+    int checks;  /* workers whose first check waits for a slot: they have the next one */
     ldc_worker *first;
     bool ranked; /* a rank has one of them */
     struct ldc_place *next;
@@ -6053,6 +6081,20 @@ typedef struct ldc_rank {
     int n, room;
     uint64_t epoch; /* the group's, of which it is */
 } ldc_rank;
+
+/* Of balance = hash: workers that keep their keys, side by side because each key is compared with
+   all of them, and in the second half whose the last keys were, by their hash. */
+enum { LDC_SEEN = 1024 };
+typedef struct ldc_keeper {
+    uint64_t hash; /* of the worker's identity, or the key's */
+    ldc_worker *worker;
+} ldc_keeper;
+
+typedef struct ldc_keepers {
+    ldc_keeper *p, *seen; /* seen[hash % LDC_SEEN] */
+    int n, room;
+    uint64_t epoch; /* the group's, of which they are */
+} ldc_keepers;
 
 typedef struct ldc_pipe { /* a worker's stdout or stderr */
     ldc_watch watch;
@@ -6078,6 +6120,7 @@ struct ldc_worker {
     int rolled;  /* the generation whose roll replaces it, 0: none */
     uint8_t state;
     bool candidate; /* of a reload under way: takes nothing yet */
+    bool wants;     /* its first check waits for a slot of its place */
     bool replaced;  /* by reload, scale or time-out: does not come back */
     bool paused;    /* drained by admin: takes nothing until it is resumed */
     int leaf;       /* of the group's rank */
@@ -6146,13 +6189,21 @@ typedef struct ldc_histogram {
     uint64_t count;
 } ldc_histogram;
 
+typedef struct ldc_told { /* a failure of a worker that was told */
+    uint64_t what, at;    /* its hash, 0: none; when */
+    int more;             /* how often it has come again since */
+    bool early;           /* before it was ready */
+} ldc_told;
+
 struct ldc_group {
     char *name;
     ldc_rank rank;
+    ldc_keepers keepers;
     ldc_group *alike;      /* the next of its slot in the table of names */
     ldc_conf *owner;       /* the conf that `conf` lies in; a reference */
     const ldc_gconf *conf; /* of the conf in force */
     bool removed, hidden;  /* hidden: of a reload under way */
+    bool lacks;            /* workers that there was no memory for */
     bool starting;         /* ldc_group_next is at work */
     bool paused;           /* by admin: requests wait */
     bool changed;          /* restart when that can be */
@@ -6162,11 +6213,11 @@ struct ldc_group {
     int scaled;            /* workers by admin, 0: as configured */
     ldc_addr *quit;        /* addresses of the list that admin took out */
     int quits;
-    uint64_t dial_said;     /* when a caller was turned away and it was logged */
-    uint64_t told, told_at; /* the failure that was told last, as a hash, and when */
-    int told_more;          /* how often it has come again since */
-    int turn;               /* balance = round: index of the worker that got the last one */
-    uint64_t epoch;         /* moves when a worker comes, goes or changes state */
+    uint64_t dial_said; /* when a caller was turned away and it was logged */
+    ldc_told told[4];   /* failures that were told, by turns */
+    unsigned tells;     /* how many were */
+    int turn;           /* balance = round: index of the worker that got the last one */
+    uint64_t epoch;     /* moves when a worker comes, goes or changes state */
     ldc_worker *workers;
     ldc_exchange *head, *tail; /* the queue, oldest first */
     ldc_shares shares;
@@ -6230,6 +6281,8 @@ struct ldc_filtered { /* what a filter wants */
     ldc_text type, body, lines;
 };
 
+enum { LDC_REPLY_FRONT = 1024 }; /* room for the head of a long answer */
+
 typedef struct ldc_report { /* an answer of admin that is made in pieces between turns */
     ldc_exchange *e;        /* who gets it; NULL: there is none */
     ldc_text text;
@@ -6287,6 +6340,7 @@ struct ldcorn {
     bool untrusted_said;
     uint64_t report_at; /* when groups that have refused something are looked at; 0: none has */
     bool paused, ready_said, running, init, child_noted, made_dir, lean;
+    uint64_t seen; /* poll() has looked at that time, or later */
     uint64_t accepted, bytes_in, bytes_out, id_seed, id_next, refusals_at;
     char what[224];        /* what just went wrong with a worker, for the line about its request */
     ldc_failures failures; /* of requests that no group was found for */
@@ -6899,11 +6953,11 @@ static void ldc_loop_forget(ldcorn *l, ldc_timer *t) {
 }
 
 /* The next timer that is really due, taken out of the heap, or NULL. */
-static ldc_timer *ldc_loop_due(ldcorn *l) {
+static ldc_timer *ldc_loop_due(ldcorn *l, uint64_t by) {
     ldc_loop *o = &l->loop;
-    while (o->due && o->heap[0].key <= l->now) {
+    while (o->due && o->heap[0].key <= by) {
         ldc_timer *t = o->heap[0].timer;
-        if (t->due > l->now) {
+        if (t->due > by) {
             o->heap[0].key = t->due;
             ldc_loop_down(o, 0);
             continue;
@@ -7237,7 +7291,7 @@ static bool ldc_group_slot(const ldc_worker *w) {
 static bool ldc_group_takes(const ldc_worker *w, bool upgrade) {
     int64_t tunnels = w->group->conf->s.max_tunnels_per_worker;
     return w->state == LDC_PROC_READY && !w->candidate && !w->replaced && !w->held && !w->paused &&
-           ldc_group_slot(w) &&
+           ldc_group_slot(w) && !(w->place && w->place->checks) &&
            (!upgrade || tunnels < 0 ||
             (w->place ? w->place->tunnels : w->tunnels + w->upgrades) < tunnels);
 }
@@ -7282,6 +7336,7 @@ static void ldc_group_unplace(ldcorn *l, ldc_place *p, const ldc_worker *w) {
         *o = w->next_placed;
         break;
     }
+    if (w) p->checks -= w->wants;
     if (--p->workers > 0) return;
     LDCORN_ASSERT(p->inside == 0);
     while (*at != p) at = &(*at)->next;
@@ -7299,6 +7354,23 @@ static bool ldc_group_better(const ldc_group *g, const ldc_worker *a, const ldc_
     }
     if (a->in_flight != b->in_flight) return a->in_flight < b->in_flight;
     return a->idle_since < b->idle_since;
+}
+
+/* A check of a worker that is not ready waits for a slot of its address, or waits no more. Until it
+   has one nobody else gets one, so that requests of others at that address cannot keep it out. */
+static void ldc_group_want(ldcorn *l, ldc_worker *w, bool wants) {
+    if (w->wants == wants) return;
+    w->wants = wants;
+    w->place->checks += wants ? 1 : -1;
+    ldc_group_touch_all(w);
+    l->look = l->look || !wants;
+}
+
+/* A slot of that address has come free. */
+static void ldc_group_wanted(ldcorn *l, const ldc_place *p) {
+    for (ldc_worker *w = p->checks ? p->first : NULL; w; w = w->next_placed) {
+        if (w->wants) ldc_loop_timer(l, &w->timer, l->now);
+    }
 }
 
 /* --- the rank --- */
@@ -7406,19 +7478,60 @@ static void ldc_group_moved(ldcorn *l, ldc_group *g) {
     l->look = l->look || g->queued > 0;
 }
 
+static void ldc_group_keepers_free(ldcorn *l, ldc_keepers *k) {
+    ldc_mem_free(&l->mem, k->p, (size_t)(k->room + LDC_SEEN) * sizeof *k->p);
+    memset(k, 0, sizeof *k);
+}
+
+/* False: there is no memory for them. */
+static bool ldc_group_keepers(ldcorn *l, ldc_group *g) {
+    ldc_keepers *k = &g->keepers;
+    int n = 0;
+    if (k->p && k->epoch == g->epoch) return true;
+    for (const ldc_worker *w = g->workers; w; w = w->next) n += ldc_group_keeps(w);
+    if (k->p == NULL || n > k->room || n < k->room / 4) {
+        int room = n + n / 2;
+        ldc_group_keepers_free(l, k);
+        k->p = (ldc_keeper *)ldc_mem_resize(&l->mem, NULL, 0,
+                                            (size_t)(room + LDC_SEEN) * sizeof *k->p);
+        if (k->p == NULL) return false;
+        k->room = room;
+        k->seen = k->p + room;
+    }
+    k->n = 0;
+    k->epoch = g->epoch;
+    memset(k->seen, 0, LDC_SEEN * sizeof *k->seen);
+    for (ldc_worker *w = g->workers; w; w = w->next) {
+        if (!ldc_group_keeps(w)) continue;
+        k->p[k->n].hash = ldc_util_mix(w->identity);
+        k->p[k->n++].worker = w;
+    }
+    return true;
+}
+
 /* The worker that a key belongs to: the highest of its scores with each of them (rendezvous
    hashing), so that a worker that comes or goes moves only its own share. NULL: there is none. */
-static ldc_worker *ldc_group_owner(const ldc_group *g, ldc_exchange *e) {
+static ldc_worker *ldc_group_rendezvous(const ldc_keepers *k, uint64_t hash) {
+    ldc_keeper *seen = &k->seen[hash % LDC_SEEN];
+    ldc_worker *best = NULL;
     uint64_t most = 0;
-    if (e->owner_at == g->epoch) return e->owner;
-    e->owner = NULL;
-    e->owner_at = g->epoch;
-    for (ldc_worker *w = g->workers; w; w = w->next) {
-        uint64_t score = ldc_util_mix(e->hash ^ ldc_util_mix(w->identity));
-        if (!ldc_group_keeps(w) || (e->owner && score <= most)) continue;
-        e->owner = w;
+    if (seen->worker && seen->hash == hash) return seen->worker;
+    for (int i = 0; i < k->n; i++) {
+        uint64_t score = ldc_util_mix(hash ^ k->p[i].hash);
+        if (best && score <= most) continue;
+        best = k->p[i].worker;
         most = score;
     }
+    seen->hash = hash;
+    seen->worker = best;
+    return best;
+}
+
+static ldc_worker *ldc_group_owner(ldcorn *l, ldc_group *g, ldc_exchange *e) {
+    if (e->owner_at == g->epoch) return e->owner;
+    if (!ldc_group_keepers(l, g)) return NULL; /* asked again at the next look */
+    e->owner = ldc_group_rendezvous(&g->keepers, e->hash);
+    e->owner_at = g->epoch;
     return e->owner;
 }
 
@@ -7434,7 +7547,7 @@ static ldc_worker *ldc_group_choose(ldcorn *l, ldc_group *g, ldc_exchange *e) {
     ldc_worker *best;
     if (g->paused) return NULL;
     if (e->hashed) {
-        best = ldc_group_owner(g, e);
+        best = ldc_group_owner(l, g, e);
         return best && ldc_group_takes(best, e->upgrade) ? best : NULL;
     }
     ldc_group_rank(l, g);
@@ -7482,10 +7595,10 @@ static bool ldc_group_promises(const ldc_worker *w, uint64_t by) {
 }
 
 /* Will somebody take this request (NULL: any) before `by`? A paused group will be resumed. */
-static bool ldc_group_hope(const ldc_group *g, ldc_exchange *e, uint64_t by) {
+static bool ldc_group_hope(ldcorn *l, ldc_group *g, ldc_exchange *e, uint64_t by) {
     if (g->paused) return true;
     if (e && e->hashed) {
-        const ldc_worker *w = ldc_group_owner(g, e);
+        const ldc_worker *w = ldc_group_owner(l, g, e);
         return w && ldc_group_promises(w, by);
     }
     for (const ldc_worker *w = g->workers; w; w = w->next) {
@@ -7721,6 +7834,7 @@ static void ldc_group_give(ldcorn *l, ldc_up *u, bool forced) {
     u->slot = false;
     w->in_flight--;
     if (w->place) w->place->inside--;
+    if (w->place) ldc_group_wanted(l, w->place);
     if (w->place && w->place->workers > 1 && l->waiting > 0)
         l->look = true; /* others may wait for the same address */
     ldc_group_upgrades(w, -u->upgrade);
@@ -7808,7 +7922,7 @@ static void ldc_group_next(ldcorn *l, ldc_group *g) {
 static void ldc_group_review(ldcorn *l, ldc_group *g) {
     ldc_exchange *e = g->head;
     while (e) {
-        if (ldc_group_hope(g, e, e->queue_by)) {
+        if (ldc_group_hope(l, g, e, e->queue_by)) {
             e = e->behind;
             continue;
         }
@@ -7843,7 +7957,7 @@ static ldc_worker *ldc_group_free(ldcorn *l, ldc_group *g, ldc_exchange *e) {
     if (g->conf->balance == LDC_HASH) {
         if ((w = ldc_group_choose(l, g, e)) == NULL) return NULL;
         for (ldc_exchange *o = g->head; o; o = o->behind) {
-            if (o->hashed != e->hashed || (o->hashed && ldc_group_owner(g, o) != w)) continue;
+            if (o->hashed != e->hashed || (o->hashed && ldc_group_owner(l, g, o) != w)) continue;
             if (e->upgrade || !o->upgrade) return NULL;
         }
         return w;
@@ -7859,7 +7973,7 @@ static ldc_why ldc_group_admits(ldcorn *l, ldc_exchange *e) {
     int64_t waiting = g->queued;
     e->queued = l->now;
     e->queue_by = ldc_loop_after(l, g->conf->s.queue_timeout);
-    if (!ldc_group_hope(g, e, e->queue_by)) return LDC_WHY_NO_WORKER;
+    if (!ldc_group_hope(l, g, e, e->queue_by)) return LDC_WHY_NO_WORKER;
     if (g->conf->s.max_tunnels_per_worker >= 0) /* those that wait for a tunnel are no one's way */
         waiting = e->upgrade ? g->upgrades : g->queued - g->upgrades;
     if (waiting >= g->conf->s.queue && !ldc_group_free(l, g, e))
@@ -8024,6 +8138,11 @@ static void ldc_up_half(ldcorn *l, ldc_up *u, bool tell) {
     if (tell) shutdown(u->watch.fd, SHUT_WR);
 }
 
+/* Since when: a connect that had to wait has a time-out of its own. */
+static uint64_t ldc_up_inside(const ldc_exchange *e) {
+    return e->connected > e->started ? e->connected : e->started;
+}
+
 static void ldc_up_rearm(ldcorn *l, ldc_up *u) {
     ldc_exchange *e = u->exchange;
     const ldcorn_group_desc *s = &u->worker->group->conf->s;
@@ -8032,7 +8151,7 @@ static void ldc_up_rearm(ldcorn *l, ldc_up *u) {
         due = u->worker->dial ? 0 : ldc_loop_after(l, s->worker_keepalive);
     if (u->state == LDC_UP_BUSY && e && u->by == 0) {
         if (s->run_timeout >= 0) {
-            t = e->started + (uint64_t)s->run_timeout * 1000;
+            t = ldc_up_inside(e) + (uint64_t)s->run_timeout * 1000;
             if (due == 0 || t < due) due = t;
         }
         if (s->response_timeout >= 0 && ldc_up_owes(u)) {
@@ -8238,7 +8357,7 @@ static void ldc_up_again(ldcorn *l, ldc_up *u) {
     ldc_up_close(l, u);
     ldc_group_give(l, u, false);
     g->starting = false;
-    if (!ldc_group_hope(g, e, e->queue_by)) {
+    if (!ldc_group_hope(l, g, e, e->queue_by)) {
         ldc_client_refuse(l, e, LDC_WHY_NO_WORKER);
         ldc_group_next(l, g);
         return;
@@ -8912,7 +9031,8 @@ static void ldc_up_timer(ldcorn *l, ldc_up *u) {
             ldc_up_overdue(l, u);
         else
             ldc_up_rearm(l, u);
-    } else if (s->run_timeout >= 0 && e->started + (uint64_t)s->run_timeout * 1000 <= l->now) {
+    } else if (s->run_timeout >= 0 &&
+               ldc_up_inside(e) + (uint64_t)s->run_timeout * 1000 <= l->now) {
         ldc_up_late(l, u, LDC_WHY_RUN_TIMEOUT);
     } else if (ldc_up_owes(u) && s->response_timeout >= 0 &&
                u->gap + (uint64_t)s->response_timeout * 1000 <= l->now) {
@@ -9659,43 +9779,65 @@ static const char *ldc_client_phrase(int status) {
     return "";
 }
 
-/* A whole local answer into the exchange and on its way. `extra` are whole field lines. */
-static void ldc_client_reply(ldcorn *l, ldc_exchange *e, int status, const char *type,
-                             const char *extra, ldc_str body) {
-    ldc_client *c = e->client;
-    ldc_buf interim;
-    ldc_text t;
-    bool ok;
+/* The head of a local answer with a body of `n` bytes. `extra` are whole field lines. */
+static void ldc_client_reply_head(ldcorn *l, ldc_exchange *e, ldc_text *t, int status,
+                                  const char *type, const char *extra, size_t n) {
     if (!e->req.end || e->conf->s.keepalive_timeout == 0) e->keep = false;
-    if (l->life != LDC_LIFE_RUN && !c->admin) e->keep = false;
+    if (l->life != LDC_LIFE_RUN && !e->client->admin) e->keep = false;
     e->status = status;
-    ldc_text_init(&t, &l->mem);
-    ldc_text_fmt(&t, "HTTP/1.1 %d %s\r\n", status, ldc_client_phrase(status));
+    ldc_text_init(t, &l->mem);
+    ldc_text_fmt(t, "HTTP/1.1 %d %s\r\n", status, ldc_client_phrase(status));
     if (status != 204 && status != 304) /* a filter's: those have no body and no length */
-        ldc_text_fmt(&t, "Content-Type: %s\r\nContent-Length: %llu\r\n", type,
-                     (unsigned long long)body.n);
-    ldc_text_fmt(&t, "Date: %s\r\n%s", ldc_loop_date(l).p, extra);
-    if (e->id[0]) ldc_text_fmt(&t, "X-Request-Id: %s\r\n", e->id);
+        ldc_text_fmt(t, "Content-Type: %s\r\nContent-Length: %llu\r\n", type,
+                     (unsigned long long)n);
+    ldc_text_fmt(t, "Date: %s\r\n%s", ldc_loop_date(l).p, extra);
+    if (e->id[0]) ldc_text_fmt(t, "X-Request-Id: %s\r\n", e->id);
     if (!e->keep)
-        ldc_text_add(&t, "Connection: close\r\n");
+        ldc_text_add(t, "Connection: close\r\n");
     else if (e->http10)
-        ldc_text_add(&t, "Connection: keep-alive\r\n");
-    ldc_text_add(&t, "\r\n");
-    if (!e->head_only) ldc_text_put(&t, body.p, body.n);
-    interim = e->res.buf; /* part of a 1xx: our answer stands behind it */
+        ldc_text_add(t, "Connection: keep-alive\r\n");
+    ldc_text_add(t, "\r\n");
+}
+
+/* A whole local answer, from `off` on in `t`, which it takes, into the exchange and on its way. */
+static void ldc_client_reply_send(ldcorn *l, ldc_exchange *e, ldc_text *t, size_t off, size_t n) {
+    ldc_buf interim = e->res.buf; /* part of a 1xx: our answer stands behind it */
     if (!e->got_head) memset(&e->res.buf, 0, sizeof e->res.buf);
     ldc_relay_free(l, &e->res);
     if (!e->got_head) e->res.buf = interim;
-    e->res.bytes = e->head_only ? 0 : body.n;
+    e->res.bytes = e->head_only ? 0 : n;
     e->res.end = true;
-    ok = !t.failed && ldc_buf_add(&l->mem, &e->res.buf, t.p, t.n);
-    ldc_text_free(&t);
-    if (!ok) {
-        ldc_client_end(l, c, LDC_WHY_MEMORY);
+    if (!ldc_buf_take(&l->mem, &e->res.buf, t, off)) {
+        ldc_client_end(l, e->client, LDC_WHY_MEMORY);
         return;
     }
-    ldc_client_set(l, c, LDC_CLIENT_REPLY);
-    ldc_client_flush(l, c);
+    ldc_client_set(l, e->client, LDC_CLIENT_REPLY);
+    ldc_client_flush(l, e->client);
+}
+
+static void ldc_client_reply(ldcorn *l, ldc_exchange *e, int status, const char *type,
+                             const char *extra, ldc_str body) {
+    ldc_text t;
+    ldc_client_reply_head(l, e, &t, status, type, extra, body.n);
+    if (!e->head_only) ldc_text_put(&t, body.p, body.n);
+    ldc_client_reply_send(l, e, &t, 0, body.n);
+}
+
+/* The same for a long body, which is not copied: it stands in `t`, which is taken, behind room for
+   the head. */
+static void ldc_client_reply_long(ldcorn *l, ldc_exchange *e, const char *type, const char *extra,
+                                  ldc_text *t) {
+    size_t n = t->n - LDC_REPLY_FRONT;
+    ldc_text head;
+    ldc_client_reply_head(l, e, &head, 200, type, extra, n);
+    if (head.failed || head.n > LDC_REPLY_FRONT) {
+        t->failed = true;
+        head.n = 0;
+    }
+    if (head.n) memcpy(t->p + LDC_REPLY_FRONT - head.n, head.p, head.n);
+    if (e->head_only) t->n = LDC_REPLY_FRONT;
+    ldc_client_reply_send(l, e, t, LDC_REPLY_FRONT - head.n, n);
+    ldc_text_free(&head);
 }
 
 static void ldc_client_refuse(ldcorn *l, ldc_exchange *e, ldc_why why) {
@@ -10800,6 +10942,7 @@ static void ldc_reload_candidate(ldcorn *l, ldc_worker *w, const char *why);
 
 static void ldc_proc_set(ldcorn *l, ldc_worker *w, ldc_proc_state to) {
     LDCORN_ASSERT(w->state == to || (ldc_proc_rows[w->state].next & (1u << to)));
+    ldc_group_want(l, w, false);
     w->state = (uint8_t)to;
     w->since = l->now;
     ldc_group_moved(l, w->group);
@@ -11301,8 +11444,13 @@ static void ldc_proc_child_descriptors(ldc_spawn *s) {
 /* The signal at a parent's death follows the thread that forked: only the first one ends with its
    process. Others leave it to the notes in runtime_dir. */
 static bool ldc_proc_main_thread(void) {
-#if defined(__linux__) && defined(SYS_gettid)
-    return (long)syscall(SYS_gettid) == (long)getpid();
+#ifdef __linux__
+    char at[64]; /* "PROCESS/task/THREAD" */
+    long process, thread;
+    ssize_t n = readlink("/proc/thread-self", at, sizeof at - 1);
+    if (n <= 0) return true;
+    at[n] = 0;
+    return sscanf(at, "%ld/task/%ld", &process, &thread) != 2 || process == thread;
 #else
     return true;
 #endif
@@ -11735,10 +11883,20 @@ static uint64_t ldc_proc_jitter(ldcorn *l, uint64_t n, unsigned percent) { /* +-
     return n / 100 * (100 - percent) + r % (n / 50 * percent + 1);
 }
 
+/* Its place among those that were told: its own, or that of the one whose turn it is. */
+static ldc_told *ldc_proc_told_at(ldc_group *g, uint64_t what) {
+    for (size_t i = 0; i < LDC_LEN(g->told); i++) {
+        if (g->told[i].what == what) return &g->told[i];
+    }
+    return &g->told[g->tells++ % LDC_LEN(g->told)];
+}
+
 /* What failed in the same way a moment ago, here or in another worker of the group, is told once a
    minute, and counted. The same are its exit and its last words, but for their numbers. */
 static bool ldc_proc_news(ldcorn *l, const ldc_worker *w, bool early, ldc_text *t) {
     ldc_group *g = w->group;
+    ldc_told *told;
+    int former = 0;
     uint64_t h = ldc_util_fnv(w->last_exit, strlen(w->last_exit), early ? 1 : 2);
     ldc_str rest = ldc_util_str(w->tail + w->tail_old, w->tail_n - w->tail_old), line;
     unsigned ago;
@@ -11747,19 +11905,33 @@ static bool ldc_proc_news(ldcorn *l, const ldc_worker *w, bool early, ldc_text *
             if (!isxdigit((unsigned char)line.p[i])) h = ldc_util_fnv(&line.p[i], 1, h);
         }
     }
-    if (w->state != LDC_PROC_FAILED && g->told == h && l->now - g->told_at < 60000000) {
-        g->told_more++;
+    told = ldc_proc_told_at(g, h);
+    if (w->state != LDC_PROC_FAILED && told->what == h && l->now - told->at < 60000000) {
+        told->more++;
         return false;
     }
-    if (g->told == h && g->told_more)
-        ldc_text_fmt(t, "\n    the same %d time%s more in the last %.0fs", g->told_more,
-                     g->told_more == 1 ? "" : "s", ldc_proc_seconds(l->now - g->told_at));
-    if (g->told != h && g->told_more)
-        ldc_text_fmt(t, "\n    before it the former failure came %d more times", g->told_more);
-    g->told = h;
-    g->told_at = l->now;
-    g->told_more = 0;
+    if (told->what == h && told->more)
+        ldc_text_fmt(t, "\n    the same %d time%s more in the last %.0fs", told->more,
+                     told->more == 1 ? "" : "s", ldc_proc_seconds(l->now - told->at));
+    if (told->what == h) told->more = 0;
+    for (size_t i = 0; i < LDC_LEN(g->told); i++) {
+        former += g->told[i].more;
+        g->told[i].more = 0;
+    }
+    if (former)
+        ldc_text_fmt(t, "\n    before it the former failure came %d more time%s", former,
+                     former == 1 ? "" : "s");
+    told->what = h;
+    told->at = l->now;
+    told->early = early;
     return true;
+}
+
+/* One of them is ready: whoever fails to become it from now on fails anew. */
+static void ldc_proc_news_over(ldc_group *g) {
+    for (size_t i = 0; i < LDC_LEN(g->told); i++) {
+        if (g->told[i].early) g->told[i].what = 0;
+    }
 }
 
 /* Back to the next start, or for good after max_restarts. `what`: "exit 1 after 0.3s". */
@@ -11805,7 +11977,7 @@ static void ldc_proc_again(ldcorn *l, ldc_worker *w, const char *what, bool cras
     if (crash && ldc_group_ready(w->group) == 0) {
         ldc_text_add(&t, "; until one is ready requests to ");
         ldc_proc_routes(l, &t, w->group);
-        ldc_text_add(&t, ldc_group_hope(w->group, NULL, ldc_loop_after(l, s->queue_timeout))
+        ldc_text_add(&t, ldc_group_hope(l, w->group, NULL, ldc_loop_after(l, s->queue_timeout))
                              ? " wait up to queue_timeout"
                              : " get 503");
     }
@@ -11915,10 +12087,39 @@ static void ldc_proc_probe_send(ldcorn *l, ldc_up *u) {
     ldc_loop_want(l, &u->watch, u->asked < n ? POLLOUT : POLLIN);
 }
 
+/* Somebody else stands for the same address, and was answered by it what we would ask. */
+static bool ldc_proc_known(const ldc_worker *w) {
+    for (const ldc_worker *o = w->place->first; o; o = o->next_placed) {
+        const char *path = o->as->health_path, *host = o->as->health_host;
+        if (o != w && o->state == LDC_PROC_READY && path && strcmp(path, w->as->health_path) == 0 &&
+            strcmp(host ? host : "", w->as->health_host ? w->as->health_host : "") == 0)
+            return true;
+    }
+    return false;
+}
+
+/* A first check of an address with a limit, whose slots are all taken: by requests of others that
+   stand for it, or from before it left the list and came back. True: it waits for one. */
+static bool ldc_proc_crowded(ldcorn *l, ldc_worker *w) {
+    bool full = w->place && w->as->health_path && !ldc_group_slot(w);
+    bool known = full && ldc_proc_known(w);
+    ldc_group_want(l, w, full && !known);
+    if (!full) return false;
+    snprintf(w->awaited, sizeof w->awaited, "as many requests inside as may be");
+    if (known) {
+        ldc_proc_do(l, w, LDC_EV_PASSED);
+        return true;
+    }
+    if (w->start_by) w->start_by = ldc_loop_after(l, w->as->s.start_timeout);
+    ldc_proc_timer_at(l, w, l->now + 1000000);
+    return true;
+}
+
 static void ldc_proc_probe(ldcorn *l, ldc_worker *w) {
     int fd, r;
     ldc_up *u;
     if (w->probe) return;
+    if (w->state != LDC_PROC_READY && ldc_proc_crowded(l, w)) return;
     fd = ldc_net_socket(w->addr.u.any.sa_family);
     u = fd < 0 ? NULL : ldc_up_new(l, w, fd);
     if (u == NULL) {
@@ -11928,7 +12129,7 @@ static void ldc_proc_probe(ldcorn *l, ldc_worker *w) {
     }
     w->probe = u;
     u->probe = true;
-    if (w->state == LDC_PROC_READY) ldc_group_take(u);
+    if (w->state == LDC_PROC_READY || (w->place && w->as->health_path)) ldc_group_take(u);
     u->by = l->now + (uint64_t)w->as->s.health_timeout * 1000;
     ldc_loop_timer(l, &u->timer, u->by);
     r = ldc_up_connect(u);
@@ -12066,7 +12267,7 @@ static void ldc_proc_probed(ldcorn *l, ldc_up *u, bool passed, const char *why) 
                     (long)w->pid, why);
     }
     ldc_up_close(l, u);
-    ldc_group_give(l, u, false);
+    ldc_group_give(l, u, !passed && l->now >= u->by);
     if (!passed && why)
         ldc_log_say(&l->log, LDCORN_LOG_DEBUG, "%s.%d: not ready: %s", w->group->name, w->index,
                     why);
@@ -12305,6 +12506,7 @@ static void ldc_proc_tell(const ldcorn *l, const ldc_worker *w, ldcorn_event_kin
 static void ldc_proc_ready(ldcorn *l, ldc_worker *w) {
     bool back = w->state == LDC_PROC_DOWN;
     ldc_proc_set(l, w, LDC_PROC_READY);
+    ldc_proc_news_over(w->group);
     w->held = w->refused = false;
     ldc_proc_check_after(l, w, l->now);
     if (!w->was_ready) {
@@ -12762,6 +12964,12 @@ static int ldc_proc_wanted(const ldc_group *g, const ldc_gconf *as) {
     return (int)as->s.workers;
 }
 
+/* There is no memory for a worker that is wanted: again in a moment. */
+static void ldc_proc_lacks(ldcorn *l, ldc_group *g) {
+    g->lacks = true;
+    ldc_loop_lean(l);
+}
+
 /* Of each index one goes at a time: the one before it, which did not end by itself and is waited for
    by nobody, has had its time. */
 static void ldc_proc_hurry(ldcorn *l, const ldc_worker *w) {
@@ -12791,7 +12999,13 @@ static bool ldc_proc_renew(ldcorn *l, ldc_worker *w, const char *why, bool usele
         return true;
     }
     fresh = ldc_proc_new(l, w->group, w->group->owner, w->group->conf, w->index);
-    if (fresh == NULL) return false;
+    if (fresh == NULL && !useless) return false;
+    if (fresh == NULL) { /* it goes, and is missed until there is memory again */
+        w->why_stop = why;
+        ldc_proc_do(l, w, LDC_EV_RETIRE);
+        ldc_proc_lacks(l, w->group);
+        return true;
+    }
     fresh->restarts = w->restarts + 1;
     w->why_stop = why;
     l->upset = true;
@@ -12818,11 +13032,14 @@ static void ldc_proc_recycle(ldcorn *l, ldc_group *g) {
         if (w->due && !w->replaced && due == NULL) due = w;
     }
     if (due == NULL || g->rolling || g->removed) return;
+    if (!ldc_proc_renew(l, due, due->why_due, false)) { /* no memory: again in a moment */
+        if (l->life == LDC_LIFE_RUN) ldc_loop_lean(l);
+        return;
+    }
     due->due = false;
     ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s.%d (pid %ld): recycled after %llu requests, %.0fs",
                 g->name, due->index, (long)due->pid, (unsigned long long)due->served,
                 ldc_proc_seconds(l->now - due->ready_at));
-    ldc_proc_renew(l, due, due->why_due, false);
 }
 
 static void ldc_proc_free(ldcorn *l, ldc_worker *w) {
@@ -13103,6 +13320,7 @@ static ldc_group *ldc_reload_group(ldcorn *l, ldc_conf *conf, const ldc_gconf *a
 
 static void ldc_reload_free_group(ldcorn *l, ldc_group *g) {
     ldc_group_rank_free(l, &g->rank);
+    ldc_group_keepers_free(l, &g->keepers);
     *ldc_group_named(l, g->name) = g->alike;
     ldc_admin_report_anew(l);
     ldc_mem_free(&l->mem, g->name, strlen(g->name) + 1);
@@ -13226,7 +13444,7 @@ static void ldc_reload_addresses(ldcorn *l, ldc_group *g, bool edited) {
         bool there = ldc_reload_quit(g, &as->addr[i]);
         for (ldc_worker *w = g->workers; w; w = w->next)
             there = there || (!w->replaced && ldc_conf_same_addr(&as->addr[i], &w->addr));
-        if (!there) ldc_proc_new(l, g, g->owner, as, i);
+        if (!there && ldc_proc_new(l, g, g->owner, as, i) == NULL) ldc_proc_lacks(l, g);
     }
     for (ldc_worker *w = g->workers; w; w = w->next) { /* the listed ones have the first indexes */
         int free_one = as->addrs;
@@ -13253,8 +13471,26 @@ static void ldc_reload_fill(ldcorn *l, ldc_group *g) {
         }
     }
     for (int i = 0; i < wanted; i++) {
-        if (ldc_reload_at_index(g, i) == NULL) ldc_proc_new(l, g, g->owner, g->conf, i);
+        if (ldc_reload_at_index(g, i) == NULL && ldc_proc_new(l, g, g->owner, g->conf, i) == NULL)
+            ldc_proc_lacks(l, g);
     }
+}
+
+/* Those that there was no memory for. */
+static void ldc_reload_again(ldcorn *l, ldc_group *g) {
+    bool leaving = false;
+    if (!g->lacks || g->hidden || g->removed) return;
+    for (const ldc_worker *w = g->workers; w; w = w->next)
+        leaving = leaving || (w->replaced && w->state != LDC_PROC_GONE);
+    if (leaving && g->conf->reload == LDC_REPLACE) { /* never two at once */
+        ldc_loop_lean(l);
+        return;
+    }
+    g->lacks = false;
+    if (g->conf->source == LDC_FROM_LIST)
+        ldc_reload_addresses(l, g, false);
+    else
+        ldc_reload_fill(l, g);
 }
 
 /* The newest generation older than `than` of which a worker drains; 0: there is none. What counts is
@@ -13278,16 +13514,19 @@ static void ldc_reload_third(ldcorn *l, ldc_group *g) {
     }
 }
 
+/* What admin took out of the list is forgotten. */
+static void ldc_reload_unquit(ldcorn *l, ldc_group *g) {
+    ldc_mem_free(&l->mem, g->quit, (size_t)g->quits * sizeof *g->quit);
+    g->quit = NULL;
+    g->quits = 0;
+}
+
 /* The switch for one group. Candidates take over: each of its own index in a group that rolls, all
    of them together in the others. */
 static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_gconf *as) {
     bool swapped = false, edited = !ldc_reload_same_words(g->conf->s.upstream, as->s.upstream);
     if (g->conf->s.workers != as->s.workers) g->scaled = 0;
-    if (edited) {
-        ldc_mem_free(&l->mem, g->quit, (size_t)g->quits * sizeof *g->quit);
-        g->quit = NULL;
-        g->quits = 0;
-    }
+    if (edited) ldc_reload_unquit(l, g);
     ldc_reload_own(g, conf, as);
     g->hidden = g->removed = false;
     g->rolling = g->rolls;
@@ -13305,6 +13544,7 @@ static void ldc_reload_apply(ldcorn *l, ldc_group *g, ldc_conf *conf, const ldc_
         }
         if (w->candidate) {
             w->candidate = false;
+            ldc_group_moved(l, g); /* again: what was retired above had others look */
             if (g->rolling) ldc_proc_relieve(l, w);
         } else if (swapped && !w->replaced) {
             w->retired = l->generation;
@@ -13404,7 +13644,9 @@ static void ldc_reload_undo(ldcorn *l, const char *why, size_t n) {
 static void ldc_reload_removed(ldcorn *l, ldc_group *g) {
     if (g->ticket) ldc_admin_in_vain(l, g->ticket, "the group was removed by a reload");
     g->ticket = 0;
-    g->changed = false;
+    g->changed = g->lacks = false;
+    g->scaled = 0; /* one that comes back while this one drains begins as it is written */
+    ldc_reload_unquit(l, g);
     if (!g->paused) return;
     g->paused = false;
     ldc_log_say(&l->log, LDCORN_LOG_INFO, "%s: resumed, because it is removed", g->name);
@@ -14517,7 +14759,7 @@ static void ldc_admin_by_state(ldc_text *t, const ldc_group *g) {
 
 typedef struct ldc_labelled {
     const char *name, *type, *help;
-    void (*write)(ldc_text *, const ldc_group *);
+    void (*values)(ldc_text *, const ldc_group *);
 } ldc_labelled;
 
 static const ldc_labelled ldc_admin_labelled[] = {
@@ -14602,7 +14844,7 @@ static bool ldc_admin_metrics(ldcorn *l, ldc_text *t, int part, const ldc_group 
     if (part < labelled) {
         const ldc_labelled *f = &ldc_admin_labelled[part];
         if (g)
-            f->write(t, g);
+            f->values(t, g);
         else
             ldc_admin_type(t, f->name, f->type, f->help);
         return true;
@@ -15289,9 +15531,11 @@ static void ldc_admin_groups(ldcorn *l, ldc_exchange *e, const ldc_head *h, ldc_
    waits, and so do those that ask meanwhile. --- */
 
 static void ldc_admin_report_from(ldcorn *l, ldc_exchange *e) {
+    static const char front[LDC_REPLY_FRONT];
     ldc_report *r = &l->report;
     ldc_text_free(&r->text);
     ldc_text_init(&r->text, &l->mem);
+    ldc_text_put(&r->text, front, sizeof front);
     r->e = e;
     r->part = 0;
     r->begun = false;
@@ -15314,15 +15558,15 @@ static void ldc_admin_report_gone(ldcorn *l, const ldc_exchange *e) {
 /* One part, of one group. False: that was the last one. */
 static bool ldc_admin_report_step(ldcorn *l) {
     ldc_report *r = &l->report;
-    bool (*write)(ldcorn *, ldc_text *, int, const ldc_group *) =
+    bool (*part)(ldcorn *, ldc_text *, int, const ldc_group *) =
         r->e->asks == LDC_ADMIN_STATUS ? ldc_admin_status : ldc_admin_metrics;
     if (!r->begun) {
         r->begun = true;
         r->group = l->groups;
-        return write(l, &r->text, r->part, NULL);
+        return part(l, &r->text, r->part, NULL);
     }
     while (r->group && r->group->hidden) r->group = r->group->next;
-    if (r->group && write(l, &r->text, r->part, r->group)) {
+    if (r->group && part(l, &r->text, r->part, r->group)) {
         r->group = r->group->next;
         return true;
     }
@@ -15349,7 +15593,11 @@ static void ldc_admin_report(ldcorn *l) {
         ldc_text_init(&r->text, &l->mem);
         ldc_admin_report_gone(l, e);
         e->asks = 0;
-        ldc_admin_answer(l, e, 200, type, &t);
+        if (t.failed)
+            ldc_client_refuse(l, e, LDC_WHY_MEMORY);
+        else
+            ldc_client_reply_long(l, e, type, "Cache-Control: no-store\r\n", &t);
+        ldc_text_free(&t);
     }
 }
 
@@ -15694,6 +15942,7 @@ static void ldc_turn_kill_all(ldcorn *l, bool late) {
         for (ldc_worker *w = g->workers; w; w = w->next) {
             if (w->pid <= 0) continue;
             w->replaced = w->asked = true;
+            ldc_group_moved(l, g);
             if (!late) w->killed = true; /* nobody is surprised */
             ldc_proc_kill(l, w);
         }
@@ -15918,7 +16167,10 @@ static void ldc_turn_starved(ldcorn *l) {
     if (!l->lean || l->now < l->retry_at) return;
     l->lean = false;
     l->upset = true;
-    for (ldc_group *g = l->groups; g; g = g->next) ldc_group_next(l, g);
+    for (ldc_group *g = l->groups; g; g = g->next) {
+        if (l->life == LDC_LIFE_RUN) ldc_reload_again(l, g);
+        ldc_group_next(l, g);
+    }
     if (l->paused && l->clients_count < l->conns_max) ldc_client_pause(l, false);
     for (ldc_listener *s = l->listeners; s; s = s->next)
         if (s->dial && !s->watch.dead) ldc_loop_want(l, &s->watch, POLLIN);
@@ -15937,10 +16189,13 @@ static void ldc_turn_reports(ldcorn *l) {
     l->report_at = more ? l->now + 1000000 : 0;
 }
 
+/* A deadline is over when poll() has looked after it, and what it found has been served: whatever
+   came while we got no processor is in time. */
 static void ldc_turn_timers(ldcorn *l) {
     ldc_timer *t;
+    uint64_t by = l->seen < l->now ? l->seen : l->now;
     int most = 10000; /* a bound for one turn; the rest is due in the next */
-    while (most-- > 0 && (t = ldc_loop_due(l)) != NULL) {
+    while (most-- > 0 && (t = ldc_loop_due(l, by)) != NULL) {
         if (t->kind == LDC_TIMER_CLIENT) {
             ldc_client *c = (ldc_client *)(void *)((char *)t - offsetof(ldc_client, timer));
             if (c->state != LDC_CLIENT_DEAD) ldc_client_timer(l, c);
@@ -16030,6 +16285,14 @@ static void ldc_turn_audit_index(const ldc_group *g, const ldc_worker *w) {
                       o->candidate || o->state == LDC_PROC_GONE);
 }
 
+/* What a rank says of a worker is so: whoever changed that has told it. */
+static void ldc_turn_audit_rank(const ldc_group *g) {
+    const ldc_rank *r = &g->rank;
+    for (int i = 0; i < r->n && r->epoch == g->epoch; i++)
+        LDCORN_ASSERT(r->node[r->room + i] ==
+                      (ldc_group_takes(r->leaf[i], false) ? r->leaf[i] : NULL));
+}
+
 static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
     int waiting = 0, orphans = 0;
     ldc_worker *first = NULL;
@@ -16049,6 +16312,7 @@ static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
         LDCORN_ASSERT(e->group != g || !e->collecting || (e->client && !e->waiting && !e->up));
     }
     LDCORN_ASSERT(held == g->held);
+    ldc_turn_audit_rank(g);
     for (ldc_worker *w = g->workers; w; w = w->next) {
         int slots = 0, tunnels = 0, conns = 0, parked = 0;
         for (ldc_up *u = w->ups; u; u = u->next) {
@@ -16069,15 +16333,17 @@ static void ldc_turn_audit_group(ldcorn *l, ldc_group *g) {
 /* Slots belong to the address: all its workers together have so many taken. */
 static void ldc_turn_audit_places(const ldcorn *l) {
     for (const ldc_place *p = l->places; p; p = p->next) {
-        int workers = 0, inside = 0, tunnels = 0;
+        int workers = 0, inside = 0, tunnels = 0, checks = 0;
         for (const ldc_group *g = l->groups; g; g = g->next) {
             for (const ldc_worker *w = g->workers; w; w = w->next) {
                 workers += w->place == p;
+                checks += w->place == p && w->wants;
                 inside += w->place == p ? w->in_flight : 0;
                 tunnels += w->place == p ? w->tunnels + w->upgrades : 0;
             }
         }
-        LDCORN_ASSERT(workers == p->workers && inside == p->inside && tunnels == p->tunnels);
+        LDCORN_ASSERT(workers == p->workers && inside == p->inside && tunnels == p->tunnels &&
+                      checks == p->checks);
     }
 }
 
@@ -16165,7 +16431,7 @@ static int ldc_turn_serve(ldcorn *l) {
     ldc_turn_events(l);
     ldc_turn_runnable(l);
     if (l->child_noted || !l->running) ldc_proc_reap(l);
-    ldc_turn_timers(l); /* behind the events: what came while we got no processor is in time */
+    ldc_turn_timers(l);
     if (l->freed) ldc_client_freed(l);
     if (l->paused && !l->lean && l->now - l->shed_at >= 1000000 && ldc_client_shed(l))
         ldc_client_pause(l, false);
@@ -16202,12 +16468,15 @@ static int ldc_turn_serve(ldcorn *l) {
 
 /* The whole machine on one page. */
 static int ldc_turn(ldcorn *l, int timeout) {
-    int n;
+    int n, wait;
     ldc_loop_settle(l); /* opened outside a turn */
     ldc_turn_clock(l);
-    n = ldc_loop_wait(l, ldc_turn_patience(l, timeout));
+    l->seen = l->now;
+    wait = ldc_turn_patience(l, timeout);
+    n = ldc_loop_wait(l, wait);
     if (n < 0 && errno != EINTR && errno != EAGAIN) return -1;
     if (n < 0) l->loop.polled = 0;
+    if (n == 0 && wait > 0) l->seen += (uint64_t)wait * 1000; /* it looks once more at the end */
     ldc_turn_clock(l);
     return ldc_turn_serve(l);
 }
@@ -17020,6 +17289,7 @@ LDCORN_DEF ldcorn *ldcorn_open(const ldcorn_desc *desc, ldcorn_error *error) {
     }
     l->signal.fd = -1;
     l->owner = getpid();
+    l->seen = UINT64_MAX;
     l->generation = 1;
     l->runnable_end = &l->runnable;
     ldc_text_init(&l->warned, &l->mem);
@@ -17047,6 +17317,7 @@ LDCORN_DEF int ldcorn_step(ldcorn *l, int timeout_ms) { return ldc_turn(l, timeo
 LDCORN_DEF int ldcorn_timeout(ldcorn *l) {
     ldc_loop_settle(l);
     ldc_turn_clock(l);
+    l->seen = l->now;
     return ldc_turn_patience(l, -1);
 }
 
@@ -17067,7 +17338,9 @@ LDCORN_DEF int ldcorn_dispatch(ldcorn *l, const struct pollfd *set, int n) {
             l->loop.set[i].revents = set[i].fd == l->loop.set[i].fd ? set[i].revents : 0;
         l->loop.polled = (uint32_t)n;
     }
-    return ldc_turn_serve(l);
+    n = ldc_turn_serve(l);
+    l->seen = UINT64_MAX; /* of a host that does not ask for the time */
+    return n;
 }
 
 LDCORN_DEF bool ldcorn_child(ldcorn *l, pid_t pid, int status) {
@@ -17171,6 +17444,16 @@ static const int ldc_public_signals[] = {SIGTERM, SIGINT,  SIGQUIT, SIGHUP,
 
 static uint64_t ldc_public_watchdog(void);
 
+/* A place among those that signals are written to, from 1 on; 0: all are taken. */
+static int ldc_public_pipe(int end) {
+    for (int i = 0; i < LDC_PUBLIC_INSTANCES; i++) {
+        if (ldc_public_add(&ldc_public_all.pipe[i], 0)) continue;
+        ldc_public_add(&ldc_public_all.pipe[i], end);
+        return i + 1;
+    }
+    return 0;
+}
+
 /* Handlers of ours, for all instances that run with signals; what stood there is put back by the last
    of them. SIGPIPE is ignored by all that run. */
 static void ldc_public_handle(ldcorn *l) {
@@ -17189,11 +17472,7 @@ static void ldc_public_handle(ldcorn *l) {
     sigprocmask(SIG_BLOCK, NULL, &l->old_mask);
     if (l->desc.no_signals) return;
     ldc_public_hold();
-    for (int i = 0; i < LDC_PUBLIC_INSTANCES && l->pipe_at == 0; i++) {
-        if (ldc_public_add(&ldc_public_all.pipe[i], 0)) continue;
-        ldc_public_add(&ldc_public_all.pipe[i], l->signal_out + 1);
-        l->pipe_at = i + 1;
-    }
+    l->pipe_at = ldc_public_pipe(l->signal_out + 1);
     sigemptyset(&mine); /* a parent may have left them blocked */
     for (size_t i = 0; i < LDC_LEN(ldc_public_signals); i++) {
         if (ldc_public_all.running == 0)
@@ -17232,9 +17511,10 @@ static uint64_t ldc_public_watchdog(void) {
 
 /* No signal is written to our pipe from here on. */
 static void ldc_public_unpipe(ldcorn *l) {
-    if (l->pipe_at == 0) return;
+    int at = l->pipe_at - 1;
+    if (at < 0) return;
     ldc_public_hold();
-    ldc_public_add(&ldc_public_all.pipe[l->pipe_at - 1], -l->signal_out - 1);
+    ldc_public_add(&ldc_public_all.pipe[at], -l->signal_out - 1);
     ldc_public_release();
     while (ldc_public_add(&ldc_public_all.inside, 0) > 0) poll(NULL, 0, 1); /* it may be writing */
 }

@@ -12,6 +12,9 @@ REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BIN = os.path.abspath(os.environ.get('LDCORN_BIN') or os.path.join(REPO, 'build', 'ldcorn'))
 TIMEOUT = 10.0            # of everything that waits, unless a call says otherwise
 STOP_TIMEOUT = 30.0
+CC = (os.environ.get('CC') or 'cc').split()
+# Of hosts without sanitizers: the same in all files, so that the implementation is compiled once for them.
+PLAIN = ('-O0', '-g', '-Wall', '-Wextra', '-DLDCORN_AUDIT')
 # A failed assertion of ours, of libc, what sanitizers say; a path or a worker may contain the words alone.
 COMPLAINT = re.compile(r"ldcorn\.h:\d+: assert failed: |\bAssertion (`|failed)|: runtime error: |"
                        r"==\d+==(ERROR: |WARNING: )?\w+Sanitizer|\b\w+Sanitizer:( |DEADLYSIGNAL)")
@@ -38,19 +41,22 @@ def wait_for(predicate, timeout=TIMEOUT, what='condition'):
         time.sleep(0.005)
 
 
-def built(source, *options):
-    """The program that $CC makes of tests/SOURCE: made once for all runners and parts, anew when ldcorn.h or it is newer."""
+def built(source, *options, library=False):
+    """The program that $CC makes of tests/SOURCE, or the object file with `-c`: made once for all runners and parts,
+    anew when ldcorn.h or it is newer. `library`: linked with the implementation alone, which takes most of the time
+    and is made once for all that have the same options."""
+    objects = [built('embed/kinds_lib.c', *options, '-c')] if library else []
     source, folder = os.path.join(REPO, 'tests', source), os.path.join(REPO, 'build', 'programs')
-    command = (os.environ.get('CC') or 'cc').split() + list(options) + [source]
+    command = CC + list(options) + [source] + objects
     if any(o.startswith('-fsanitize=') for o in options):
         machine.need('asan')
-        command += machine.static_sanitizers()
+        command += [] if '-c' in options else machine.static_sanitizers()
     name = os.path.splitext(os.path.basename(source))[0] + '-' + hashlib.sha1(repr(command).encode()).hexdigest()[:8]
-    path = os.path.join(folder, name)
+    path = os.path.join(folder, name + ('.o' if '-c' in options else ''))
     os.makedirs(folder, exist_ok=True)
     with open(path + '.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        of = max(os.path.getmtime(p) for p in (source, os.path.join(REPO, 'ldcorn.h')))
+        of = max(os.path.getmtime(p) for p in [source, os.path.join(REPO, 'ldcorn.h')] + objects)
         if not os.path.exists(path) or os.path.getmtime(path) <= of:
             subprocess.run(command + ['-o', path + '.new'], check=True)
             os.replace(path + '.new', path)

@@ -1,6 +1,8 @@
 /* Closes in the middle of a reload whose new worker is not ready: `close FILE`, where the worker of the second
    generation takes for ever to begin. Every byte comes back (the leak checker looks). */
-#define LDCORN_IMPLEMENTATION
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 #include "../../ldcorn.h"
 
 static void answer(ldcorn_call *call, void *user) {

@@ -1,6 +1,10 @@
 /* A host program with its own poll loop: two instances, function workers, allocator and logger
    hooks, ldcorn_collect and ldcorn_dispatch. Stops when its standard input ends. */
-#define LDCORN_IMPLEMENTATION
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include "../../ldcorn.h"
 
 static long in_use;

@@ -1,6 +1,9 @@
 /* A host program with a filter and an event callback, which does as its standard input says:
    scale G N, restart G I, pause G I, resume G I (I -1: the group), or end. */
-#define LDCORN_IMPLEMENTATION
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include "../../ldcorn.h"
 
 static void event(void *user, const ldcorn_event *e) {

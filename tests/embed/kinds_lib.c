@@ -1,4 +1,4 @@
-/* The implementation alone, so that the host programs of tests/flow/test_kinds_host.py see what a
-   second file of a program sees: declarations. */
+/* The implementation alone, so that host programs see what a second file of a program sees:
+   declarations. It is compiled once for all of them that have the same options. */
 #define LDCORN_IMPLEMENTATION
 #include "../../ldcorn.h"

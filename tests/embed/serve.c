@@ -1,6 +1,13 @@
 /* ldcorn_serve() alone, on the unix socket that is named: /N answers with N bytes, after 50 ms where the
    target ends in `slow`. `serve PATH [FILES]`: FILES is the limit of descriptors. */
-#define LDCORN_IMPLEMENTATION
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include "../../ldcorn.h"
 
 static char body[1 << 22];

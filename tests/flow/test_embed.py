@@ -2,15 +2,15 @@
 import subprocess, time
 
 import pytest
-from harness import Client, built, free_port, head, wait_for
+from harness import PLAIN, Client, built, free_port, head, wait_for
 from procs import cpu_seconds, descriptors
 
-SAN = '-g -Wall -Wextra -fsanitize=address,undefined'.split()
+SAN = '-O0 -g -Wall -Wextra -fsanitize=address,undefined -DLDCORN_AUDIT'.split()
 
 
 def test_two_instances_in_one_poll_loop():
     """collect, timeout, dispatch, stop, hooks; every byte that the allocator gave comes back."""
-    binary = built('embed/embed.c', '-O1', '-g', '-Wall', '-Wextra', '-DLDCORN_AUDIT')
+    binary = built('embed/embed.c', *PLAIN, library=True)
     ports = free_port(), free_port()
     p = subprocess.Popen([binary] + ['127.0.0.1:%d' % n for n in ports], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
@@ -33,7 +33,7 @@ class Host:
     """tests/embed/hooks.c: its answers and events as lines."""
 
     def __init__(self):
-        binary = built('embed/hooks.c', '-O0', '-DLDCORN_AUDIT', *SAN)
+        binary = built('embed/hooks.c', *SAN, library=True)
         self.port = free_port()
         self.p = subprocess.Popen([binary, '127.0.0.1:%d' % self.port], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.seen = []
@@ -128,7 +128,7 @@ def test_answers_of_a_filter_that_have_no_body():
 def test_a_close_in_the_middle_of_a_reload(tmp_path):
     (tmp_path / 'g.ini').write_text('listen = unix:%s/l\nadmin = off\nruntime_dir = %s/run\n[a]\nroutes = *\nfunction = work\n[b]\nroutes = /b\n'
                                     'upstream = unix:%s/nobody\noptional = on\n' % (tmp_path, tmp_path, tmp_path))
-    binary = built('embed/close.c', '-O0', '-DLDCORN_AUDIT', *SAN)
+    binary = built('embed/close.c', *SAN, library=True)
     done = subprocess.run([binary, tmp_path / 'g.ini'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
     assert (done.returncode, done.stdout) == (0, b'closed\n') and b'eload' not in done.stderr.replace(b'Reload: ', b''), done.stderr.decode()
 
@@ -139,7 +139,7 @@ def test_a_close_in_the_middle_of_a_reload(tmp_path):
 def serve(tmp_path_factory):
     """Starts tests/embed/serve.c."""
     folder = tmp_path_factory.mktemp('serve')
-    binary = built('embed/serve.c', '-O1', *SAN)
+    binary = built('embed/serve.c', *SAN, library=True)
     return lambda *args: Serve(binary, folder, *args)
 
 

@@ -21,6 +21,7 @@ OK = answer(b'ok')
 TOP = 'header_timeout = 1s\nbody_timeout = 1s\nsend_timeout = 1s\nkeepalive_timeout = 5s\n'
 GROUP = ('max_req_per_worker = 1\nrequest_buffer = 0\nworker_keepalive = 0\nretries = 0\nresponse_timeout = 1s\n'
          'tunnel_timeout = 1s\nqueue_timeout = 8s\n')
+PATIENT = GROUP.replace('response_timeout = 1s', 'response_timeout = 30s')       # the client's time-out, and no other
 KINDS = ['fin', 'rst', 'hang', 'drip']
 GAP = 0.01                        # between dripped bytes: far below each time-out, a message of them above it
 
@@ -87,14 +88,15 @@ class Scene(Before):
         assert metric(self.proxy, 'ldcorn_orphans') == metric(self.proxy, 'ldcorn_tunnels') == 0
 
 
-_shared = []
+_shared = {}
 
 
 @pytest.fixture
-def scene():
-    if not _shared:
-        _shared.append(Scene(GROUP, TOP))
-    s = _shared[0]
+def scene(request):
+    group = getattr(request.function, 'group', GROUP)
+    if group not in _shared:
+        _shared[group] = Scene(group, TOP)
+    s = _shared[group]
     s.worker.drain()
     yield s
     for end in s.clients + s.worker._conns:          # also of a test that failed half-way
@@ -107,7 +109,7 @@ def scene():
 def _end_of_shared():
     yield
     while _shared:
-        _shared.pop().__exit__(None, None, None)
+        _shared.popitem()[1].__exit__(None, None, None)
 
 
 def name(*parts):
@@ -409,8 +411,8 @@ def test_client_in_its_answer(scene, kind, framing):
         if b'chunked' in start:
             start += b'%x\r\n' % size
         conn.send(start)
-        pump = threading.Thread(target=pour, args=(conn, size))      # to the end: on a busy machine it is taken in pieces,
-        pump.start()                                                 # and a worker that is silent is another time-out
+        pump = threading.Thread(target=pour, args=(conn, size))      # to the end: on a busy machine it is taken in pieces
+        pump.start()
         record = scene.record(target)
         pump.join(30)
         assert record['reason'] == 'send_timeout' and record['status'] == 200
@@ -439,6 +441,9 @@ def test_client_in_its_answer(scene, kind, framing):
     scene.worker.one(OK)
     assert waits.read_response().status == 200
     scene.whole(target)
+
+
+test_client_in_its_answer.group = PATIENT
 
 
 @pytest.mark.parametrize('begun', [False, True])

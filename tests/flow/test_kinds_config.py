@@ -2,7 +2,8 @@
 import contextlib, json, os, re, shutil, signal, stat, subprocess, sys
 
 import pytest
-from harness import BIN, REPO, Client, Finished, Proxy, _environ, cli, free_port, make_dir, request, wait_for
+from harness import (BIN, CC, PLAIN, REPO, Client, Finished, Proxy, _environ, built, cli, free_port, make_dir,
+                     request, wait_for)
 from procs import Own, counter
 from test_config import UP, WEB, accepted, check, effective, refused
 from test_ctl import ctl
@@ -165,7 +166,8 @@ def test_a_command_without_a_file_is_reloaded_by_hup():
 
 
 HOST = r'''
-#define LDCORN_IMPLEMENTATION
+#include <stdio.h>
+#include <string.h>
 #include "%s/ldcorn.h"
 int main(int argc, char **argv) {
     static const char *all[] = {"*", NULL};
@@ -203,10 +205,9 @@ int main(int argc, char **argv) {
 
 def host(tmp_path, what, *args):
     """A host program, run to its end."""
-    header = os.environ.get('LDCORN_HEADER') or REPO         # its directory
-    (tmp_path / 'host.c').write_text(HOST % (header, what))
-    subprocess.run(['cc', '-O0', '-Wall', '-Wextra', str(tmp_path / 'host.c'), '-o', str(tmp_path / 'host')],
-                   check=True)
+    (tmp_path / 'host.c').write_text(HOST % (REPO, what))
+    subprocess.run([*CC, *PLAIN, str(tmp_path / 'host.c'), built('embed/kinds_lib.c', *PLAIN, '-c'),
+                    '-o', str(tmp_path / 'host')], check=True)
     p = subprocess.run([str(tmp_path / 'host')] + list(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                        timeout=20, env=_environ({'XDG_RUNTIME_DIR': str(tmp_path)}))
     return Finished(p.returncode, p.stdout, p.stderr)
@@ -825,7 +826,8 @@ class Logging(Own):
         """A request, its line in the access log, and a line of the worker; nothing where the start was refused."""
         def up():
             with contextlib.suppress(OSError):
-                return self.status()['groups'][0]['workers'][0]['state'] in ('ready', 'backoff')
+                w = self.status()['groups'][0]['workers'][0]
+                return w['state'] == 'ready' or w['last_exit']         # before its first start it is in back-off, too
         wait_for(lambda: not self.alive() or up(), what='a worker that is ready or was refused its log, or an end')
         if self.alive() and self.pids():
             self.get('/print?text=said')

@@ -1,8 +1,9 @@
 """A request's id is one text wherever it is told, and no text that comes from outside says in a log what is not so."""
-import json, os, re, subprocess, sys
+import json, re, subprocess, sys
 
 import pytest
-from harness import REPO, AutoWorker, Client, FakeWorker, Proxy, answer, free_port, head, upstream_config, wait_for
+from harness import (CC, PLAIN, REPO, AutoWorker, Client, FakeWorker, Proxy, answer, built, free_port, head,
+                     upstream_config, wait_for)
 from procs import Before, Own
 
 OK = answer(b'ok')
@@ -146,7 +147,9 @@ def test_nobody_else_names_a_request():
 
 
 HOST = r'''
-#define LDCORN_IMPLEMENTATION
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
 #include "ldcorn.h"
 
 static void event(void *user, const ldcorn_event *e) {
@@ -200,8 +203,8 @@ def test_the_id_of_a_trusted_peer_is_the_one_of_the_hosts_events(tmp_path):
     """desc.event: the whole id, of an answer that passed and of one of our own."""
     source, binary = tmp_path / 'ids.c', str(tmp_path / 'ids')
     source.write_text(HOST)
-    header = os.environ.get('LDCORN_HEADER_DIR', REPO)
-    subprocess.run(['cc', '-O0', '-g', '-Wall', '-Wextra', '-Werror', '-I', header, str(source), '-o', binary], check=True)
+    subprocess.run([*CC, *PLAIN, '-Werror', '-I', REPO, str(source), built('embed/kinds_lib.c', *PLAIN, '-c'),
+                    '-o', binary], check=True)
     port = free_port()
     with FakeWorker() as w:
         p = subprocess.Popen([binary, '127.0.0.1:%d' % port, w.address], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -1,8 +1,8 @@
 """What the log says of each failed request, with which time, how often; what admin says, and a start and a stop."""
-import contextlib, datetime, json, os, pty, re, select, shlex, signal, statistics, subprocess, time
+import contextlib, datetime, json, os, pty, re, select, shlex, signal, subprocess, time
 
 import pytest
-from harness import REPO, AutoWorker, Client, Proxy, answer, cli, free_port, head, make_dir, upstream_config, wait_for
+from harness import BIN, REPO, AutoWorker, Client, Proxy, answer, cli, free_port, head, make_dir, upstream_config, wait_for
 from procs import Before, Own, counter, metric
 from test_admin import Tcp
 from test_kinds_config import Placed, read, release
@@ -143,7 +143,7 @@ def test_the_line_names_the_process():
         pid, = p.pids()
         r = c.ask('POST', '/exit?code=3', body=b'')
         assert r.status == 502
-        line = told(p, r.get('x-request-id'), 'POST /exit?code=3')
+        line = told(p, r.get('x-request-id'), 'POST /exit?code=3', '502')
         assert 'web.0' in line and re.search(r'\b%d\b' % pid, line) and level(line) == 'warn', line
 
 
@@ -670,23 +670,30 @@ def test_signals_have_their_names(number, name):
 def test_a_worker_that_prints_without_end_does_not_slow_the_others(where):
     """What its output costs in a turn has a bound."""
     noise = "/bin/sh -c '(while [ ! -e {dir}/go ]; do sleep 0.02; done; exec yes noise) & exec %s'" % counter('"$0"')
-    config = ('[loud]\nroutes = /loud\ncmd = %s {socket}\nworker_log = %s\n[web]\nroutes = *\ncmd = %s\n'
-              % (noise, where, counter()))
+    config = '[loud]\nroutes = /loud\ncmd = %s {socket}\nworker_log = %s\n' % (noise, where)
     with Own(config) as p, p.connect() as c:
-        def median():
+        def used():                              # by the proxy, so that the machine's other work does not count
+            with open('/proc/%d/schedstat' % p.pid) as f:
+                return int(f.read().split()[0]) / 1e9
+
+        def cost():
+            """Of an answer that it gives itself; of the quicker ones, for which we had a processor at once."""
             times = []
-            for _ in range(41):
-                began = time.monotonic()
-                assert c.ask('GET', '/').status == 200
-                times.append(time.monotonic() - began)
-            return statistics.median(times)
-        quiet = median()
+            for _ in range(60):
+                began = used()
+                assert c.ask('GET', '/').status == 404
+                times.append(used() - began)
+            return sorted(times)[len(times) // 4]
+        quiet = cost()
         p.touch('go')
-        time.sleep(0.3)
-        loud = median()
+        began = used()
+        if where != 'off':
+            wait_for(lambda: used() - began > 0.05, what='the noise')
+        loud = cost()
         p.signal(signal.SIGQUIT)
         p.wait_exit()
-        assert loud < max(0.01, 6 * quiet), '%.1f ms, and %.1f ms without' % (loud * 1000, quiet * 1000)
+        most = 0.005 if os.path.basename(BIN) == 'ldcorn' else 0.05          # with sanitizers and audit
+        assert loud < most, '%.1f ms, and %.1f ms without' % (loud * 1000, quiet * 1000)
 
 
 # --- commands as they can be typed ---

@@ -16,6 +16,7 @@ typedef struct client {
     uint64_t think, read_gap, idle_from, moved_at;
     size_t read_piece;
     bool pipelines, garbage, unix_family, reading, closed, waits_100, admin, head_seen, dull;
+    bool sending; /* its next piece is on its way */
     bool slow_reader, owes_close;
     const char *stray;
     int how;
@@ -28,6 +29,7 @@ static client *clients;
 static int clients_made, clients_open;
 
 static void client_send(void *who);
+static void client_sends(client *c, uint64_t at);
 static void client_read(void *who);
 static void client_go_on(client *c);
 static void admin_answered(client *c, int status);
@@ -113,7 +115,8 @@ static req *draw_request(client *c, int group) {
     q->close = chance(60);
     q->keep_asked = q->http10 && coin();
     q->upgrade = false;
-    q->slow = c->gap > 20 * MS;
+    /* a head in 400 ms, or a few bytes in each turn */
+    q->slow = c->gap > 20 * MS || c->gap * (600 / c->piece + 1) > 400 * MS || K.sock_room < 100;
     draw_plan(q);
     return q;
 }
@@ -157,7 +160,7 @@ static void client_load(client *c, text *t) {
     c->out = t->p;
     c->out_n = t->n;
     c->out_at = 0;
-    at_if(S.now + c->think / 2 + below(c->think / 2 + 1), client_send, c, &c->alive);
+    client_sends(c, S.now + c->think / 2 + below(c->think / 2 + 1));
 }
 
 static void client_make(client *c) { /* the next request, or all of them */
@@ -167,6 +170,8 @@ static void client_make(client *c) { /* the next request, or all of them */
         if (c->stray && (c->made == 0 || coin())) text_put(&t, "\r\n", 2);
         q->first = c->made == c->answers;
         q->begun_at = S.now;
+        q->asker = c->e;
+        q->patience = oracle_wait(q->group);
         write_request(&t, q);
         c->ends[c->made++] = c->sent_all + t.n;
         if (!req_persists(q)) c->n = c->made;
@@ -186,16 +191,25 @@ static void client_sent(client *c) { /* which requests are out? */
     }
 }
 
+/* Its next piece, once, whoever asks for it. */
+static void client_sends(client *c, uint64_t at) {
+    if (c->sending) return;
+    c->sending = true;
+    at_if(at, client_send, c, &c->alive);
+}
+
 static void client_send(void *who) {
     client *c = (client *)who;
     size_t n = c->out_n - c->out_at;
     ssize_t k;
+    c->sending = false;
     if (c->closed || c->out_at == c->out_n) return;
     if (n > c->piece) n = c->piece;
     k = end_write(c->e, c->out + c->out_at, n);
     if (k < 0 && errno == EAGAIN) return; /* GOT_ROOM comes */
     if (k < 0) {                          /* they do not listen any more; what they said counts */
         c->out_at = c->out_n;
+        if (c->admin) admin_answered(c, 599); /* it was not heard to its end */
         if (!c->e->in.n) client_close(c, LEAVE);
         return;
     }
@@ -204,7 +218,7 @@ static void client_send(void *who) {
     c->sent_all += (uint64_t)k;
     client_sent(c);
     if (c->out_at < c->out_n)
-        at_if(S.now + (c->gap ? 1 + below(c->gap) : 0), client_send, c, &c->alive);
+        client_sends(c, S.now + (c->gap ? 1 + below(c->gap) : 0));
 }
 
 /* ldcorn has read some: whole requests are now known to it, in this order. */
@@ -350,7 +364,7 @@ static void client_feed(client *c, const char *p, size_t n) {
         if (r->status < 200 && r->status != 101) {
             if (r->status == 100 && c->waits_100) {
                 c->waits_100 = false;
-                at_if(S.now, client_send, c, &c->alive);
+                client_sends(c, S.now);
             }
             c->head_seen = false;
         } else {
@@ -385,9 +399,9 @@ static void client_notify(end *e, int what) {
     if (c->closed) return;
     if ((what & GOT_ROOM) && c->e->peer) {
         client_was_read(c);
-        if (c->out_at < c->out_n && !c->gap) at_if(S.now, client_send, c, &c->alive);
+        if (c->out_at < c->out_n && !c->gap) client_sends(c, S.now);
         if (c->out_at < c->out_n && c->gap)
-            at_if(S.now + below(c->gap), client_send, c, &c->alive);
+            client_sends(c, S.now + below(c->gap));
     }
     if ((what & (GOT_BYTES | GOT_END | GOT_RESET)) && !c->reading) {
         c->reading = true;
@@ -433,7 +447,7 @@ static void client_connect(void *who) {
     c->e = e;
     c->born = S.now;
     if (c->garbage || c->dull) {
-        if (c->out_n) at_if(S.now + below(c->think + 1), client_send, c, &c->alive);
+        if (c->out_n) client_sends(c, S.now + below(c->think + 1));
         return;
     }
     client_go_on(c);

@@ -1255,7 +1255,7 @@ static int sys_poll(struct pollfd *set, nfds_t n, int ms) {
         uint64_t later = S.now + span(1, 2 * SEC);
         while (S.events && S.heap[0].at <= later) happen();
         if (later > S.now) S.now = later;
-        ready = set_ready(set, n);
+        if (coin()) ready = set_ready(set, n); /* before poll() has looked, or behind it */
     }
     if (K.interrupted) {
         errno = EINTR;

@@ -30,6 +30,7 @@ static void admin_answered(client *c, int status) {
         if (status < 400) T.paused[o->group] = o->kind == OP_PAUSE; /* else it is not known */
         if (status == 404) T.paused[o->group] = false;
         T.pausing[o->group] = false;
+        T.pauses[o->group]--;
         break;
     default: break;
     }
@@ -47,6 +48,7 @@ static void admin_ask(int kind, int group, int n, const char *method, const char
     clients = c;
     clients_open++;
     admins_open++;
+    if (kind == OP_PAUSE || kind == OP_RESUME) T.crossed[group] = T.pauses[group]++ > 0;
     c->rd.response = c->rd.any = true;
     c->admin = c->garbage = true;
     c->piece = c->read_piece = 1000000;
@@ -227,6 +229,14 @@ static void resume_all(void *who) {
     }
 }
 
+/* What was taken without a start has to go; a reload that does so may fail, where a start is slow. */
+static void mend_file(void *who) {
+    (void)who;
+    if (T.stopping || !(T.now.bad_program || T.file.bad_program || T.next.bad_program)) return;
+    if (!T.has_next) reload();
+    in(45 * SEC, mend_file, NULL);
+}
+
 static void heal(void *who) {
     (void)who;
     if (S.healed || T.stopping) return;
@@ -242,5 +252,5 @@ static void heal(void *who) {
     }
     resume_all(NULL);
     in(12 * SEC, resume_all, NULL); /* what was asked before that may have come after it */
-    if (T.now.bad_program || T.file.bad_program || T.next.bad_program) reload();
+    mend_file(NULL);
 }

@@ -12,12 +12,12 @@ static const group_model *group_next(int g) {
 /* How long its worker needs for it by its plan. */
 static uint64_t plan_time(const req *q) {
     const plan *a = &q->plan;
-    return a->delay + a->gap * (a->size / a->piece + a->size / (K.sock_room < 100 ? 1 : 100) + 4);
+    return a->delay + a->gap * ((a->size + 200) / a->piece + a->size / (K.sock_room < 100 ? 1 : 100) + 4);
 }
 
 /* Things of this run for which a worker may be missing or fail at any time. */
 static bool excusable(void) {
-    return W.crash || W.exits || W.never_ready || W.sick || W.silent || S.lossy || S.bad.late_turn;
+    return W.crash || W.exits || W.never_ready || W.sick || W.silent || S.lossy;
 }
 
 /* --- order of arrival --- */
@@ -26,6 +26,7 @@ static bool orderly(const req *q) {
     const group_model *g = group_now(q->group);
     if (!q->read_call || !q->first || q->upgrade || q->seen > 1 || q->left || q->answered)
         return false;
+    if (q->asker && q->asker->in.n) return false; /* an answer is on its way: it does not wait */
     if (q->size == 0) return true;
     return g->limit > 0 && g->request_buffer == UNSET && !q->slow;
 }
@@ -60,6 +61,7 @@ static void oracle_sick(const req *q, const proc *p) {
     uint64_t since = p->sick_from > p->ready_at ? p->sick_from : p->ready_at, bound;
     if (!p->sick || S.now < p->sick_from || !g->health || T.has_next || limit_of(p->group)) return;
     if (T.reload_at && S.now - T.reload_at < 120 * SEC) return;
+    if (p->one_thread) return; /* it may have been in its backlog for long */
     bound = (uint64_t)(g->health_fails + 2) * (uint64_t)(g->health_interval + g->health_timeout) * MS;
     if (p->pid) bound += 60 * SEC; /* its predecessor may still be on its way out */
     if (S.now > since + bound + 3 * SEC)
@@ -100,6 +102,7 @@ static void oracle_late(void *who) {
     uint64_t from = q->sent_at, due;
     if (q->answered || q->left || c == NULL || c->closed || T.stopping) return;
     if (q->moved_at > from) from = q->moved_at;
+    if (q->read_at > from) from = q->read_at; /* before, it waited in the backlog */
     if (c->moved_at > from) from = c->moved_at;
     if (T.paused[q->group] || !T.now.g[q->group].present || c->list[c->answers] != q ||
         c->e->peer->accepted_at == 0) /* it waits for something else */
@@ -111,7 +114,16 @@ static void oracle_late(void *who) {
     at(due + 1, oracle_late, q);
 }
 
-static void oracle_sent(req *q) { in(patience(q), oracle_late, q); }
+/* How long the queue holds what comes now. */
+static uint64_t oracle_wait(int group) {
+    return least_of(model_queue_timeout(group_now(group)), model_queue_timeout(group_next(group)));
+}
+
+static void oracle_sent(req *q) {
+    uint64_t wait = oracle_wait(q->group);
+    if (wait < q->patience) q->patience = wait;
+    in(patience(q), oracle_late, q);
+}
 
 static void oracle_head(req *q, int status) {
     if (q->plan.broken == B_STATUS || q->plan.broken == B_GARBAGE) return;
@@ -125,6 +137,8 @@ static void oracle_head(req *q, int status) {
 static void oracle_502(const req *q) {
     if (q->hurt || q->plan.broken || q->plan.crash || troubled(q->group) || excusable()) return;
     if (T.stopping || q->plan.closes || W.closes_idle) return;
+    if (q->seen == 0 && W.broken) return; /* sent behind an answer that had more bytes than it said */
+    if (T.reloads_asked > 2 && q->started_at < T.reload_at) return; /* a third old generation is ended at once */
     if (T.reload_at && plan_time(q) > least_of(model_drain(group_now(q->group)),
                                               model_drain(group_next(q->group))))
         return;
@@ -134,9 +148,11 @@ static void oracle_502(const req *q) {
 
 static void oracle_503(const req *q) {
     const group_model *g = group_now(q->group), *n = group_next(q->group);
-    uint64_t wait = least_of(model_queue_timeout(g), model_queue_timeout(n));
+    uint64_t wait = oracle_wait(q->group);
+    if (q->patience < wait) wait = q->patience; /* what holds is what held when it came */
     if (T.stopping || excusable() || troubled(q->group)) return;
     if (g->queue != UNSET || n->queue != UNSET) return;
+    if (T.now.bad_program || T.next.bad_program) return; /* `replace` may be left with it */
     if (!model_own(g) && (model_listed(g) == 0 || model_listed(n) == 0)) return; /* nobody is in it */
     if (S.now + 10 * MS >= q->begun_at + wait) return;
     if (!g->present || !n->present || W.closes_idle || W.broken) return;
@@ -167,7 +183,8 @@ static void oracle_refused(const req *q) {
         if (T.reload_at && S.now - T.reload_at < 120 * SEC) return;
         fail("404 without a cause", "request %u", q->id);
     case 408:
-        if (q->slow || S.bad.late_turn) return;
+        if (q->slow) return;
+        if (S.bad.late_turn && K.sock_room < q->size + 1000) return; /* the rest had no room meanwhile */
         fail("408 without a cause", "request %u", q->id);
     case 502: oracle_502(q); return;
     case 503: oracle_503(q); return;
@@ -242,10 +259,10 @@ static void oracle_sample(void *who) {
     if (L == NULL) return;
     for (int i = 0; ldcorn_group_at(L, i, &info); i++) {
         int g = info.name[1] - '0';
-        bool present = T.now.g[g].present && (!T.has_next || T.next.g[g].present);
+        bool present = T.now.g[g].present; /* until a reload that drops it is over, it may be paused */
         if (g < 0 || g >= GROUPS || info.queued == 0 || info.ready == 0) continue;
         if (T.now.g[g].tunnels != UNSET || T.now.g[g].balance == 3) continue;
-        if ((T.paused[g] || T.pausing[g]) && present) continue;
+        if ((T.paused[g] || T.pausing[g] || T.crossed[g]) && present) continue;
         if (T.stopping) continue;
         waits[g] = waits[g] || info.slots == 0 || info.slots > info.inside;
     }

@@ -28,6 +28,8 @@ struct req {
     bool unsafe, head, http10, chunked, expect, close, keep_asked, upgrade;
     uint32_t size; /* of its body */
     plan plan;
+    const end *asker;     /* its client's */
+    uint64_t patience;    /* queue_timeout when it came */
     /* what became of it: */
     bool sent;            /* all bytes are in ldcorn's hands */
     uint64_t begun_at;    /* its first byte may be on its way */
@@ -56,6 +58,8 @@ typedef struct truth {
     bool file_ok; /* it is not broken in a way that we know */
     int limit_kept[GROUPS]; /* of a group that was removed */
     bool paused[GROUPS], pausing[GROUPS]; /* pausing: an answer is to come */
+    int pauses[GROUPS];   /* requests to pause or resume that have no answer yet */
+    bool crossed[GROUPS]; /* of two at once nobody knows which was the last, until one is alone */
     int scaled[GROUPS]; /* by admin, 0: not */
     uint64_t trouble[GROUPS]; /* until then a worker of it may be missing for a good reason */
     uint64_t drained[GROUPS]; /* the same, by drains */

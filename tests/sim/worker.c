@@ -33,6 +33,7 @@ struct wconn {
     reader rd;
     uint64_t tapped; /* bytes that the tap has seen */
     bool accepted, inside, whole, answering, done_reading, dead, tunnel, ended, check, broke;
+    bool writing; /* its next piece is on its way */
     bool close_after;
     req *q;
     char *out;
@@ -47,6 +48,7 @@ static proc *servers[GROUPS][SERVERS];
 
 static void wconn_take(void *who);
 static void wconn_write(void *who);
+static void wconn_writes(wconn *w, uint64_t at);
 static void wconn_close(wconn *w, bool hard);
 static void proc_accept_soon(proc *p);
 
@@ -209,7 +211,7 @@ static void wconn_notify(end *e, int what) {
         if (w->accepted) at_if(S.now + below(2000), wconn_left, w, &w->alive);
     }
     if ((what & GOT_ROOM) && w->answering && w->out_at < w->out_n)
-        at_if(S.now + below(200), wconn_write, w, &w->alive);
+        wconn_writes(w, S.now + below(200));
 }
 
 /* --- answers --- */
@@ -379,10 +381,18 @@ static void wconn_written(wconn *w) {
     wconn_close(w, q && q->plan.broken == B_RESET);
 }
 
+/* Its next piece, once, whoever asks for it. */
+static void wconn_writes(wconn *w, uint64_t at) {
+    if (w->writing) return;
+    w->writing = true;
+    at_if(at, wconn_write, w, &w->alive);
+}
+
 static void wconn_write(void *who) {
     wconn *w = (wconn *)who;
     size_t n = w->out_n - w->out_at;
     ssize_t k;
+    w->writing = false;
     if (w->dead || !w->answering) return;
     if (w->q && w->q->plan.crash && w->out_at + 1 >= w->q->plan.crash) {
         if (w->p->pid)
@@ -410,7 +420,7 @@ static void wconn_write(void *who) {
         wconn_written(w);
         return;
     }
-    at_if(S.now + (w->gap ? 1 + below(w->gap) : 0), wconn_write, w, &w->alive);
+    wconn_writes(w, S.now + (w->gap ? 1 + below(w->gap) : 0));
 }
 
 static void check_answer(wconn *w, text *t) {
@@ -711,6 +721,7 @@ static bool proc_signal(pid_t pid, int sig) {
     if (p->state >= P_ZOMBIE) return true;
     p->asked = true;
     if (p->asked_at == 0) p->asked_at = S.now;
+    if (p->state == P_STARTING) trouble(p->group, 35 * SEC); /* its start_timeout: the next one comes after a pause */
     if (sig == SIGKILL) {
         if (pid < 0) p->grandchild = false;
         proc_die(p, 9);
