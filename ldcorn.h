@@ -13423,7 +13423,7 @@ static bool ldc_reload_quit(const ldc_group *g, const ldc_addr *a) {
 static void ldc_reload_addresses(ldcorn *l, ldc_group *g, bool edited) {
     const ldc_gconf *as = g->conf;
     for (ldc_worker *w = g->workers; w; w = w->next) {
-        bool stays = w->joined && !edited;
+        bool stays = false;
         if (w->replaced) continue;
         for (int i = 0; i < as->addrs && !stays; i++) {
             if (!ldc_conf_same_addr(&as->addr[i], &w->addr) || ldc_reload_quit(g, &w->addr))
@@ -13435,10 +13435,10 @@ static void ldc_reload_addresses(ldcorn *l, ldc_group *g, bool edited) {
             ldc_proc_index(l, w, i);
             w->identity = ldc_proc_identity(w);
         }
-        if (!stays)
-            ldc_reload_retire(l, w, "scale");
-        else if (w->joined)
+        if (!stays && w->joined && !edited)
             ldc_reload_keep(g, w);
+        else if (!stays)
+            ldc_reload_retire(l, w, "scale");
     }
     for (int i = 0; i < as->addrs; i++) {
         bool there = ldc_reload_quit(g, &as->addr[i]);
@@ -13452,6 +13452,7 @@ static void ldc_reload_addresses(ldcorn *l, ldc_group *g, bool edited) {
         while (ldc_reload_at_index(g, free_one)) free_one++;
         ldc_proc_index(l, w, free_one);
     }
+    ldc_group_moved(l, g);
 }
 
 /* As many workers as are wanted: the surplus goes, the highest index first; what is missing comes;

@@ -157,6 +157,8 @@ static void write_request(text *t, const req *q) {
 static bool req_persists(const req *q) { return !q->close && (!q->http10 || q->keep_asked); }
 
 static void client_load(client *c, text *t) {
+    size_t least = (size_t)(c->gap * t->n / (300 * SEC)); /* slow, but not for hours */
+    if (c->piece <= least) c->piece = least + 1;
     c->out = t->p;
     c->out_n = t->n;
     c->out_at = 0;

@@ -71,6 +71,7 @@ typedef struct file {
         struct node *node;
     } u;
     uint64_t at;        /* of a regular file */
+    int lies;           /* said to be ready, and was not */
     listener *reserved; /* bound and not listening */
     const char *text;
     size_t text_n;
@@ -1202,6 +1203,7 @@ static int spurious(struct pollfd *set, nfds_t n, int ready) {
     short more = (short)(p->events & (POLLIN | POLLOUT) & ~p->revents);
     if (f == NULL || !more || (f->type != STREAM && f->type != LISTENER)) return ready;
     if (f->type == STREAM && f->u.e->connecting) return ready;
+    if (++f->lies > 50) return ready; /* who lies a hundred times in a row is given up, and that is another thing */
     ready += p->revents == 0;
     p->revents = (short)(p->revents | more);
     return ready;

@@ -379,7 +379,7 @@ static double wall_clock(void) {
 }
 
 typedef struct options {
-    uint64_t seed, base;
+    uint64_t seed, base, runs; /* runs: so many, else for `seconds` */
     double seconds;
     int jobs;
     bool one, all; /* one seed; go on after failures and count their kinds */
@@ -416,9 +416,9 @@ static void count_kind(const report *r, uint64_t runs) {
     }
 }
 
-static void search_child(report *r, double until, int jobs) {
+static void search_child(report *r, const options *o, double until, int jobs) {
     watch_for_loops();
-    while (wall_clock() < until) {
+    while (o->runs ? r->next < o->base + o->runs : wall_clock() < until) {
         bool ok;
         r->seed = r->next;
         r->next += (uint64_t)jobs;
@@ -433,11 +433,11 @@ static void search_child(report *r, double until, int jobs) {
     _exit(0);
 }
 
-static void search_start(report *r, double until, int jobs) {
+static void search_start(report *r, const options *o, double until, int jobs) {
     pid_t pid;
     r->kind[0] = r->story[0] = 0;
     pid = fork();
-    if (pid == 0) search_child(r, until, jobs);
+    if (pid == 0) search_child(r, o, until, jobs);
     if (pid < 0) perror("fork");
     r->pid = pid;
 }
@@ -490,7 +490,7 @@ static int search(const options *o) {
     fflush(stdout);
     for (int i = 0; i < jobs; i++, alive++) {
         r[i].next = o->base + (uint64_t)i;
-        search_start(&r[i], begin + o->seconds, jobs);
+        search_start(&r[i], o, begin + o->seconds, jobs);
     }
     while (alive > 0) {
         pid_t pid = wait(&status);
@@ -505,8 +505,8 @@ static int search(const options *o) {
             if (!o->all)
                 for (int k = 0; k < jobs; k++)
                     if (r[k].pid > 0) kill(r[k].pid, SIGKILL);
-            if (!o->all || wall_clock() >= begin + o->seconds) continue;
-            search_start(&r[i], begin + o->seconds, jobs);
+            if (!o->all || (o->runs == 0 && wall_clock() >= begin + o->seconds)) continue;
+            search_start(&r[i], o, begin + o->seconds, jobs);
             alive++;
         }
         if (!o->all && failed) break;
@@ -534,6 +534,7 @@ int main(int argc, char **argv) {
         if (strcmp(argv[i], "--seed") == 0) o.one = true, o.seed = strtoull(v, NULL, 10);
         if (strcmp(argv[i], "--base") == 0) o.base = strtoull(v, NULL, 10);
         if (strcmp(argv[i], "--seconds") == 0) o.seconds = strtod(v, NULL);
+        if (strcmp(argv[i], "--runs") == 0) o.runs = strtoull(v, NULL, 10);
         if (strcmp(argv[i], "--jobs") == 0) o.jobs = atoi(v);
         if (strcmp(argv[i], "--repeat") == 0) o.repeat = v;
     }

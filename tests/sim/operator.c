@@ -48,6 +48,10 @@ static void admin_ask(int kind, int group, int n, const char *method, const char
     clients = c;
     clients_open++;
     admins_open++;
+    if (kind == OP_RESTART) { /* a reload of that group alone */
+        T.reloads_asked++;
+        T.reload_at = S.now;
+    }
     if (kind == OP_PAUSE || kind == OP_RESUME) T.crossed[group] = T.pauses[group]++ > 0;
     c->rd.response = c->rd.any = true;
     c->admin = c->garbage = true;
@@ -222,7 +226,7 @@ static void resume_all(void *who) {
     if (T.stopping) return;
     for (int g = 0; g < GROUPS; g++) {
         if (W.pause) ask_group(OP_RESUME, g, 0, "resume"); /* whatever is still under way */
-        for (int i = 0; W.drain && i < 4; i++) {
+        for (int i = 0; W.drain && i < 8; i++) {
             snprintf(what, sizeof what, "workers/%d/resume", i);
             ask_group(OP_UNDRAIN, g, i, what);
         }

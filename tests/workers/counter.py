@@ -28,7 +28,7 @@ STARTED = {'fds': sorted(int(n) for n in os.listdir('/proc/self/fd') if os.path.
            'sid': os.getsid(0), 'pgid': os.getpgid(0)}
 
 import _signal as signal, _socket as socket, _thread as thread
-import resource, time
+import resource, select, time
 
 PID = os.getpid()
 OPT = dict(a[2:].partition('=')[::2] for a in sys.argv[1:] if a.startswith('--'))
@@ -290,6 +290,9 @@ def accepted(sock):
 
 def main():
     global grandchild
+    awake, end = os.pipe()                # a signal that comes just before accept() would be looked at behind it
+    os.set_blocking(end, False)
+    signal.set_wakeup_fd(end)
     for s in NAMES:
         signal.signal(s, on_signal)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -302,8 +305,15 @@ def main():
     if 'grandchild' in OPT:
         grandchild = os.spawnlp(os.P_NOWAIT, 'sleep', 'sleep', '60')
     sock = listen()
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    poll.register(awake, select.POLLIN)
     while True:
-        thread.start_new_thread(serve, (accepted(sock),))
+        for fd, _ in poll.poll():
+            if fd == awake:
+                os.read(awake, 512)
+            else:
+                thread.start_new_thread(serve, (accepted(sock),))
 
 
 main()
