@@ -3085,12 +3085,16 @@ static void ldc_conf_fail(ldc_reader *r, const ldc_origin *at, const char *hint,
 static void ldc_conf_fail(ldc_reader *r, const ldc_origin *at, const char *hint, const char *format,
                           ...) {
     char text[512];
-    size_t from;
+    size_t from = r->errors.n;
     va_list list;
+    for (int i = 0; i < r->error_count && i < (int)LDC_LEN(r->note); i++) {
+        const ldc_origin *o = &r->note[i].at; /* one error of a value: more follow from it */
+        if (at->column > 1 && o->file == at->file && o->line == at->line && o->column == at->column)
+            return;
+    }
     va_start(list, format);
     vsnprintf(text, sizeof text, format, list);
     va_end(list);
-    from = r->errors.n;
     ldc_conf_note(&r->errors, at, text, hint);
     ldc_conf_place(r, at, from);
 }
@@ -3278,6 +3282,7 @@ static void ldc_conf_number(ldc_reader *r, const ldc_key *k, ldc_str v, const ld
         const char *units = k->type == LDC_DURATION ? "ms, s, m, h or d"
                             : k->type == LDC_SIZE   ? "K, M or G"
                                                     : "a number alone";
+        if (memchr(unit.p, '#', unit.n)) units = "a comment has a line of its own";
         ldc_conf_fail(r, at, units, "`%s` has an unknown unit: `%.*s`", k->name, LDC_STR_ARG(unit));
         return;
     }
@@ -4930,7 +4935,6 @@ static bool ldc_conf_own(const ldc_reader *r, const ldc_section *s, int id) {
 
 /* Keys that do nothing here. */
 static void ldc_conf_idle_keys(ldc_reader *r, ldc_section *s, const ldc_gconf *g) {
-    char hint[80];
     static const ldc_key_id ours[] = {
         LDC_KEY_dir,         LDC_KEY_env,          LDC_KEY_user,
         LDC_KEY_umask,       LDC_KEY_worker_log,   LDC_KEY_start_timeout,
@@ -4954,6 +4958,10 @@ static void ldc_conf_idle_keys(ldc_reader *r, ldc_section *s, const ldc_gconf *g
         ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_response_buffer), "set max_req_per_worker too",
                       "`response_buffer` of [%s] does nothing without `max_req_per_worker`",
                       g->name);
+    if (ldc_conf_own(r, s, LDC_KEY_app) && strpbrk(g->s.app, " \t"))
+        ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_app),
+                      "write cmd = uvicorn {app} --uds {socket} ... for options",
+                      "`app` of [%s] is one word of the command, with its blanks", g->name);
     if (ldc_conf_own(r, s, LDC_KEY_app) && g->s.cmd && !strstr(g->s.cmd, "{app}"))
         ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_app), "write {app} in cmd, or remove it",
                       "`app` of [%s] is not used: its `cmd` has no {app}", g->name);
@@ -4961,11 +4969,27 @@ static void ldc_conf_idle_keys(ldc_reader *r, ldc_section *s, const ldc_gconf *g
         ldc_conf_own(r, s, LDC_KEY_dial_allow))
         ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_dial_allow), "remove it, or write dial_in",
                       "`dial_allow` of [%s] does nothing without `dial_in`", g->name);
-    for (char **word = g->argv; g->s.cmd && word && *word; word++) {
+}
+
+/* Options by which servers start processes of their own, or leave the foreground. */
+static void ldc_conf_server_options(ldc_reader *r, ldc_section *s, const ldc_gconf *g) {
+    const char *name = g->s.cmd && g->argv ? strrchr(g->argv[0], '/') : NULL;
+    char hint[96];
+    bool unicorn;
+    if (g->s.cmd == NULL || g->argv == NULL) return;
+    name = name ? name + 1 : g->argv[0];
+    unicorn = strcmp(name, "gunicorn") == 0 || strcmp(name, "hypercorn") == 0;
+    for (char **word = g->argv; *word; word++) {
         const char *n = strncmp(*word, "--workers=", 10) == 0 ? *word + 10
-                        : strcmp(*word, "--workers") == 0 || strcmp(*word, "--processes") == 0
+                        : strcmp(*word, "--workers") == 0 || strcmp(*word, "--processes") == 0 ||
+                                (unicorn && strcmp(*word, "-w") == 0)
                             ? word[1]
                             : NULL;
+        if (strcmp(*word, "--daemon") == 0 || strcmp(*word, "--daemonize") == 0 ||
+            (unicorn && strcmp(*word, "-D") == 0))
+            ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_cmd),
+                          "leave it out: workers stay in the foreground",
+                          "`%s` in `cmd`: what goes into the background is taken for ended", *word);
         if (n == NULL || strcmp(n, "1") == 0) continue;
         snprintf(hint, sizeof hint, "write workers = %.20s, a line of its own, and none in cmd", n);
         ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_cmd), hint,
@@ -4978,6 +5002,7 @@ static void ldc_conf_idle_keys(ldc_reader *r, ldc_section *s, const ldc_gconf *g
 /* Keys that do less than they seem to. */
 static void ldc_conf_doubts(ldc_reader *r, ldc_section *s, const ldc_gconf *g) {
     ldc_conf_idle_keys(r, s, g);
+    ldc_conf_server_options(r, s, g);
     if (s->said[LDC_KEY_hash_key].words && g->balance != LDC_HASH &&
         strcmp(s->said[LDC_KEY_hash_key].word[0], "addr") != 0)
         ldc_conf_warn(r, ldc_conf_at(s, LDC_KEY_hash_key), "write balance = hash too",
@@ -5108,7 +5133,9 @@ static const char *ldc_conf_instead(const char *word, char room[300], bool *neve
         while (end > 1 && (word[end - 1] == '/' || word[end - 1] == '*')) end--;
         snprintf(room, 300, "write %.*s: a prefix takes what is below it", (int)end, word);
     } else if (n > 2 && word[n - 1] == '$') {
-        snprintf(room, 300, "there are no regular expressions: write =%.*s", (int)n - 1, word);
+        size_t from = word[0] == '^';
+        snprintf(room, 300, "there are no regular expressions: write =%.*s", (int)(n - 1 - from),
+                 word + from);
     } else if (n > 2 && strcmp(word + n - 2, "**") == 0) {
         snprintf(room, 300, "write %.*s", (int)n - 1, word);
     } else if (ldc_conf_plain(word, plain, sizeof plain)) {
@@ -5184,8 +5211,9 @@ static void ldc_conf_twice(ldc_reader *r, const ldc_seen *seen, const ldc_route 
         if (o->kind != t->kind || !ldc_util_same(o->text, t->text) ||
             !(same || o->group == t->group))
             continue;
-        ldc_conf_warn(r, &t->at, "the first one wins", "route `%s` stands twice, first in line %d",
-                      t->said, o->at.line);
+        ldc_conf_warn(r, &t->at, "the first one gets its requests",
+                      "route `%s` stands twice, first in line %d for [%s]", t->said, o->at.line,
+                      c->group[o->group].name);
         return;
     }
     seen->slot[at & seen->mask] = c->routes + 1;
@@ -9339,7 +9367,7 @@ static void ldc_client_explain(const ldcorn *l, const ldc_exchange *e, ldc_why w
                  ldc_util_span((uint64_t)s->body_timeout, span), bytes);
     else if (why == LDC_WHY_SLOW)
         snprintf(out, room,
-                 "below min_rate = %lld bytes a second, while others wait for what it holds",
+                 "below min_rate = %lld bytes a second, and what it holds is needed by others",
                  (long long)s->min_rate);
     else if (why == LDC_WHY_MAX_BODY && e->group)
         snprintf(out, room, "max_body = %s, its body has %s%llu bytes",
@@ -13573,7 +13601,8 @@ static void ldc_reload_end(ldcorn *l, const char *result) {
     for (size_t i = 0; i < r->error.n; i++) { /* in the log its lines stand under the first */
         ldc_text_put(&t, r->error.p + i, 1);
         if (r->error.p[i] == '\n' &&
-            !ldc_util_starts(ldc_util_str(r->error.p + i + 1, r->error.n - i - 1), "    "))
+            (!ldc_util_starts(ldc_util_str(r->error.p + i + 1, r->error.n - i - 1), "    ") ||
+             r->error.p[i + 5] == ' ')) /* five: below a line of a file */
             ldc_text_add(&t, "    ");
     }
     why = t.p ? t.p : "";
@@ -15318,7 +15347,10 @@ static int ldc_admin_scale(ldcorn *l, ldc_text *t, ldc_group *g, ldc_str query) 
     uint64_t n = 0;
     if (!ldc_admin_word(query, "workers", word, sizeof word) ||
         !ldc_util_number(ldc_util_z(word), 4096, &n) || n == 0)
-        return ldc_admin_say(t, 400, "write /groups/%s/scale?workers=N, 1 to 4096", g->name);
+        return ldc_admin_say(t, 400,
+                             "a group has 1 to 4096 workers: write /groups/%s/scale?workers=N, or "
+                             "ldcornctl scale %s N",
+                             g->name, g->name);
     if (g->conf->source != LDC_FROM_PROCESSES)
         return ldc_admin_say(t, 409, "%s has no processes of its own%s", g->name,
                              g->conf->source == LDC_FROM_LIST ? "; join or quit addresses" : "");

@@ -666,8 +666,8 @@ def test_scale():
         assert good(p, 'scale', 'web', 1) == 'web: 1 ready\n' and p.pids() == old[:1]
         assert [w['index'] for w in p.group('web')['workers']] == [0]
         assert rows(good(p, 'status'), 'GROUP')[0]['WORKERS'] == '1/1'
-        assert 'write /groups/web/scale?workers=N' in bad(p, 'scale', 'web', 0)
-        assert 'write /groups/web/scale?workers=N' in bad(p, 'scale', 'web', 99999)
+        assert 'ldcornctl scale web N' in bad(p, 'scale', 'web', 0)
+        assert '1 to 4096' in bad(p, 'scale', 'web', 99999)
 
 
 def test_scale_down_waits_for_what_is_inside():

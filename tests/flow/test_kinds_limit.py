@@ -177,6 +177,26 @@ def test_what_is_inside_counts_when_its_address_comes_back(way):
         assert client.read_response().status == 200
 
 
+def test_a_check_of_an_address_that_comes_back_waits_for_a_slot():
+    """The first one: it is a request like others. Then it comes before whoever waits."""
+    with FakeWorker() as w, Proxy(TOP + pool(w.address, 'health_path = /health\nhealth_interval = none\n'), stop_timeout=5,
+                                  wait=False) as p:
+        assert w.one(OK)[0].target == '/health'
+        p.wait_status(lambda s: s['groups'][0]['workers'][0]['state'] == 'ready')
+        with p.connect() as first, p.connect() as second:
+            first.send(head('GET', '/first'))
+            _, conn = w.one()
+            for method in ('DELETE', 'POST'):
+                assert p.admin(method, '/groups/pool/workers?address=' + w.address)[0] == 200
+            second.send(head('GET', '/second'))
+            assert w.no_connection(0.4) and conn.silent(0), 'beside the request that is inside'
+            conn.send(OK)
+            conn.close()
+            assert first.read_response().status == 200
+            assert w.one(OK)[0].target == '/health'
+            assert w.one(OK)[0].target == '/second' and second.read_response().status == 200
+
+
 def test_so_it_is_on_a_unix_socket():
     with Held(unix=True) as h:
         client, conn = h.first()

@@ -426,6 +426,14 @@ def test_another_failure_is_told_at_once_with_the_count_of_the_former():
         assert re.search(r'\b\d+ (more|times|further|other|starts|tries)|same', p.log()[before:]), p.log()[before:]
 
 
+def test_two_failures_by_turns_are_told_once_each():
+    script = FAILS.replace('cat why', 'test "$LDCORN_INDEX" = 0 && echo OneError || echo TwoError')
+    with Own('[web]\nroutes = *\ncmd = /bin/sh fails.sh {socket}\nworkers = 2\nbackoff_max = 100ms\nworker_log = {dir}/w.log\n',
+             files={'fails.sh': script}, wait=False).up() as p:
+        wait_for(lambda: tries(p) >= 16, 20)
+        assert blocks(p, 'OneError') == blocks(p, 'TwoError') == 1, p.log()
+
+
 def test_a_failure_that_was_over_is_told_again():
     """Not the same any more: in between it was ready."""
     with Own(web('{socket}', '--fail-if={dir}/bad', group='backoff_max = 100ms\nworker_log = {dir}/w.log\n')) as p:
