@@ -1314,13 +1314,13 @@ static const ldc_reason ldc_log_reasons[LDC_WHYS + 1] = {LDC_REASONS(LDC_REASON_
 typedef enum ldc_stamps { LDC_STAMP_FULL, LDC_STAMP_CLOCK, LDC_STAMP_JOURNAL } ldc_stamps;
 
 typedef struct ldc_sink {
-    int fd;           /* -1: off */
-    uint8_t stamps;   /* how its lines begin: ldc_stamps */
-    int error;        /* errno of what could not be written; 0: the target was too slow */
-    bool owned;       /* we opened it, we close it */
-    bool file;        /* regular file: a write does not wait for a reader */
-    const char *path; /* NULL for stderr and stdout */
-    char *ring;       /* waiting bytes, moved to the front as they go */
+    int fd;         /* -1: off */
+    uint8_t stamps; /* how its lines begin: ldc_stamps */
+    int error;      /* errno of what could not be written; 0: the target was too slow */
+    bool owned;     /* we opened it, we close it */
+    bool file;      /* regular file: a write does not wait for a reader */
+    char *path;     /* a copy: configurations go; NULL for stderr and stdout */
+    char *ring;     /* waiting bytes, moved to the front as they go */
     size_t used;
     bool torn;        /* part of a line was written */
     uint64_t dropped; /* lines */
@@ -1545,6 +1545,7 @@ static void ldc_log_close(ldc_log *g, ldc_sink *s) {
     if (*at) *at = s->next_wet;
     if (s->owned && s->fd >= 0) close(s->fd);
     ldc_mem_free(g->mem, s->ring, LDC_LOG_RING);
+    if (s->path) ldc_mem_free(g->mem, s->path, strlen(s->path) + 1);
     memset(s, 0, sizeof *s);
     s->fd = -1;
 }
@@ -1612,6 +1613,7 @@ static void ldc_log_look(ldc_sink *s) {
 static int ldc_log_open(ldc_log *g, ldc_sink *s, const char *where) {
     int fd = -1;
     bool owned = false;
+    char *path = NULL;
     if (strcmp(where, "stderr") == 0)
         fd = 2;
     else if (strcmp(where, "stdout") == 0)
@@ -1623,11 +1625,17 @@ static int ldc_log_open(ldc_log *g, ldc_sink *s, const char *where) {
             fd = ldc_log_path(where, O_RDWR | how); /* a fifo without reader */
         if (fd < 0) return errno;
         owned = true;
+        path = (char *)ldc_mem_resize(g->mem, NULL, 0, strlen(where) + 1);
+        if (path == NULL) {
+            close(fd);
+            return ENOMEM;
+        }
+        memcpy(path, where, strlen(where) + 1);
     }
     ldc_log_close(g, s);
     s->fd = fd;
     s->owned = owned;
-    s->path = owned ? where : NULL;
+    s->path = path;
     ldc_log_look(s);
     return 0;
 }
@@ -6110,16 +6118,18 @@ typedef struct ldc_rank {
     uint64_t epoch; /* the group's, of which it is */
 } ldc_rank;
 
-/* Of balance = hash: workers that keep their keys, side by side because each key is compared with
-   all of them, and in the second half whose the last keys were, by their hash. */
+/* Of balance = hash: workers that keep their keys, side by side because a new key is compared with
+   all of them (4,096 take 3 us), and whose the last keys were, by their hash. */
 enum { LDC_SEEN = 1024 };
 typedef struct ldc_keeper {
-    uint64_t hash; /* of the worker's identity, or the key's */
+    uint64_t hash;
     ldc_worker *worker;
 } ldc_keeper;
 
 typedef struct ldc_keepers {
-    ldc_keeper *p, *seen; /* seen[hash % LDC_SEEN] */
+    uint64_t *hash; /* of n workers' identities; the same block holds the other two */
+    ldc_worker **worker;
+    ldc_keeper *seen; /* seen[hash % LDC_SEEN] */
     int n, room;
     uint64_t epoch; /* the group's, of which they are */
 } ldc_keepers;
@@ -6220,7 +6230,8 @@ typedef struct ldc_histogram {
 typedef struct ldc_told { /* a failure of a worker that was told */
     uint64_t what, at;    /* its hash, 0: none; when */
     int more;             /* how often it has come again since */
-    bool early;           /* before it was ready */
+    int times;            /* how often it was told in the minute from then on */
+    bool early, over;     /* before it was ready; some worker of the group was ready since */
 } ldc_told;
 
 struct ldc_group {
@@ -7507,7 +7518,7 @@ static void ldc_group_moved(ldcorn *l, ldc_group *g) {
 }
 
 static void ldc_group_keepers_free(ldcorn *l, ldc_keepers *k) {
-    ldc_mem_free(&l->mem, k->p, (size_t)(k->room + LDC_SEEN) * sizeof *k->p);
+    ldc_mem_free(&l->mem, k->hash, (size_t)k->room * 16 + LDC_SEEN * sizeof *k->seen);
     memset(k, 0, sizeof *k);
 }
 
@@ -7515,24 +7526,25 @@ static void ldc_group_keepers_free(ldcorn *l, ldc_keepers *k) {
 static bool ldc_group_keepers(ldcorn *l, ldc_group *g) {
     ldc_keepers *k = &g->keepers;
     int n = 0;
-    if (k->p && k->epoch == g->epoch) return true;
+    if (k->hash && k->epoch == g->epoch) return true;
     for (const ldc_worker *w = g->workers; w; w = w->next) n += ldc_group_keeps(w);
-    if (k->p == NULL || n > k->room || n < k->room / 4) {
+    if (k->hash == NULL || n > k->room || n < k->room / 4) {
         int room = n + n / 2;
         ldc_group_keepers_free(l, k);
-        k->p = (ldc_keeper *)ldc_mem_resize(&l->mem, NULL, 0,
-                                            (size_t)(room + LDC_SEEN) * sizeof *k->p);
-        if (k->p == NULL) return false;
+        k->hash = (uint64_t *)ldc_mem_resize(&l->mem, NULL, 0,
+                                             (size_t)room * 16 + LDC_SEEN * sizeof *k->seen);
+        if (k->hash == NULL) return false;
         k->room = room;
-        k->seen = k->p + room;
+        k->worker = (ldc_worker **)(void *)(k->hash + room);
+        k->seen = (ldc_keeper *)(void *)(k->hash + 2 * room);
     }
     k->n = 0;
     k->epoch = g->epoch;
     memset(k->seen, 0, LDC_SEEN * sizeof *k->seen);
     for (ldc_worker *w = g->workers; w; w = w->next) {
         if (!ldc_group_keeps(w)) continue;
-        k->p[k->n].hash = ldc_util_mix(w->identity);
-        k->p[k->n++].worker = w;
+        k->hash[k->n] = ldc_util_mix(w->identity);
+        k->worker[k->n++] = w;
     }
     return true;
 }
@@ -7541,24 +7553,24 @@ static bool ldc_group_keepers(ldcorn *l, ldc_group *g) {
    hashing), so that a worker that comes or goes moves only its own share. NULL: there is none. */
 static ldc_worker *ldc_group_rendezvous(const ldc_keepers *k, uint64_t hash) {
     ldc_keeper *seen = &k->seen[hash % LDC_SEEN];
-    ldc_worker *best = NULL;
     uint64_t most = 0;
+    int best = 0;
     if (seen->worker && seen->hash == hash) return seen->worker;
-    for (int i = 0; i < k->n; i++) {
-        uint64_t score = ldc_util_mix(hash ^ k->p[i].hash);
-        if (best && score <= most) continue;
-        best = k->p[i].worker;
+    for (int i = 0; i < k->n; i++) { /* both are mixed: the upper bits of a product are, too */
+        uint64_t score = (hash ^ k->hash[i]) * 0x9E3779B97F4A7C15ULL;
+        if (score <= most) continue;
         most = score;
+        best = i;
     }
     seen->hash = hash;
-    seen->worker = best;
-    return best;
+    seen->worker = k->n ? k->worker[best] : NULL;
+    return seen->worker;
 }
 
 static ldc_worker *ldc_group_owner(ldcorn *l, ldc_group *g, ldc_exchange *e) {
     if (e->owner_at == g->epoch) return e->owner;
     if (!ldc_group_keepers(l, g)) return NULL; /* asked again at the next look */
-    e->owner = ldc_group_rendezvous(&g->keepers, e->hash);
+    e->owner = ldc_group_rendezvous(&g->keepers, ldc_util_mix(e->hash));
     e->owner_at = g->epoch;
     return e->owner;
 }
@@ -11728,7 +11740,8 @@ static int ldc_proc_open_log(ldcorn *l, ldc_worker *w, ldc_spawn *s, int ours[2]
         s->out = s->err = s->in;
         return 0;
     }
-    if (strcmp(path, "stderr") != 0 && strcmp(path, "stdout") != 0 && w->out.fd < 0) {
+    if (strcmp(path, "stderr") != 0 && strcmp(path, "stdout") != 0 &&
+        (w->out.path == NULL || strcmp(w->out.path, path) != 0)) { /* it may be another one now */
         int e = ldc_proc_open_file(l, w, path);
         if (e) return e;
     }
@@ -11924,6 +11937,7 @@ static ldc_told *ldc_proc_told_at(ldc_group *g, uint64_t what) {
 static bool ldc_proc_news(ldcorn *l, const ldc_worker *w, bool early, ldc_text *t) {
     ldc_group *g = w->group;
     ldc_told *told;
+    bool same;
     int former = 0;
     uint64_t h = ldc_util_fnv(w->last_exit, strlen(w->last_exit), early ? 1 : 2);
     ldc_str rest = ldc_util_str(w->tail + w->tail_old, w->tail_n - w->tail_old), line;
@@ -11934,7 +11948,8 @@ static bool ldc_proc_news(ldcorn *l, const ldc_worker *w, bool early, ldc_text *
         }
     }
     told = ldc_proc_told_at(g, h);
-    if (w->state != LDC_PROC_FAILED && told->what == h && l->now - told->at < 60000000) {
+    same = told->what == h && l->now - told->at < 60000000;
+    if (w->state != LDC_PROC_FAILED && same && !(told->over && told->times < 3)) {
         told->more++;
         return false;
     }
@@ -11947,19 +11962,20 @@ static bool ldc_proc_news(ldcorn *l, const ldc_worker *w, bool early, ldc_text *
         g->told[i].more = 0;
     }
     if (former)
-        ldc_text_fmt(t, "\n    before it the former failure came %d more time%s", former,
+        ldc_text_fmt(t, "\n    before it other failures came %d more time%s", former,
                      former == 1 ? "" : "s");
+    told->times = same ? told->times + 1 : 1;
+    if (!same) told->at = l->now;
     told->what = h;
-    told->at = l->now;
     told->early = early;
+    told->over = false;
     return true;
 }
 
-/* One of them is ready: whoever fails to become it from now on fails anew. */
+/* One of them is ready: whoever fails to become it from now on fails anew, which is told again, but
+   not again and again. */
 static void ldc_proc_news_over(ldc_group *g) {
-    for (size_t i = 0; i < LDC_LEN(g->told); i++) {
-        if (g->told[i].early) g->told[i].what = 0;
-    }
+    for (size_t i = 0; i < LDC_LEN(g->told); i++) g->told[i].over = g->told[i].early;
 }
 
 /* Back to the next start, or for good after max_restarts. `what`: "exit 1 after 0.3s". */
@@ -15722,14 +15738,22 @@ enum {
 };
 
 static void ldc_turn_reopen(ldcorn *l) {
-    const char *own = l->log.own.path, *access = l->log.access.path;
-    int e = own ? ldc_log_open(&l->log, &l->log.own, own) : 0;
-    if (e) ldc_log_say(&l->log, LDCORN_LOG_ERROR, "cannot reopen %s: %s", own, strerror(e));
-    e = access ? ldc_log_open(&l->log, &l->log.access, access) : 0;
-    if (e) ldc_log_say(&l->log, LDCORN_LOG_ERROR, "cannot reopen %s: %s", access, strerror(e));
+    ldc_sink *ours[2];
+    int e;
+    ours[0] = &l->log.own;
+    ours[1] = &l->log.access;
+    for (int i = 0; i < 2; i++) {
+        e = ours[i]->path ? ldc_log_open(&l->log, ours[i], ours[i]->path) : 0;
+        if (e)
+            ldc_log_say(&l->log, LDCORN_LOG_ERROR, "cannot reopen %s: %s", ours[i]->path,
+                        strerror(e));
+    }
     for (ldc_group *g = l->groups; g; g = g->next) {
         for (ldc_worker *w = g->workers; w; w = w->next) {
-            if (w->out.path) ldc_log_open(&l->log, &w->out, w->out.path);
+            e = w->out.path ? ldc_proc_open_file(l, w, w->out.path) : 0;
+            if (e)
+                ldc_log_say(&l->log, LDCORN_LOG_ERROR, "%s.%d: cannot reopen worker_log %s: %s",
+                            g->name, w->index, w->out.path, strerror(e));
         }
     }
     ldc_log_say(&l->log, LDCORN_LOG_INFO, "logs reopened");

@@ -47,6 +47,8 @@ int main(int argc, char **argv) {
     static ldcorn_error error, warnings;
     static const char *set[256];
     static char version[] = "-v", help[] = "-h";
+    /* before ldcorn_run hears them they would end or stop us */
+    static const int early[] = {SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN};
     ldcorn_desc desc = {0};
     ldcorn *l;
     sigset_t all;
@@ -81,6 +83,7 @@ int main(int argc, char **argv) {
         fputs(warnings.text, stderr);
         return status ? fail(error.text, status) : printf("%s: ok\n", desc.file) < 0;
     }
+    for (size_t i = 0; i < sizeof early / sizeof *early; i++) signal(early[i], SIG_IGN);
     l = ldcorn_open(&desc, &error);
     if (l == NULL) return fail(error.text, error.status);
     status = ldcorn_run(l);

@@ -902,6 +902,11 @@ def test_the_log_of_a_group_is_opened_with_the_rights_of_its_user():
     try:
         with Logging(folder, 'worker_log', folder + '/theirs/web.log', 'user = nobody\n') as p:
             os.chmod(p.dir, 0o777)
+            for _ in range(2):                   # and when logs are opened again
+                wait_for(lambda: os.path.exists(folder + '/theirs/web.log'))
+                assert os.stat(folder + '/theirs/web.log').st_uid == 65534
+                os.rename(folder + '/theirs/web.log', folder + '/theirs/web.log.1')
+                p.signal(signal.SIGUSR1)
             wait_for(lambda: os.path.exists(folder + '/theirs/web.log'))
             assert os.stat(folder + '/theirs/web.log').st_uid == 65534
         with Logging(folder, 'worker_log', folder + '/secret/web.log', 'user = nobody\n') as p:

@@ -704,6 +704,23 @@ def test_a_worker_that_prints_without_end_does_not_slow_the_others(where):
         assert loud < most, '%.1f ms, and %.1f ms without' % (loud * 1000, quiet * 1000)
 
 
+# --- files that change ---
+
+def test_a_worker_log_that_a_reload_has_changed_is_taken_at_the_next_start():
+    with Own('[web]\nroutes = *\nreload = off\nworker_log = {dir}/w1\ncmd = %s\n' % counter()) as p:
+        pid, = p.pids()
+        p.edit(('/w1\n', '/w2\n'))
+        assert p.admin('POST', '/reload')[0] == 200
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: p.pids() not in ([], [pid]))
+        p.get('/print?text=anew')
+        wait_for(lambda: 'anew' in read(p.dir + '/w2'))
+        os.rename(p.dir + '/w2', p.dir + '/w2.1')
+        p.signal(signal.SIGUSR1)
+        wait_for(lambda: os.path.exists(p.dir + '/w2'))
+        assert not os.path.exists(p.dir + '/w1.1') and os.path.exists(p.dir + '/w1')
+
+
 # --- commands as they can be typed ---
 
 def typed(p, pattern, text=None):
