@@ -365,14 +365,17 @@ def test_min_rate_0_judges_nobody(scenes):
     scenes['off'].get()
 
 
+@pytest.mark.whole
 def test_a_full_house_sheds_its_slowest_upload_for_a_newcomer(scenes):
     scenes['full_of_uploads'].get()
 
 
+@pytest.mark.whole     # one newcomer is one only where accept() takes it when it is there
 def test_a_full_house_sheds_a_reader_that_takes_nothing(scenes):
     scenes['full_of_readers'].get()
 
 
+@pytest.mark.whole
 def test_a_full_house_sheds_a_head_that_does_not_end(scenes):
     scenes['full_of_heads'].get()
 

@@ -83,7 +83,7 @@ def test_own_workers_get_their_signal_when_no_client_waits_and_finish_by_themsel
     group = LIMIT + ('run_timeout = 200ms\n' if how == 'late' else '')
     with Own(web('--finish', group=group)) as p, p.connect() as c:
         pid, = p.pids()
-        c.send(head('POST', '/sleep?ms=1500', body=b''))
+        c.send(head('POST', '/sleep?ms=3000', body=b''))
         inside(p, 1)
         if how == 'late':
             assert c.read_response().status == 504
