@@ -52,9 +52,10 @@
      Every key with its type, default and a line of help stands in the table LDC_KEYS (@conf);
      `ldcorn -T FILE` prints what is in force and where it was said. Signals reach each instance
      that is in ldcorn_run: TERM and INT stop gracefully, a second one (a second or more later) or
-     QUIT at once, HUP reloads the file, USR1 reopens logs. The admin address answers GET / (a page to look at) /status /requests /server /metrics
-     /healthz /readyz /route, POST /reload[?processes=keep] /stop, POST /groups/G/... to scale,
-     restart, pause, join. Reason words of refusals: LDC_REASONS (@log).
+     QUIT at once, HUP reloads the file, USR1 reopens logs. The admin address answers GET / (a page
+     to look at) /status /requests /server /metrics /healthz /readyz /route, POST
+     /reload[?processes=keep] /stop, POST /groups/G/... to scale, restart, pause, join. Reason words
+     of refusals: LDC_REASONS (@log).
 
    3. A request's way, each step in the section that its name promises
          accept (@client) -> head parsed (@http) -> routed (@route) -> slot free? else queue
@@ -86,7 +87,8 @@
      - A worker has at most one successor; a roll waits for those that it has started itself.
      - A byte that is kept has a deadline, and no loop looks twice at the same head of a list.
      - What a turn and a request do depends on what has changed, not on how many groups, routes,
-       workers or idle clients there are. What admin wants of all of them is made in pieces.
+       workers or idle clients there are (but a new key of balance = hash is compared with each
+       worker). What admin wants of all of them is made in pieces.
      - Bytes from outside never meet an assert; asserts are for our own mistakes.
      - Code calls upward in the file; the few back-calls stand declared in one block.
 
@@ -110,8 +112,8 @@
      0.1.0  the whole path once: routing, queues with exact limits, supervision, reload, admin
      0.2.0  combinations: bytes with a deadline, one successor, slots of addresses; stops, checks
             and logs that say what they wait for; several instances, threads and forks of a host;
-            nothing that grows with the number of groups, routes and workers. Keys: admin is a
-            list, admin_hosts, min_rate, keep_fds and reap_orphans of the desc
+            no walk over all groups, routes or addresses for a request. Keys: admin is a list,
+            admin_hosts, min_rate, keep_fds and reap_orphans of the desc
 */
 
 /* @api -------------------------------------------------------------------------------------
@@ -869,19 +871,21 @@ static bool ldc_util_again(void) { /* errno: nothing there now, or no room */
 
 /* --- processors --- */
 
+/* What a small file of the kernel's says, zero-terminated; 0: nothing, or there is none. */
+static size_t ldc_util_small(const char *path, char *text, size_t room) {
+    int fd = ldc_util_open(path, O_RDONLY | O_CLOEXEC, 0);
+    ssize_t n = fd < 0 ? 0 : ldc_util_read(fd, text, room - 1);
+    if (fd >= 0) close(fd);
+    text[n > 0 ? n : 0] = 0;
+    return n > 0 ? (size_t)n : 0;
+}
+
 /* Whole processors of a cgroup's quota ("200000 100000"), 0: no limit or no such file. */
 static int64_t ldc_util_quota(const char *folder) {
     char path[PATH_MAX], text[64];
     unsigned long long quota = 0, period = 0;
-    int fd;
-    ssize_t n;
     snprintf(path, sizeof path, "%s/cpu.max", folder);
-    fd = ldc_util_open(path, O_RDONLY | O_CLOEXEC, 0);
-    if (fd < 0) return 0;
-    n = ldc_util_read(fd, text, sizeof text - 1);
-    close(fd);
-    if (n <= 0) return 0;
-    text[n] = 0;
+    if (ldc_util_small(path, text, sizeof text) == 0) return 0;
     if (sscanf(text, "%llu %llu", &quota, &period) != 2 || period == 0) return 0;
     return (int64_t)((quota + period - 1) / period);
 }
@@ -6119,7 +6123,7 @@ typedef struct ldc_rank {
 } ldc_rank;
 
 /* Of balance = hash: workers that keep their keys, side by side because a new key is compared with
-   all of them (4,096 take 3 us), and whose the last keys were, by their hash. */
+   all of them, and whose the last keys were, by their hash. */
 enum { LDC_SEEN = 1024 };
 typedef struct ldc_keeper {
     uint64_t hash;
@@ -11134,15 +11138,8 @@ static uint64_t ldc_proc_began(long pid, long *session) {
     char path[64], text[1024], *p, state = 0;
     unsigned long long began = 0;
     long at = 0;
-    ssize_t n;
-    int fd;
     snprintf(path, sizeof path, "/proc/%ld/stat", pid);
-    fd = ldc_util_open(path, O_RDONLY | O_CLOEXEC, 0);
-    if (fd < 0) return 0;
-    n = ldc_util_read(fd, text, sizeof text - 1);
-    close(fd);
-    if (n <= 0) return 0;
-    text[n] = 0;
+    if (ldc_util_small(path, text, sizeof text) == 0) return 0;
     p = strrchr(text, ')'); /* a name may hold anything */
     if (p == NULL || sscanf(p + 1,
                             " %c %*d %*d %ld %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
@@ -11185,16 +11182,11 @@ static void ldc_proc_unnote(ldcorn *l, ldc_worker *w) {
 static bool ldc_proc_marked(long pid, const char *run) {
     char path[64], text[65536], word[64];
     size_t n = (size_t)snprintf(word, sizeof word, "LDCORN_RUN=%s", run);
-    ssize_t got;
-    int fd;
+    size_t got;
     snprintf(path, sizeof path, "/proc/%ld/environ", pid);
-    fd = ldc_util_open(path, O_RDONLY | O_CLOEXEC, 0);
-    if (fd < 0) return false;
-    got = ldc_util_read(fd, text, sizeof text - 1);
-    close(fd);
-    for (ssize_t i = 0; i < got; i += (ssize_t)strlen(text + i) + 1) {
-        text[got] = 0;
-        if (strncmp(text + i, word, n) == 0 && text[i + (ssize_t)n] == 0) return true;
+    got = ldc_util_small(path, text, sizeof text);
+    for (size_t i = 0; i < got; i += strlen(text + i) + 1) {
+        if (strncmp(text + i, word, n) == 0 && text[i + n] == 0) return true;
     }
     return false;
 }
@@ -11482,7 +11474,7 @@ static void ldc_proc_child_descriptors(ldc_spawn *s) {
 }
 
 /* The signal at a parent's death follows the thread that forked: only the first one ends with its
-   process. Others leave it to the notes in runtime_dir. */
+   process. For others there is a guard. */
 static bool ldc_proc_main_thread(void) {
 #ifdef __linux__
     char at[64]; /* "PROCESS/task/THREAD" */
@@ -11540,7 +11532,9 @@ static void ldc_proc_guard_main(ldcorn *l) {
     DIR *d;
     ours.fd = 3;
     ours.events = 0;
-    while (poll(&ours, 1, -1) < 1) continue;
+    while (poll(&ours, 1, -1) < 1) {
+        if (errno != EINTR) _exit(1); /* the next start of a worker has a new one */
+    }
     d = opendir(dir);
     while (d && (entry = readdir(d)) != NULL) {
         snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
@@ -14467,16 +14461,9 @@ static uint64_t ldc_admin_rss(pid_t pid) {
     uint64_t pages = 0;
 #ifdef __linux__
     char path[64], text[128];
-    int fd;
-    ssize_t n;
     char *blank;
     snprintf(path, sizeof path, "/proc/%ld/statm", (long)pid);
-    fd = pid > 0 ? ldc_util_open(path, O_RDONLY | O_CLOEXEC, 0) : -1;
-    if (fd < 0) return 0;
-    n = ldc_util_read(fd, text, sizeof text - 1);
-    close(fd);
-    if (n <= 0) return 0;
-    text[n] = 0;
+    if (pid <= 0 || ldc_util_small(path, text, sizeof text) == 0) return 0;
     blank = strchr(text, ' ');
     if (blank) pages = strtoull(blank + 1, NULL, 10);
     return pages * (uint64_t)sysconf(_SC_PAGESIZE);

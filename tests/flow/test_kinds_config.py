@@ -394,6 +394,32 @@ def test_shell_habits_get_the_remedy_at_t(tree, name):
     assert re.search(r'\bshell\b|\bcd\b|source|\bexec\b|env', at.group(0)), run
 
 
+STUMBLES = {
+    'daemon': ('cmd = /bin/true --daemon {socket}', 'stay in the foreground'),
+    'gunicorn -w': ('cmd = gunicorn -w 4 -b unix:{socket} main:app', 'workers = 4'),
+    'gunicorn -D': ('cmd = gunicorn -D -b unix:{socket} main:app', 'stay in the foreground'),
+    'app with options': ('app = main:app --workers 4', 'for options'),
+    'comment behind a value': ('workers = 2 # two\ncmd = /bin/true {socket}', 'a comment has a line of its own'),
+}
+
+
+@pytest.mark.parametrize('name', STUMBLES)
+def test_what_newcomers_write_gets_the_remedy(tmp_path, name):
+    text, remedy = STUMBLES[name]
+    (tmp_path / 'g.ini').write_text('[web]\nroutes = *\n%s\n' % text)
+    said = cli('-t', str(tmp_path / 'g.ini'))
+    place = [line for line in (said.out + said.err).splitlines() if re.match(r'.*g\.ini:3:\d+: ', line)]
+    assert len(place) >= 1 and remedy in said.out + said.err, said.out + said.err
+    if name.startswith('comment'):
+        assert len(place) == 1, 'one error for one value'
+
+
+def test_a_regular_expression_gets_a_route_that_can_be_written(tmp_path):
+    (tmp_path / 'g.ini').write_text('[web]\nroutes = ^/x$\ncmd = /bin/true {socket}\n')
+    said = cli('-t', str(tmp_path / 'g.ini'))
+    assert re.search(r'write =/x(\s|$)', said.out + said.err), said.out + said.err
+
+
 @pytest.mark.parametrize('name', HABITS)
 def test_shell_habits_get_the_remedy_at_the_start(tree, name):
     """Who does not ask -t reads the same, before or beside what the worker says."""

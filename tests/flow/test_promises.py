@@ -4,7 +4,7 @@ import threading, time
 
 import pytest
 import machine
-from harness import BIN, AutoWorker, Client, FakeWorker, Proxy, answer, built, head, upstream_config, wait_for
+from harness import AutoWorker, Client, FakeWorker, Proxy, answer, built, head, upstream_config, wait_for
 from procs import Before, Own, alive, counter, metric, wait_gone
 
 OK = answer(b'ok')
@@ -443,9 +443,7 @@ def test_a_stuck_worker(on_timeout):
 ENDS = ['before', 'head', 'body', 'ran', 'part', 'cut', 'after', 'soon']
 FAULTS = (8 * [w + how for w in ENDS for how in ('', '-rst')] + ['late'] + 4 * ['broken', 'twice', 'early']
           + [w + how for w in ENDS for how in ('-kill', '-exit')])
-# 10,000 faults; with sanitizers, where all is several times slower, a third of that.
-PART = 1 if os.path.basename(BIN) == 'ldcorn' else 3
-POSTS = 15_500 // PART
+POSTS = 15_500
 MANY = '''
 [one]
 routes = /one
@@ -547,7 +545,7 @@ def test_a_post_never_runs_twice(faulty):
     with Own(MANY % {'faulty': faulty}, top, wait=False).up() as p:
         wait_for(lambda: p.admin('GET', '/readyz')[0] == 200)
         posts = Posts(p, POSTS, seed=1)
-        done = posts.run(150)
+        done = posts.run(280)                    # for what hangs: with sanitizers a slow machine needs most of it
         lines, retries = noted(p), metric(p, 'ldcorn_retries_total')
         crashes = metric(p, 'ldcorn_worker_exits_total', reason='crash')
         once(posts, lines)
@@ -559,8 +557,8 @@ def test_a_post_never_runs_twice(faulty):
     print('%d faults, %d on kept connections; %d crashes, %d retries; %s'
           % (sum(faults.values()), reused, crashes, retries, collections.Counter(posts.status.values())))
     assert set(posts.status.values()) <= {200, 502, 504, 'cut'} and len(posts.status) == POSTS
-    assert sum(faults.values()) >= 10_000 // PART and set(faults) == set(FAULTS) and min(faults.values()) >= 20 // PART
-    assert reused > 1000 // PART and crashes > 500 // PART and retries > 0
+    assert sum(faults.values()) >= 10_000 and set(faults) == set(FAULTS) and min(faults.values()) >= 20
+    assert reused > 1000 and crashes > 500 and retries > 0
 
 
 @pytest.mark.parametrize('transport', ['{socket}', '{port}'])
