@@ -882,7 +882,7 @@ static size_t ldc_util_small(const char *path, char *text, size_t room) {
 
 /* Whole processors of a cgroup's quota ("200000 100000"), 0: no limit or no such file. */
 static int64_t ldc_util_quota(const char *folder) {
-    char path[PATH_MAX], text[64];
+    char path[PATH_MAX + 16], text[64];
     unsigned long long quota = 0, period = 0;
     snprintf(path, sizeof path, "%s/cpu.max", folder);
     if (ldc_util_small(path, text, sizeof text) == 0) return 0;
