@@ -4312,7 +4312,7 @@ static uint64_t ldc_conf_path_hash(const char *here, const char *file) {
             one = ldc_util_str(rest.p, slash ? (size_t)(slash - rest.p) : rest.n);
             rest = ldc_util_cut(rest, slash ? one.n + 1 : one.n);
             if (one.n == 0 || ldc_util_is(one, ".")) continue;
-            h = ldc_util_fnv(one.p, one.n, ldc_util_fnv("/", 1, h));
+            h = ldc_util_fnv(one.p, one.n, ldc_util_mix(h)); /* mixed: a/bc is not ab/c */
         }
     }
     return h;

@@ -592,6 +592,7 @@ def test_the_own_log_on_a_full_disk_is_told_where_something_works():
         config = ('listen = {listen}\nadmin = {admin}\nlog = /dev/full\naccess_log = {dir}/access\n'
                   '[web]\nroutes = *\nupstream = %s\n' % w.address)
         with Proxy(config, wait=False) as p:
+            wait_for(lambda: os.path.exists(p.admin_address[5:]))   # after the listener
             with wait_for(lambda: dialled(p)) as c:
                 p.wait_status(lambda s: s['groups'][0]['workers'][0]['state'] == 'ready')
                 assert c.ask('GET', '/').status == 200
