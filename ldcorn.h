@@ -691,9 +691,11 @@ static uint64_t ldc_util_mix(uint64_t h) {
     return h ^ (h >> 31);
 }
 
+#define LDC_UTIL_FNV_PRIME 1099511628211ULL
+
 static uint64_t ldc_util_fnv(const void *data, size_t n, uint64_t h) {
     const unsigned char *p = (const unsigned char *)data;
-    for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * 1099511628211ULL;
+    for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * LDC_UTIL_FNV_PRIME;
     return h;
 }
 
@@ -4302,7 +4304,8 @@ static void ldc_conf_trust(ldc_reader *r, ldc_section *s) {
     }
 }
 
-/* The hash of a file's path as it is written, made absolute, without . and empty parts. */
+/* The hash of a file's path as it is written, made absolute, without . and empty parts; ldcornctl
+   computes the same. */
 static uint64_t ldc_conf_path_hash(const char *here, const char *file) {
     uint64_t h = 14695981039346656037ULL;
     for (int part = file[0] == '/'; part < 2; part++) {
@@ -4312,7 +4315,8 @@ static uint64_t ldc_conf_path_hash(const char *here, const char *file) {
             one = ldc_util_str(rest.p, slash ? (size_t)(slash - rest.p) : rest.n);
             rest = ldc_util_cut(rest, slash ? one.n + 1 : one.n);
             if (one.n == 0 || ldc_util_is(one, ".")) continue;
-            h = ldc_util_fnv(one.p, one.n, ldc_util_mix(h)); /* mixed: a/bc is not ab/c */
+            h = (h ^ '/') * LDC_UTIL_FNV_PRIME;
+            h = ldc_util_fnv(one.p, one.n, h);
         }
     }
     return h;
