@@ -551,8 +551,8 @@ enum {
     LDC_PIPELINE = 16384, /* bytes kept of a client that sends ahead */
     LDC_ADMINS = 128,     /* connections to admin at a time */
     LDC_COLLECT = 65536,  /* a body up to this is small: a quarter of the memory is for those */
-    LDC_ONCE = 262144,    /* of a body that waits, written in one turn */
     LDC_SLICE = 500,      /* us of a turn that a long answer may take */
+    LDC_DEEP_READY = 256, /* events taken from epoll or kqueue at a time */
     LDC_INHERITED = 64,   /* listening sockets from systemd */
     LDC_INHERITED_MOST = 1024, /* numbers of inherited descriptors are below */
     LDC_USER_GROUPS = 256,     /* of one user */
@@ -5912,7 +5912,6 @@ typedef struct ldc_watch {
     bool hot, listed, dirty, dead;
     bool deep;     /* cold, and epoll or kqueue looks at it */
     bool deep_out; /* kqueue: waits to write */
-    short asked;   /* want, as epoll or kqueue know it */
     uint32_t at;   /* index in the poll set */
     uint32_t spin; /* turns ready without progress */
     uint64_t busy; /* when it was last ready */
@@ -6691,9 +6690,6 @@ static void ldc_loop_dirty(ldcorn *l, ldc_watch *w) {
 #ifndef LDCORN_COLD
 #define LDCORN_COLD 64 /* so many cold ones make it worth it */
 #endif
-#ifndef LDCORN_READY
-#define LDCORN_READY 256 /* events taken from epoll or kqueue at a time */
-#endif
 
 typedef struct ldc_ready {
     ldc_watch *watch;
@@ -6718,11 +6714,9 @@ static void ldc_loop_deep_drop(int deep, const ldc_watch *w) {
     epoll_ctl(deep, EPOLL_CTL_DEL, w->fd, &e);
 }
 
-static int ldc_loop_deep_look(int deep, ldc_ready *ready) {
-    struct epoll_event e[LDCORN_READY];
-    int n;
-    do n = epoll_wait(deep, e, LDCORN_READY, 0);
-    while (n < 0 && errno == EINTR);
+static int ldc_loop_deep_look(int deep, ldc_ready *ready, int most) {
+    struct epoll_event e[LDC_DEEP_READY];
+    int n = epoll_wait(deep, e, most, 0);
     for (int i = 0; i < n; i++) {
         ready[i].watch = (ldc_watch *)e[i].data.ptr;
         ready[i].revents = (short)e[i].events;
@@ -6762,13 +6756,12 @@ static void ldc_loop_deep_drop(int deep, const ldc_watch *w) {
     ldc_loop_deep_change(deep, w, false);
 }
 
-static int ldc_loop_deep_look(int deep, ldc_ready *ready) {
-    struct kevent e[LDCORN_READY];
+static int ldc_loop_deep_look(int deep, ldc_ready *ready, int most) {
+    struct kevent e[LDC_DEEP_READY];
     struct timespec now;
     int n;
     memset(&now, 0, sizeof now);
-    do n = kevent(deep, NULL, 0, e, LDCORN_READY, &now);
-    while (n < 0 && errno == EINTR);
+    n = kevent(deep, NULL, 0, e, most, &now);
     for (int i = 0; i < n; i++) {
         memcpy(&ready[i].watch, &e[i].udata, sizeof ready[i].watch);
         ready[i].revents = ready[i].watch->deep_out ? POLLOUT : POLLIN;
@@ -6794,9 +6787,10 @@ static void ldc_loop_deep_drop(int deep, const ldc_watch *w) {
     (void)w;
 }
 
-static int ldc_loop_deep_look(int deep, ldc_ready *ready) {
+static int ldc_loop_deep_look(int deep, ldc_ready *ready, int most) {
     (void)deep;
     (void)ready;
+    (void)most;
     return 0;
 }
 
@@ -6805,7 +6799,6 @@ static int ldc_loop_deep_look(int deep, ldc_ready *ready) {
 /* Hands a cold watch over. False: it has to be polled. */
 static bool ldc_loop_sink(ldc_loop *o, ldc_watch *w) {
     if (!o->deep_on || w->want == 0 || w->deep) return true;
-    w->asked = w->want;
     w->deep = ldc_loop_deep_add(o->deep.fd, w);
     return w->deep;
 }
@@ -6847,15 +6840,11 @@ static void ldc_loop_want(ldcorn *l, ldc_watch *w, short want) {
         l->loop.set[w->at].events = want;
         l->loop.set[w->at].fd = want ? w->fd : ~w->fd;
     }
-    if (w->deep) { /* it may be as before when the turn ends */
+    if ((want || w->deep) && !w->hot) {
+        w->hot = true;
         ldc_loop_dirty(l, w);
-        return;
     }
-    if (want == 0) return;
-    w->busy = l->now;
-    if (w->hot) return;
-    w->hot = true;
-    ldc_loop_dirty(l, w);
+    if (want) w->busy = l->now;
 }
 
 static void ldc_loop_progress(ldc_watch *w) { w->spin = 0; }
@@ -6938,8 +6927,6 @@ static void ldc_loop_settle(ldcorn *l) {
             continue;
         }
         if (!w->listed) ldc_loop_add(o, w);
-        if (w->deep && w->want != w->asked) w->hot = true;
-        if (w->hot) w->busy = l->now;
         ldc_loop_heat(o, w);
     }
     o->dirties = 0;
@@ -7122,16 +7109,14 @@ static struct iovec ldc_relay_piece(const char *p, size_t n) {
     return v;
 }
 
-/* Writes what waits, at most LDC_ONCE of a body: a kernel takes megabytes in one call, for
-   milliseconds. Bytes written, or LDC_GONE. */
+/* Writes what waits. Bytes written, or LDC_GONE. */
 static ssize_t ldc_relay_flush(ldcorn *l, ldc_flow *f, int fd) {
     struct iovec v[2];
     int n = 0;
     ssize_t w;
-    size_t head = f->head.len - f->sent, body = ldc_buf_size(&f->buf);
-    if (body > LDC_ONCE) body = LDC_ONCE;
+    size_t head = f->head.len - f->sent;
     if (head) v[n++] = ldc_relay_piece(f->head.p + f->sent, head);
-    if (ldc_buf_size(&f->buf)) v[n++] = ldc_relay_piece(ldc_buf_at(&f->buf), body);
+    if (ldc_buf_size(&f->buf)) v[n++] = ldc_relay_piece(ldc_buf_at(&f->buf), ldc_buf_size(&f->buf));
     if (n == 0) return 0;
     w = ldc_relay_send(fd, v, n);
     if (w <= 0) return w;
@@ -15800,11 +15785,11 @@ static void ldc_turn_signals(ldcorn *l) {
 static void ldc_turn_deep(ldcorn *l);
 
 static void ldc_turn_dispatch(ldcorn *l, ldc_watch *w, short revents) {
-    if (!w->hot && (!w->deep || w->busy >= l->loop.swept)) {
+    w->busy = l->now;
+    if (!w->hot) {
         w->hot = true;
         ldc_loop_dirty(l, w);
     }
-    w->busy = l->now;
     switch (w->kind) {
     case LDC_KIND_SIGNAL: ldc_turn_signals(l); break;
     case LDC_KIND_LISTENER:
@@ -15823,21 +15808,16 @@ static void ldc_turn_dispatch(ldcorn *l, ldc_watch *w, short revents) {
     }
 }
 
-/* What epoll or kqueue found among the cold ones, all of it: no deadline is judged before. Who was
-   found once may stay cold, and may be found twice here. */
+/* What epoll or kqueue found among the cold ones. They are hot from here on; what does not fit is
+   found in the next turn. */
 static void ldc_turn_deep(ldcorn *l) {
-    ldc_ready ready[LDCORN_READY];
-    uint32_t looked = 0, all = l->loop.n - l->loop.hot;
-    int n;
+    ldc_ready ready[LDC_DEEP_READY];
+    int n = ldc_loop_deep_look(l->loop.deep.fd, ready, LDC_DEEP_READY);
     ldc_loop_progress(&l->loop.deep);
-    do {
-        n = ldc_loop_deep_look(l->loop.deep.fd, ready);
-        for (int i = 0; i < n; i++) {
-            ldc_watch *w = ready[i].watch;
-            if (!w->dead && w->want) ldc_turn_dispatch(l, w, ready[i].revents);
-        }
-        looked += LDCORN_READY;
-    } while (n == LDCORN_READY && looked < all);
+    for (int i = 0; i < n; i++) {
+        ldc_watch *w = ready[i].watch;
+        if (!w->dead && w->want) ldc_turn_dispatch(l, w, ready[i].revents);
+    }
 }
 
 /* Ready for many turns without a byte or a change of state: our mistake or a peer's trick. It is

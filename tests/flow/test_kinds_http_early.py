@@ -215,6 +215,7 @@ def test_many_peers_with_tls_do_not_fill_the_log():
     with FakeWorker() as w, Proxy(upstream_config(w.address, 'header_timeout = 60s\n')) as p:
         for n in range(1, 251):
             from_peer(p, '127.0.1.%d' % n)
+        wait_for(lambda: any('127.0.1.250' in line for line in tls_lines(p)), what='the last line written')
         assert 1 <= len(tls_lines(p)) <= 250
         before = len(tls_lines(p))
         from_peer(p, '127.0.1.250')
