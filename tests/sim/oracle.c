@@ -197,7 +197,6 @@ static void oracle_cut(const req *q) {
     const client *c = client_of(q);
     if (!q->sent || !q->read_call) return; /* its connection was idle for too long, or refused */
     if (q->hurt || q->plan.broken || q->plan.crash || T.stopping || S.lossy || excusable()) return;
-    if (S.bad.late_turn && K.sock_room < q->plan.size + 1000) return; /* as for 408 */
     if (q->slow || W.slow || (c && (c->owes_close || c->slow_reader || q->plan.early))) return;
     if (troubled(q->group)) return;
     if (T.reload_at && plan_time(q) > least_of(model_drain(group_now(q->group)),
@@ -302,7 +301,7 @@ static void oracle_idle_clients(void) {
 
 static const char *rest_groups(char *why, size_t n) {
     ldcorn_group_info info;
-    int named = 0, present = 0, most;
+    int named = 0, present = 0;
     for (int g = 0; g < GROUPS; g++) present += T.now.g[g].present;
     for (int i = 0; ldcorn_group_at(L, i, &info); i++) {
         int g = info.name[1] - '0', alive[16] = {0};
@@ -315,14 +314,13 @@ static const char *rest_groups(char *why, size_t n) {
             return "workers are not ready";
         }
         if (!model_own(&T.now.g[g])) continue;
-        most = T.now.g[g].recycle_after > 0 ? 2 : 1; /* of some seconds: there is always one that goes */
         for (proc *p = procs; p; p = p->next) {
             if (p->pid == 0 || p->group != g || p->state >= P_ZOMBIE) continue;
             if (p->index > 15 || p->index >= info.workers) return "a worker too many";
-            if (++alive[p->index] > most) return "two workers of one index";
+            if (++alive[p->index] > 1) return "two workers of one index";
         }
         for (int k = 0; k < info.workers && k < 16; k++)
-            if (alive[k] < 1) return "a worker is missing";
+            if (alive[k] != 1) return "a worker is missing";
     }
     for (proc *p = procs; p; p = p->next) {
         if (p->pid && p->state < P_ZOMBIE && p->group >= 0 && !T.now.g[p->group].present)
