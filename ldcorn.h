@@ -8417,6 +8417,22 @@ static void ldc_up_again(ldcorn *l, ldc_up *u) {
     ldc_group_next(l, g);
 }
 
+/* Nobody listens to this worker any more, and what it still does is unknown: in a limited group it
+   gets our end and up to a second to end its own. */
+static void ldc_up_deafen(ldcorn *l, ldc_up *u) {
+    ldc_up_release(l, u);
+    if (!u->worker->group->conf->limited || !u->slot) {
+        ldc_up_close(l, u);
+        ldc_group_give(l, u, false);
+        return;
+    }
+    u->deaf = u->half = true;
+    u->by = l->now + 1000000;
+    ldc_buf_free(&l->mem, &u->in);
+    shutdown(u->watch.fd, SHUT_WR);
+    ldc_up_update(l, u);
+}
+
 /* The connection failed under its exchange. What may be sent again is: a request of which no
    byte can have reached the worker, and once a safe one on a reused connection. */
 static void ldc_up_failed(ldcorn *l, ldc_up *u, ldc_why why) {
@@ -8442,6 +8458,10 @@ static void ldc_up_failed(ldcorn *l, ldc_up *u, ldc_why why) {
     if (e && e->client) {
         ldc_up_detach(u);
         ldc_client_refuse(l, e, why);
+    }
+    if (why == LDC_WHY_MEMORY) {
+        ldc_up_deafen(l, u);
+        return;
     }
     ldc_up_release(l, u);
     ldc_up_close(l, u);
@@ -8484,8 +8504,7 @@ static void ldc_up_abandon(ldcorn *l, ldc_exchange *e, ldc_why why, bool close_i
     ldc_up_orphan(l, u, why);
 }
 
-/* Broken answers: 502 if nothing was sent, else a cut. What the worker still does is unknown:
-   in a limited group it gets our end and up to a second to end its own. */
+/* Broken answers: 502 if nothing was sent, else a cut. */
 static void ldc_up_protocol(ldcorn *l, ldc_up *u, const char *what) {
     ldc_exchange *e = u->exchange;
     ldc_worker *w = u->worker;
@@ -8498,17 +8517,7 @@ static void ldc_up_protocol(ldcorn *l, ldc_up *u, const char *what) {
         ldc_log_say(&l->log, LDCORN_LOG_WARN, "%s.%d (pid %ld): broken answer, to nobody: %s",
                     w->group->name, w->index, (long)w->pid, what);
     }
-    ldc_up_release(l, u);
-    if (!w->group->conf->limited || !u->slot) {
-        ldc_up_close(l, u);
-        ldc_group_give(l, u, false);
-        return;
-    }
-    u->deaf = u->half = true;
-    u->by = l->now + 1000000;
-    ldc_buf_free(&l->mem, &u->in);
-    shutdown(u->watch.fd, SHUT_WR);
-    ldc_up_update(l, u);
+    ldc_up_deafen(l, u);
 }
 
 static void ldc_up_park(ldcorn *l, ldc_up *u, bool quiet) {
@@ -8548,7 +8557,7 @@ static void ldc_up_finish(ldcorn *l, ldc_up *u, bool clean, bool quiet) {
     w->answered_at = l->now;
     g->mean = g->mean ? g->mean - g->mean / 8 + took / 8 : took;
     ldc_group_measure(&g->worker, took);
-    if (!whole) e->keep = false; /* answered before the body was in: both sides close */
+    if (!e->req.end) e->keep = false; /* answered before the body was in */
     ldc_buf_free(&l->mem, &u->in);
     ldc_up_detach(u);
     u->orphaned = LDC_WHY_NONE;
@@ -10511,19 +10520,21 @@ static void ldc_client_refuse_inside(ldcorn *l, ldc_exchange *e, ldc_why why) {
     if (answer) ldc_client_refuse(l, answer, why);
 }
 
-/* What became of body bytes on their way. False when this exchange is over for the client. */
+/* What became of body bytes on their way. False when the client is gone. That the worker takes no
+   more is only noted: ldc_client_onward() draws the consequence, which may be the end of this
+   exchange, when the bytes behind it have been kept. */
 static bool ldc_client_passed(ldcorn *l, ldc_client *c, int r) {
     ldc_exchange *e = c->exchange;
     if (r == LDC_NOMEM) {
         ldc_client_end(l, c, LDC_WHY_MEMORY);
         return false;
     }
-    if (r == LDC_GONE) { /* the worker takes no more; its answer, if any, decides */
+    if (r == LDC_GONE) {
         e->req.discard = true;
-        if (e->up) e->up->gap = l->now; /* its time runs from here on */
-        if (e->up) ldc_up_flush(l, e->up);
+        if (e->up)
+            e->up->gap = l->now; /* its time runs from here on; its answer, if any, decides */
     }
-    return c->exchange == e;
+    return true;
 }
 
 /* Body bytes p[0..n) into the request's flow, to `fd` at once where it is not negative. Bytes
@@ -10538,8 +10549,8 @@ static ptrdiff_t ldc_client_body(ldcorn *l, ldc_client *c, char *p, size_t n, in
         ldc_client_refuse_inside(l, e, r == LDC_BAD ? LDC_WHY_FRAMING : LDC_WHY_MAX_BODY);
         return LDC_GONE;
     }
-    if (r < 0) return ldc_client_passed(l, c, r) ? (ptrdiff_t)n : LDC_GONE;
-    return (ptrdiff_t)used;
+    if (r < 0 && !ldc_client_passed(l, c, r)) return LDC_GONE;
+    return (ptrdiff_t)used; /* what stands behind is the next request, whatever became of this */
 }
 
 /* Body bytes that waited in c->in. False when this exchange is over for the client. */
@@ -16009,7 +16020,9 @@ static void ldc_turn_stopping(ldcorn *l) {
         ldc_log_say(&l->log, LDCORN_LOG_INFO, "stopping");
     for (ldc_client *c = l->clients, *next; c; c = next) { /* who waits for the reload after this */
         next = c->next;
-        if (c->state == LDC_CLIENT_WAIT) ldc_client_refuse(l, c->exchange, LDC_WHY_STOPPING);
+        if (c->state == LDC_CLIENT_WAIT &&
+            !c->exchange->asks) /* a report is written all the same */
+            ldc_client_refuse(l, c->exchange, LDC_WHY_STOPPING);
     }
     l->reload.again = false;
     ldc_turn_notify(l, "STOPPING=1\nSTATUS=stopping");
@@ -16098,7 +16111,8 @@ static bool ldc_turn_workers_left(const ldcorn *l) {
 
 static bool ldc_turn_flushing(const ldcorn *l) { /* last words of ended workers, last answers */
     for (const ldc_client *c = l->clients; c; c = c->next) {
-        if (c->state == LDC_CLIENT_REPLY) return true;
+        if (c->state == LDC_CLIENT_REPLY || (c->state == LDC_CLIENT_WAIT && c->exchange->asks))
+            return true;
         if (c->state == LDC_CLIENT_TUNNEL &&
             !(c->exchange->res.end && ldc_relay_waiting(&c->exchange->res) == 0))
             return true;

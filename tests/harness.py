@@ -847,6 +847,12 @@ class Proxy:
     def alive(self):
         return self.proc.poll() is None
 
+    def freeze(self):
+        """From here on it gets no processor, until SIGCONT."""
+        self.signal(signal.SIGSTOP)
+        with open('/proc/%d/stat' % self.pid) as f:
+            wait_for(lambda: f.seek(0) or f.read().rpartition(')')[2].split()[0] == 'T')
+
     def signal(self, sig):
         self.proc.send_signal(sig)
 

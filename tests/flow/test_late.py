@@ -17,9 +17,7 @@ SWITCH = b'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection:
 class Late(Before):
     def stopped(self, *steps):
         """What is done while the proxy stands still, and its time-outs go by."""
-        self.proxy.signal(signal.SIGSTOP)
-        with open('/proc/%d/stat' % self.proxy.pid) as f:
-            wait_for(lambda: f.seek(0) or f.read().rpartition(')')[2].split()[0] == 'T')
+        self.proxy.freeze()
         for step, *args in steps:
             step(*args)
         time.sleep(LONG)

@@ -600,6 +600,30 @@ def test_an_end_that_comes_between_two_pieces_of_a_request_is_seen(group, cut):
             assert p.client.read_response().status == 200
 
 
+CHUNKS = head('POST', '/x', [('Transfer-Encoding', 'chunked')]) + b'5\r\nhello\r\n5\r\nworld\r\n0\r\n\r\n'
+
+
+@pytest.mark.parametrize('group', ['', 'max_req_per_worker = 1\n'])
+@pytest.mark.parametrize('request_', [head('POST', '/x', body=b'x' * 50), CHUNKS], ids=['length', 'chunks'])
+@pytest.mark.parametrize('behind', [1, 3])
+@pytest.mark.parametrize('end', ['close', 'rst'])
+def test_what_is_behind_a_body_outlives_its_worker(group, request_, behind, end):
+    """The body's last byte and the next requests come in one read, and the write to the worker fails."""
+    with Pooled(group + 'request_buffer = 0\n') as p:
+        for _ in range(10):
+            p.client.send(request_[:-12])
+            conn = p.worker.accept()
+            conn.read_head(), conn.read_exact(8)
+            p.proxy.freeze()
+            getattr(conn, end)()
+            p.client.send(request_[-12:] + head('GET', '/behind') * behind)
+            p.proxy.signal(signal.SIGCONT)
+            assert p.client.read_response().status == 502
+            for _ in range(behind):
+                assert p.worker.one(answer(b'ok', headers=[('Connection', 'close')]))[0].target == '/behind'
+                assert p.client.read_response().body == b'ok'
+
+
 @pytest.mark.parametrize('request_', [head('POST', '/once', body=b''), head('DELETE', '/once'), head('PUT', '/once', body=b'x'),
                                       head('GET', '/once', body=b'x')])
 def test_nothing_else_is_ever_sent_twice(request_):

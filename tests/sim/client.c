@@ -219,6 +219,8 @@ static void client_send(void *who) {
     c->out_at += (size_t)k;
     c->sent_all += (uint64_t)k;
     client_sent(c);
+    if (c->answers < c->made && (c->sent_all >= c->ends[c->answers] || chance(100)))
+        worker_quits(c->list[c->answers]);
     if (c->out_at < c->out_n)
         client_sends(c, S.now + (c->gap ? 1 + below(c->gap) : 0));
 }
@@ -332,6 +334,7 @@ static void client_ended(client *c, bool reset) {
     for (int i = c->answers, first = i; i < c->made; i++) {
         req *q = c->list[i];
         if (q->answered) continue;
+        if (i == first && !reset) oracle_silent_end(c, q);
         q->answered = q->cut = true;
         if (first > 0 || i > first) q->hurt = q->hurt || i > first || c->list[first - 1]->cut;
         q->answered_at = S.now;
@@ -500,6 +503,7 @@ static void client_new(void) {
     c->n = (int)between(1, coin() ? 1 : LIST);
     c->think = span(1, 300 * MS);
     c->piece = coin() ? 1000000 : (size_t)span(1, 3000);
+    if (c->piece < 1000000 && coin()) c->gap = span(1, 500);
     c->read_piece = coin() ? 1000000 : (size_t)span(200, 20000);
     if (chance(W.slow)) {
         c->gap = span(1 * MS, 3 * SEC);

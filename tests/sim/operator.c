@@ -7,6 +7,10 @@ typedef struct op {
     int kind, group, n;
 } op;
 
+enum { READYZ = 3 };
+static const char *const readable[] = {"/status", "/metrics", "/requests", "/readyz", "/healthz",
+                                       "/server", "/route?method=GET&target=/g0/1", "/"};
+
 static ldcorn *L;
 static bool step_mode;
 static int admins_open;
@@ -31,6 +35,10 @@ static void admin_answered(client *c, int status) {
         if (status == 404) T.paused[o->group] = false;
         T.pausing[o->group] = false;
         T.pauses[o->group]--;
+        break;
+    case OP_STATUS: /* what is only read is told whatever happens, a stop too */
+        if (status >= 400 && status != 599 && !(status == 503 && o->n == READYZ) && !S.bad.memory)
+            fail("told nothing", "%s: %d", readable[o->n], status);
         break;
     default: break;
     }
@@ -151,9 +159,8 @@ static void ask_group(int kind, int g, int n, const char *what) {
 }
 
 static void ask_status(void) {
-    static const char *const targets[] = {"/status", "/metrics", "/requests", "/readyz", "/healthz",
-                                          "/server", "/route?method=GET&target=/g0/1", "/"};
-    admin_ask(OP_STATUS, 0, 0, "GET", PICK(targets));
+    int n = (int)below(sizeof readable / sizeof *readable);
+    admin_ask(OP_STATUS, 0, n, "GET", readable[n]);
 }
 
 static void ask_members(bool join, int g) {

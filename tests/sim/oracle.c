@@ -193,6 +193,14 @@ static void oracle_refused(const req *q) {
     }
 }
 
+/* Nothing but an orderly end for a request that was read and no worker has got: there are words for
+   whatever kept it from one, unless the answer before announced the end. */
+static void oracle_silent_end(const client *c, const req *q) {
+    if (!q->sent || !q->read_call || q->seen || c->owes_close || T.stopping || S.lossy || S.bad.memory) return;
+    if (c->answers > 0 && c->list[c->answers - 1]->cut) return;
+    fail("request swallowed", "request %u was read, and its connection ended without a word", q->id);
+}
+
 static void oracle_cut(const req *q) {
     const client *c = client_of(q);
     if (!q->sent || !q->read_call) return; /* its connection was idle for too long, or refused */

@@ -19,7 +19,7 @@ typedef struct plan {
     uint32_t crash;        /* the process dies once it has written so many bytes + 1; 0: never */
 } plan;
 
-enum { B_NONE, B_STATUS, B_SHORT, B_CHUNK, B_RESET, B_GARBAGE, B_101, B_SURPLUS, B_KINDS };
+enum { B_NONE, B_STATUS, B_SHORT, B_CHUNK, B_RESET, B_GARBAGE, B_101, B_SURPLUS, B_QUITS, B_KINDS };
 
 struct req {
     uint32_t id;

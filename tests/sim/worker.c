@@ -185,6 +185,21 @@ static void wconn_close(wconn *w, bool hard) {
     wconn_dead(w);
 }
 
+/* A worker that breaks off while its request is still on the way, in the very moment its client's next
+   piece comes: ldcorn finds both at once. */
+static void worker_quits(req *q) {
+    for (proc *p = q->plan.broken == B_QUITS ? procs : NULL; p; p = p->next) {
+        for (wconn *w = p->conns; w; w = w->next) {
+            if (w->q != q || w->whole || w->answering) continue;
+            q->hurt = w->broke = true;
+            trouble(p->group, 1500 * MS);
+            say("%s quits request %u", proc_name(p), q->id);
+            wconn_close(w, coin());
+            return;
+        }
+    }
+}
+
 static void wconn_left(void *who) { /* ldcorn has ended its side, and the worker sees it */
     wconn *w = (wconn *)who;
     if (w->dead) return;
@@ -440,6 +455,7 @@ static void wconn_answer(void *who) {
               &w->alive);
         return;
     }
+    if (w->q && w->q->plan.broken == B_QUITS) w->q->plan.broken = B_NONE; /* it had no occasion */
     w->answering = true;
     w->piece = w->q ? w->q->plan.piece : 100000;
     w->gap = w->q ? w->q->plan.gap : 0;
