@@ -88,7 +88,7 @@ build/ldcorn-asan: $(SOURCES)
 # All idle connections behind epoll, and behind kqueue (made of epoll: tests/kqueue), whatever their number.
 build/ldcorn-epoll: $(SOURCES)
 	@mkdir -p build
-	$(CC) $(SAN) $(SANLIBS) -DLDCORN_AUDIT -DLDCORN_COLD=0 examples/main.c -o $@.new
+	$(CC) $(SAN) $(SANLIBS) -DLDCORN_AUDIT -DLDCORN_COLD=0 -DLDCORN_READY=3 examples/main.c -o $@.new
 	@mv $@.new $@
 
 build/ldcorn-kqueue: $(SOURCES) tests/kqueue/sys/event.h

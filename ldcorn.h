@@ -551,8 +551,8 @@ enum {
     LDC_PIPELINE = 16384, /* bytes kept of a client that sends ahead */
     LDC_ADMINS = 128,     /* connections to admin at a time */
     LDC_COLLECT = 65536,  /* a body up to this is small: a quarter of the memory is for those */
+    LDC_ONCE = 262144,    /* of a body that waits, written in one turn */
     LDC_SLICE = 500,      /* us of a turn that a long answer may take */
-    LDC_DEEP_READY = 256, /* events taken from epoll or kqueue at a time */
     LDC_INHERITED = 64,   /* listening sockets from systemd */
     LDC_INHERITED_MOST = 1024, /* numbers of inherited descriptors are below */
     LDC_USER_GROUPS = 256,     /* of one user */
@@ -5912,6 +5912,7 @@ typedef struct ldc_watch {
     bool hot, listed, dirty, dead;
     bool deep;     /* cold, and epoll or kqueue looks at it */
     bool deep_out; /* kqueue: waits to write */
+    short asked;   /* want, as epoll or kqueue know it */
     uint32_t at;   /* index in the poll set */
     uint32_t spin; /* turns ready without progress */
     uint64_t busy; /* when it was last ready */
@@ -6067,6 +6068,7 @@ struct ldc_exchange {             /* one request, from its head to its log line 
     bool waiting;                   /* in the queue */
     bool collecting, memory;        /* its body is collected; it waits for memory to do so */
     bool http10, head_only, keep, safe, upgrade, expects;
+    bool last; /* so its client says: nothing comes behind it */
     bool replayed, fresh, got_head, logged;
     bool failed;             /* told and counted as refused or cut */
     bool trusted;            /* the peer's own X-Forwarded-* count */
@@ -6690,6 +6692,9 @@ static void ldc_loop_dirty(ldcorn *l, ldc_watch *w) {
 #ifndef LDCORN_COLD
 #define LDCORN_COLD 64 /* so many cold ones make it worth it */
 #endif
+#ifndef LDCORN_READY
+#define LDCORN_READY 256 /* events taken from epoll or kqueue at a time */
+#endif
 
 typedef struct ldc_ready {
     ldc_watch *watch;
@@ -6714,9 +6719,11 @@ static void ldc_loop_deep_drop(int deep, const ldc_watch *w) {
     epoll_ctl(deep, EPOLL_CTL_DEL, w->fd, &e);
 }
 
-static int ldc_loop_deep_look(int deep, ldc_ready *ready, int most) {
-    struct epoll_event e[LDC_DEEP_READY];
-    int n = epoll_wait(deep, e, most, 0);
+static int ldc_loop_deep_look(int deep, ldc_ready *ready) {
+    struct epoll_event e[LDCORN_READY];
+    int n;
+    do n = epoll_wait(deep, e, LDCORN_READY, 0);
+    while (n < 0 && errno == EINTR);
     for (int i = 0; i < n; i++) {
         ready[i].watch = (ldc_watch *)e[i].data.ptr;
         ready[i].revents = (short)e[i].events;
@@ -6756,12 +6763,13 @@ static void ldc_loop_deep_drop(int deep, const ldc_watch *w) {
     ldc_loop_deep_change(deep, w, false);
 }
 
-static int ldc_loop_deep_look(int deep, ldc_ready *ready, int most) {
-    struct kevent e[LDC_DEEP_READY];
+static int ldc_loop_deep_look(int deep, ldc_ready *ready) {
+    struct kevent e[LDCORN_READY];
     struct timespec now;
     int n;
     memset(&now, 0, sizeof now);
-    n = kevent(deep, NULL, 0, e, most, &now);
+    do n = kevent(deep, NULL, 0, e, LDCORN_READY, &now);
+    while (n < 0 && errno == EINTR);
     for (int i = 0; i < n; i++) {
         memcpy(&ready[i].watch, &e[i].udata, sizeof ready[i].watch);
         ready[i].revents = ready[i].watch->deep_out ? POLLOUT : POLLIN;
@@ -6787,10 +6795,9 @@ static void ldc_loop_deep_drop(int deep, const ldc_watch *w) {
     (void)w;
 }
 
-static int ldc_loop_deep_look(int deep, ldc_ready *ready, int most) {
+static int ldc_loop_deep_look(int deep, ldc_ready *ready) {
     (void)deep;
     (void)ready;
-    (void)most;
     return 0;
 }
 
@@ -6799,6 +6806,7 @@ static int ldc_loop_deep_look(int deep, ldc_ready *ready, int most) {
 /* Hands a cold watch over. False: it has to be polled. */
 static bool ldc_loop_sink(ldc_loop *o, ldc_watch *w) {
     if (!o->deep_on || w->want == 0 || w->deep) return true;
+    w->asked = w->want;
     w->deep = ldc_loop_deep_add(o->deep.fd, w);
     return w->deep;
 }
@@ -6840,11 +6848,15 @@ static void ldc_loop_want(ldcorn *l, ldc_watch *w, short want) {
         l->loop.set[w->at].events = want;
         l->loop.set[w->at].fd = want ? w->fd : ~w->fd;
     }
-    if ((want || w->deep) && !w->hot) {
-        w->hot = true;
+    if (w->deep) { /* it may be as before when the turn ends */
         ldc_loop_dirty(l, w);
+        return;
     }
-    if (want) w->busy = l->now;
+    if (want == 0) return;
+    w->busy = l->now;
+    if (w->hot) return;
+    w->hot = true;
+    ldc_loop_dirty(l, w);
 }
 
 static void ldc_loop_progress(ldc_watch *w) { w->spin = 0; }
@@ -6927,6 +6939,8 @@ static void ldc_loop_settle(ldcorn *l) {
             continue;
         }
         if (!w->listed) ldc_loop_add(o, w);
+        if (w->deep && w->want != w->asked) w->hot = true;
+        if (w->hot) w->busy = l->now;
         ldc_loop_heat(o, w);
     }
     o->dirties = 0;
@@ -7109,14 +7123,16 @@ static struct iovec ldc_relay_piece(const char *p, size_t n) {
     return v;
 }
 
-/* Writes what waits. Bytes written, or LDC_GONE. */
+/* Writes what waits, at most LDC_ONCE of a body: a kernel takes megabytes in one call, for
+   milliseconds. Bytes written, or LDC_GONE. */
 static ssize_t ldc_relay_flush(ldcorn *l, ldc_flow *f, int fd) {
     struct iovec v[2];
     int n = 0;
     ssize_t w;
-    size_t head = f->head.len - f->sent;
+    size_t head = f->head.len - f->sent, body = ldc_buf_size(&f->buf);
+    if (body > LDC_ONCE) body = LDC_ONCE;
     if (head) v[n++] = ldc_relay_piece(f->head.p + f->sent, head);
-    if (ldc_buf_size(&f->buf)) v[n++] = ldc_relay_piece(ldc_buf_at(&f->buf), ldc_buf_size(&f->buf));
+    if (ldc_buf_size(&f->buf)) v[n++] = ldc_relay_piece(ldc_buf_at(&f->buf), body);
     if (n == 0) return 0;
     w = ldc_relay_send(fd, v, n);
     if (w <= 0) return w;
@@ -9545,24 +9561,27 @@ static void ldc_client_leave_exchange(ldcorn *l, ldc_client *c, ldc_why why) {
         ldc_client_exchange_free(l, e);
 }
 
+/* An answer that is not whole must not look whole: towards an until-close reader only a reset
+   tells (RFC 9112 8). */
+static void ldc_client_spoil(const ldc_client *c, const ldc_exchange *e) {
+    struct linger off;
+    if (e->res.out != LDC_FRAME_EOF || (e->res.end && ldc_relay_waiting(&e->res) == 0)) return;
+    off.l_onoff = 1;
+    off.l_linger = 0;
+    setsockopt(c->watch.fd, SOL_SOCKET, SO_LINGER, &off, sizeof off);
+}
+
 static void ldc_client_end(ldcorn *l, ldc_client *c, ldc_why why) {
     if (c->state == LDC_CLIENT_DEAD) return;
+    if (c->exchange) ldc_client_spoil(c, c->exchange);
     ldc_client_leave_exchange(l, c, why);
     ldc_client_bury(l, c);
 }
 
 static void ldc_client_dead(ldcorn *l, ldc_client *c) { ldc_client_end(l, c, LDC_WHY_CLIENT_GONE); }
 
-/* An answer that cannot be completed must not look complete: towards an until-close reader only
-   a reset tells (RFC 9112 8). */
 static void ldc_client_cut(ldcorn *l, ldc_client *c, ldc_why why) {
     ldc_exchange *e = c->exchange;
-    struct linger off;
-    if (e && e->res.out == LDC_FRAME_EOF) {
-        off.l_onoff = 1;
-        off.l_linger = 0;
-        setsockopt(c->watch.fd, SOL_SOCKET, SO_LINGER, &off, sizeof off);
-    }
     if (e) e->why = why;
     ldc_client_end(l, c, why);
 }
@@ -9592,7 +9611,8 @@ static void ldc_client_finish(ldcorn *l, ldc_client *c) {
     ldc_exchange *e = c->exchange;
     bool keep = e->keep && (l->life <= LDC_LIFE_LAME || c->admin) && !c->eof &&
                 e->conf->s.keepalive_timeout != 0;
-    bool clean = e->req.end && c->in.p == NULL && e->why == LDC_WHY_NONE && (!e->upgrade || c->eof);
+    bool clean = (e->last || c->eof) && e->req.end && c->in.p == NULL && e->why == LDC_WHY_NONE &&
+                 (!e->upgrade || c->eof);
     ldc_client_log(l, e);
     c->exchange = NULL;
     LDCORN_ASSERT(e->up == NULL);
@@ -10399,9 +10419,8 @@ static void ldc_client_head(ldcorn *l, ldc_client *c, ldc_head *h) {
     c->first = false;
     c->blanks = 0;
     e->http10 = h->minor == 0;
-    e->keep = e->conf->s.keepalive_timeout == 0 ? false
-              : h->minor == 0                   ? h->keep_alive && !h->close
-                                                : !h->close;
+    e->last = h->close || (h->minor == 0 && !h->keep_alive);
+    e->keep = !e->last && e->conf->s.keepalive_timeout != 0;
     e->head_only = ldc_util_is(h->method, "HEAD");
     e->upgrade = ldc_http_upgrades(h);
     if (e->upgrade) e->keep = false; /* bytes behind it may be another protocol's */
@@ -10472,6 +10491,7 @@ static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e) {
     if (!ok) {
         if (answer) ldc_client_exchange_free(l, answer);
         c->exchange = NULL;
+        ldc_client_spoil(c, e);
         ldc_client_bury(l, c);
         return NULL;
     }
@@ -10502,6 +10522,7 @@ static ldc_exchange *ldc_client_split(ldcorn *l, ldc_exchange *e) {
     answer->http10 = e->http10;
     answer->head_only = e->head_only;
     answer->keep = e->keep;
+    answer->last = e->last;
     answer->got_head = e->got_head;
     e->logged = true;
     return answer;
@@ -15796,11 +15817,11 @@ static void ldc_turn_signals(ldcorn *l) {
 static void ldc_turn_deep(ldcorn *l);
 
 static void ldc_turn_dispatch(ldcorn *l, ldc_watch *w, short revents) {
-    w->busy = l->now;
-    if (!w->hot) {
+    if (!w->hot && (!w->deep || w->busy >= l->loop.swept)) {
         w->hot = true;
         ldc_loop_dirty(l, w);
     }
+    w->busy = l->now;
     switch (w->kind) {
     case LDC_KIND_SIGNAL: ldc_turn_signals(l); break;
     case LDC_KIND_LISTENER:
@@ -15819,16 +15840,21 @@ static void ldc_turn_dispatch(ldcorn *l, ldc_watch *w, short revents) {
     }
 }
 
-/* What epoll or kqueue found among the cold ones. They are hot from here on; what does not fit is
-   found in the next turn. */
+/* What epoll or kqueue found among the cold ones, all of it: no deadline is judged before. Who was
+   found once may stay cold, and may be found twice here. */
 static void ldc_turn_deep(ldcorn *l) {
-    ldc_ready ready[LDC_DEEP_READY];
-    int n = ldc_loop_deep_look(l->loop.deep.fd, ready, LDC_DEEP_READY);
+    ldc_ready ready[LDCORN_READY];
+    uint32_t looked = 0, all = l->loop.n - l->loop.hot;
+    int n;
     ldc_loop_progress(&l->loop.deep);
-    for (int i = 0; i < n; i++) {
-        ldc_watch *w = ready[i].watch;
-        if (!w->dead && w->want) ldc_turn_dispatch(l, w, ready[i].revents);
-    }
+    do {
+        n = ldc_loop_deep_look(l->loop.deep.fd, ready);
+        for (int i = 0; i < n; i++) {
+            ldc_watch *w = ready[i].watch;
+            if (!w->dead && w->want) ldc_turn_dispatch(l, w, ready[i].revents);
+        }
+        looked += LDCORN_READY;
+    } while (n == LDCORN_READY && looked < all);
 }
 
 /* Ready for many turns without a byte or a change of state: our mistake or a peer's trick. It is

@@ -105,6 +105,7 @@ def test_all_of_several_groups_and_generations():
         p.wait_status(lambda s: s['groups'][0]['in_flight'] == 1)
         p.signal(signal.SIGHUP)
         wait_for(lambda: len(p.starts()) >= 5)
+        p.wait_status(lambda s: all(w['state'] == 'ready' or w['in_flight'] for g in s['groups'] for w in g['workers']))
         p.seen()
         left = [pid for pid in p.starts() if alive(pid)]
         killed(p)

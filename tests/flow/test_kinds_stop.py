@@ -1,9 +1,9 @@
 """The end: for whom a stop waits and for whom not, how much time a worker has for what it still does, and what a second
 signal means."""
-import contextlib, re, signal, time
+import contextlib, re, select, signal, time
 
 import pytest
-from harness import FakeWorker, Proxy, answer, cli, head, upstream_config, wait_for
+from harness import Client, FakeWorker, Proxy, answer, cli, head, upstream_config, wait_for
 from procs import Own, alive, counter, wait_gone
 from test_life import hup, inside, refused, upgrade, web
 
@@ -162,6 +162,38 @@ def test_at_a_stop_there_is_time_until_shutdown_timeout_is_over():
         took = stops(p, 5)
         assert 1.2 < took and not alive(pid)
         assert re.search(r'web\.0.*\bshutdown_timeout\b.*\b1(500ms|\.5 ?s)', p.log()), p.log()
+
+
+@pytest.mark.parametrize('asked', ['once', 'twice'])
+def test_an_answer_that_a_stop_cuts_does_not_look_whole(asked):
+    """Its end would be that of the connection, so only a reset tells (RFC 9112 8)."""
+    with FakeWorker() as worker, Proxy(upstream_config(worker.address, 'shutdown_timeout = 1s\n', '')) as p, p.connect() as c:
+        c.send(b'GET / HTTP/1.0\r\n\r\n')
+        conn = worker.one()[1].send(b'HTTP/1.1 200 OK\r\n\r\nhalf')
+        c.read_until(b'half')
+        p.signal(signal.SIGTERM)
+        if asked == 'twice':
+            p.wait_log('stopping')
+            p.signal(signal.SIGTERM)
+        p.wait_exit(5)
+        c.read_all()
+        assert c.was_reset
+        conn.close()
+
+
+def test_a_report_that_was_asked_for_before_a_stop_is_told():
+    groups = ''.join('[g%d]\nroutes = /%d\nupstream = 127.0.0.1:%d\n' % (n, n, 20000 + n) for n in range(300))
+    with Proxy(groups, wait=False) as p, contextlib.ExitStack() as stack:
+        p.wait_log('ready after')
+        asking = [stack.enter_context(Client(p.admin_address)) for _ in range(30)]
+        p.freeze()
+        for n, c in enumerate(asking):
+            c.send(head('GET', '/metrics' if n % 2 else '/status'))
+        p.signal(signal.SIGCONT)
+        select.select([c.sock for c in asking], [], [])
+        p.signal(signal.SIGTERM)
+        assert [c.read_response().status for c in asking] == [200] * 30
+        assert p.wait_exit(10) == 0
 
 
 # --- the second signal ---

@@ -67,7 +67,8 @@ static void draw_trouble(req *q) {
     plan *a = &q->plan;
     if (S.healed) return;
     a->silent = chance(W.silent);
-    if (chance(W.broken)) a->broken = 1 + (int)below(B_KINDS - 1);
+    if (chance(W.broken)) a->broken = 1 + (int)below(B_KINDS - 2);
+    if (q->size && chance(W.quits)) a->broken = B_QUITS;
     if (chance(W.crash)) a->crash = 1 + (uint32_t)below(300);
     if (a->broken == B_SURPLUS && !has_body(q, a->status)) a->broken = B_NONE;
     if (a->broken == B_SHORT && (!has_body(q, a->status) || a->frame == F_END)) a->broken = B_NONE;
@@ -115,8 +116,9 @@ static req *draw_request(client *c, int group) {
     q->close = chance(60);
     q->keep_asked = q->http10 && coin();
     q->upgrade = false;
-    /* a head in 400 ms, or a few bytes in each turn */
-    q->slow = c->gap > 20 * MS || c->gap * (600 / c->piece + 1) > 400 * MS || K.sock_room < 100;
+    /* a head and a body that take a good part of the shortest time-out, or a few bytes in each turn */
+    q->slow = c->gap > 20 * MS || K.sock_room < 100 ||
+              c->gap * ((600 + q->size * (q->chunked ? 6 : 1)) / c->piece + 1) > 100 * MS;
     draw_plan(q);
     return q;
 }
@@ -322,6 +324,9 @@ static void client_head(client *c) {
     oracle_head(q, r->status);
 }
 
+/* Refused before its first word was in: nobody knew that it would be a HEAD. */
+static bool late_head(const req *q) { return q->head && q->status == 408; }
+
 static void client_ended(client *c, bool reset) {
     reader *r = &c->rd;
     if (c->closed) return;
@@ -354,6 +359,8 @@ static void client_feed(client *c, const char *p, size_t n) {
         if (r->state == H_TUNNEL) return;
         r->head_only = q && q->head && q->sent; /* before, nobody knows what it will be */
         r->http10_peer = q && q->http10;
+        if (c->owes_close && r->state == H_HEAD && c->answers > 0 && late_head(c->list[c->answers - 1]))
+            return;
         if (c->owes_close && r->state == H_HEAD)
             fail("bytes behind the last answer", "client %d: %.*s", c->number, (int)(n < 60 ? n : 60),
                  p);

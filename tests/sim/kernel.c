@@ -58,7 +58,7 @@ typedef struct watched {
 
 typedef struct deep {
     watched *w;
-    int n, cap;
+    int n, cap, from; /* who was told of comes last the next time */
 } deep;
 
 typedef struct file {
@@ -1316,12 +1316,14 @@ static int sys_epoll_wait(int fd, struct epoll_event *out, int most, int ms) {
     (void)ms;
     call();
     if ((f = fd_file(fd)) == NULL || interrupted()) return -1;
-    for (int i = 0; i < f->u.d->n && n < most; i++) {
-        const watched *w = &f->u.d->w[i];
+    for (int i = 0, from = f->u.d->from; i < f->u.d->n && n < most; i++) {
+        int at = (from + i) % f->u.d->n;
+        const watched *w = &f->u.d->w[at];
         short r = (short)(file_ready(w->f) & (short)(w->events | POLLERR | POLLHUP));
         if (r == 0) continue;
         out[n].events = (uint32_t)(unsigned short)r;
         out[n++].data = w->data;
+        f->u.d->from = at + 1;
     }
     return n;
 }

@@ -116,6 +116,14 @@ static void draw_theme(void) {
         W.late = 400;
         W.limits = 1000;
         break;
+    case 6: /* bodies, requests behind them, and workers that do not take them */
+        W.post = 700;
+        W.pipelining = 900;
+        W.quits = 400;
+        W.early = coin() ? 300 : 0;
+        W.limits = coin() ? 300 : 0;
+        W.slow = W.crash = W.leave = W.garbage = W.sick = 0;
+        break;
     default: break;
     }
 }
@@ -137,6 +145,7 @@ static void draw_swarm(void) {
     W.leave = weight(400, 300);
     W.big = weight(300, 100);
     W.early = weight(200, 200);
+    W.quits = weight(200, 300);
     W.grandchild = weight(200, 500);
     W.one_thread = weight(250, 1000);
     W.closes_idle = weight(250, 500);

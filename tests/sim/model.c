@@ -77,7 +77,7 @@ typedef struct swarm { /* what there is in this run at all, of a thousand each *
     unsigned pipelining, stray, leave, slow, garbage, post, chunked, http10, expect, head, big;
     unsigned early_close, half_close, upgrade;
     /* workers: */
-    unsigned silent, late, broken, early, interim, odd, crash, ignores_term, never_ready, exits;
+    unsigned silent, late, broken, early, quits, interim, odd, crash, ignores_term, never_ready, exits;
     unsigned sick, closes_idle, grandchild, one_thread, eof_answers, slow_start;
     /* operators: */
     unsigned reload, bad_files, scale, pause, drain, restart, join, status, remove;

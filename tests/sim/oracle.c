@@ -26,6 +26,7 @@ static bool orderly(const req *q) {
     const group_model *g = group_now(q->group);
     if (!q->read_call || !q->first || q->upgrade || q->seen > 1 || q->left || q->answered)
         return false;
+    if (S.now >= q->read_at + oracle_wait(q->group)) return false; /* it has been refused by now */
     if (q->asker && q->asker->in.n) return false; /* an answer is on its way: it does not wait */
     if (q->size == 0) return true;
     return g->limit > 0 && g->request_buffer == UNSET && !q->slow;
@@ -63,7 +64,8 @@ static void oracle_sick(const req *q, const proc *p) {
     if (T.reload_at && S.now - T.reload_at < 120 * SEC) return;
     if (p->one_thread) return; /* it may have been in its backlog for long */
     bound = (uint64_t)(g->health_fails + 2) * (uint64_t)(g->health_interval + g->health_timeout) * MS;
-    if (p->pid) bound += 60 * SEC; /* its predecessor may still be on its way out */
+    if (p->pid) /* its predecessor may still be on its way out */
+        bound += 60 * SEC + (uint64_t)or_else(g->stop_timeout, 30000) * MS;
     if (S.now > since + bound + 3 * SEC)
         fail("sick worker gets requests", "%s says no to checks for %.1fs and gets request %u",
              proc_name(p), (double)(S.now - since) / SEC, q->id);
@@ -167,9 +169,9 @@ static void oracle_504(const req *q) {
     if (b < a) a = b;
     if (excusable() || q->slow || q->plan.early || (q->at && q->at->one_thread)) return;
     if (plan_time(q) + 100 * MS >= a || q->plan.broken || q->plan.crash || W.slow) return;
-    if (K.sock_room < 1000) return;
-    fail("504 without a cause", "request %u takes %.3fs by plan", q->id,
-         (double)plan_time(q) / SEC);
+    if (K.sock_room < 1000 || !q->sent) return; /* the client itself was still at it */
+    fail("504 without a cause", "request %u, %u bytes, takes %.3fs by plan; sockets of %u", q->id,
+         q->size, (double)plan_time(q) / SEC, (unsigned)K.sock_room);
 }
 
 static void oracle_refused(const req *q) {
@@ -368,7 +370,7 @@ static const char *not_at_rest(char *why, size_t n) {
 static bool may_still_read(void) {
     for (int i = T.requests > 300 ? T.requests - 300 : 0; i < T.requests; i++) {
         const req *q = T.reqs[i];
-        if (q->left && !q->answered && q->seen && !q->finished && q->at && !q->hurt &&
+        if (q->left && !q->answered && q->seen && !q->finished && q->at && (!q->hurt || q->seen > 1) &&
             !model_abort_closes(group_now(q->group)))
             return true;
     }

@@ -73,5 +73,6 @@
 #define write(a, b, c) sys_write(a, b, c)
 #define DIR sim_dir
 #define LDCORN_COLD S.cold
+#define LDCORN_READY 3
 #define LDCORN_ASSERT(x) \
     ((x) || S.blind ? (void)0 : fail("assertion", "ldcorn.h:%d: %s", __LINE__, #x))

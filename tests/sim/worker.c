@@ -32,6 +32,7 @@ struct wconn {
     end *e;
     reader rd;
     uint64_t tapped; /* bytes that the tap has seen */
+    int limit; /* when it began */
     bool accepted, inside, whole, answering, done_reading, dead, tunnel, ended, check, broke;
     bool writing; /* its next piece is on its way */
     bool close_after;
@@ -70,11 +71,14 @@ static const char *proc_name(const proc *p) {
 static void wconn_begin(wconn *w) { /* the first byte of a request is here */
     w->inside = true;
     w->p->inside++;
+    w->limit = limit_of(w->p->group);
+    say("%s: the first byte of a request, %d inside", proc_name(w->p), w->p->inside);
 }
 
 static void wconn_count(wconn *w) { /* its head is whole */
     proc *p = w->p;
     int limit = limit_of(p->group);
+    if (w->limit == 0 || w->limit > limit) limit = w->limit; /* it was let in by that one */
     if (limit == 0 || !w->inside || p->inside <= limit) return;
     fail(w->check ? "check beyond the limit" : "limit", "%s has %d requests inside, its limit is %d",
          proc_name(p), p->inside, limit);
@@ -84,6 +88,7 @@ static void wconn_finish(wconn *w) { /* the worker is done with it */
     if (!w->inside) return;
     w->inside = false;
     w->p->inside--;
+    say("%s is done with request %d, %d inside", proc_name(w->p), w->q ? (int)w->q->id : -1, w->p->inside);
 }
 
 /* Did the operator write that closing is good enough? Then what still runs does not count. */
