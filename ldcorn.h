@@ -16315,9 +16315,9 @@ static void ldc_turn_bury_workers(ldcorn *l) {
 /* The one place where connections are freed. Their descriptors were closed by the settling of
    the set just before. */
 static void ldc_turn_bury(ldcorn *l) {
-    ldc_loop_settle(l);
     if ((l->dead_clients || l->dead_ups) && l->paused && l->clients_count < l->conns_max)
         ldc_client_pause(l, false);
+    ldc_loop_settle(l);
     while (l->dead_clients) {
         ldc_client *c = l->dead_clients;
         l->dead_clients = c->next;

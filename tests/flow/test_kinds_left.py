@@ -161,14 +161,22 @@ def test_after_a_clean_end_there_is_nothing_to_end_nor_to_say():
 
 
 def as_process(pid, argv, tries=200):
-    """A process with that very number, and a group and session of its own. None: it cannot be had here."""
+    """A process with that very number, and a group and session of its own. None: it cannot be had here.
+
+    The numbers go on from where they were: those of a moment ago belong to other tests, which may still end them.
+    """
     for _ in range(tries):
         try:
-            with open('/proc/sys/kernel/ns_last_pid', 'w') as f:
+            with open('/proc/sys/kernel/ns_last_pid', 'r+') as f:
+                last = f.read()
+                f.seek(0)
                 f.write(str(pid - 1))
+                f.flush()
+                child = subprocess.Popen(argv, start_new_session=True)
+                f.seek(0)
+                f.write(last.strip())
         except OSError:
             return None
-        child = subprocess.Popen(argv, start_new_session=True)
         if child.pid == pid:
             return child
         child.kill()

@@ -85,6 +85,7 @@ def test_own_workers_get_their_signal_when_no_client_waits_and_finish_by_themsel
         pid, = p.pids()
         c.send(head('POST', '/sleep?ms=3000', body=b''))
         inside(p, 1)
+        wait_for(p.requests, what='the worker knows of it')
         if how == 'late':
             assert c.read_response().status == 504
         else:

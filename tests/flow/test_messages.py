@@ -608,7 +608,9 @@ CHUNKS = head('POST', '/x', [('Transfer-Encoding', 'chunked')]) + b'5\r\nhello\r
 @pytest.mark.parametrize('behind', [1, 3])
 @pytest.mark.parametrize('end', ['close', 'rst'])
 def test_what_is_behind_a_body_outlives_its_worker(group, request_, behind, end):
-    """The body's last byte and the next requests come in one read, and the write to the worker fails."""
+    """The body's last byte and the next requests come in one read, and the write to the worker fails. Where the proxy
+    looks at the worker first, the request is over before it is whole, and so is its connection."""
+    kept = 0
     with Pooled(group + 'request_buffer = 0\n') as p:
         for _ in range(10):
             p.client.send(request_[:-12])
@@ -618,10 +620,17 @@ def test_what_is_behind_a_body_outlives_its_worker(group, request_, behind, end)
             getattr(conn, end)()
             p.client.send(request_[-12:] + head('GET', '/behind') * behind)
             p.proxy.signal(signal.SIGCONT)
-            assert p.client.read_response().status == 502
+            r = p.client.read_response()
+            assert r.status == 502
+            if ('Connection', 'close') in r.headers:
+                p.client.close()
+                p.client = p.proxy.connect()
+                continue
+            kept += 1
             for _ in range(behind):
                 assert p.worker.one(answer(b'ok', headers=[('Connection', 'close')]))[0].target == '/behind'
                 assert p.client.read_response().body == b'ok'
+    assert kept
 
 
 @pytest.mark.parametrize('request_', [head('POST', '/once', body=b''), head('DELETE', '/once'), head('PUT', '/once', body=b'x'),

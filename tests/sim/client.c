@@ -12,6 +12,8 @@ typedef struct client {
     int n, made, answers;
     char *out;
     size_t out_n, out_at, piece;
+    req *tunnel; /* the request that has become one */
+    uint64_t tunnel_from, echoed;
     uint64_t gap, sent_all; /* sent_all: bytes written on this connection */
     uint64_t think, read_gap, idle_from, moved_at;
     size_t read_piece;
@@ -32,6 +34,9 @@ static void client_send(void *who);
 static void client_sends(client *c, uint64_t at);
 static void client_read(void *who);
 static void client_go_on(client *c);
+static void client_over(void *who);
+static void client_tunnel(client *c, req *q);
+static void client_load(client *c, text *t);
 static void admin_answered(client *c, int status);
 
 static void client_close(client *c, int how) {
@@ -98,6 +103,7 @@ static void draw_plan(req *q) {
     a->early = chance(W.early);
     if (q->upgrade) a->status = coin() ? 101 : 400;
     draw_trouble(q);
+    if (a->status == 101) a->broken = B_NONE, a->crash = 0;
 }
 
 static req *draw_request(client *c, int group) {
@@ -115,7 +121,7 @@ static req *draw_request(client *c, int group) {
     q->expect = q->size && !q->http10 && chance(W.expect);
     q->close = chance(60);
     q->keep_asked = q->http10 && coin();
-    q->upgrade = false;
+    q->upgrade = strcmp(q->method, "GET") == 0 && !q->http10 && !q->close && chance(W.upgrade);
     /* a head and a body that take a good part of the shortest time-out, or a few bytes in each turn */
     q->slow = c->gap > 20 * MS || K.sock_room < 100 ||
               c->gap * ((600 + q->size * (q->chunked ? 6 : 1)) / c->piece + 1) > 100 * MS;
@@ -156,7 +162,9 @@ static void write_request(text *t, const req *q) {
 
 /* --- sending --- */
 
-static bool req_persists(const req *q) { return !q->close && (!q->http10 || q->keep_asked); }
+static bool req_persists(const req *q) {
+    return !q->close && !q->upgrade && (!q->http10 || q->keep_asked);
+}
 
 static void client_load(client *c, text *t) {
     size_t least = (size_t)(c->gap * t->n / (300 * SEC)); /* slow, but not for hours */
@@ -322,14 +330,44 @@ static void client_head(client *c) {
              q ? (int)q->id : -1, r->tag);
     if (!r->has_date && r->status >= 200) fail("no Date", "request %u", q->id);
     oracle_head(q, r->status);
+    if (r->status == 101) client_tunnel(c, q);
 }
 
 /* Refused before its first word was in: nobody knew that it would be a HEAD. */
 static bool late_head(const req *q) { return q->head && q->status == 408; }
 
+/* --- tunnels: what is sent comes back --- */
+
+static void client_tunnel(client *c, req *q) {
+    text t = {0};
+    q->answered = q->complete = true;
+    q->status = 101;
+    q->answered_at = c->tunnel_from = S.now;
+    c->answers++;
+    c->n = c->made;
+    c->tunnel = q;
+    c->leave_at = S.now + span(1, 5 * SEC);
+    say("client %d has a tunnel, request %u", c->number, q->id);
+    text_pattern(&t, q->id + 2000000, 0, (size_t)below(3000));
+    client_load(c, &t);
+    at_if(c->leave_at, client_over, c, &c->alive);
+}
+
+static void client_echo(client *c, const char *p, size_t n) {
+    if (!pattern_is(c->tunnel->id + 2000000, c->echoed, p, n) || c->echoed + n > c->out_n)
+        fail("tunnel garbled", "client %d: %u bytes at %u", c->number, (unsigned)n,
+             (unsigned)c->echoed);
+    c->echoed += n;
+}
+
 static void client_ended(client *c, bool reset) {
     reader *r = &c->rd;
     if (c->closed) return;
+    if (c->tunnel) {
+        oracle_tunnel_ended(c, c->tunnel);
+        client_close(c, LEAVE);
+        return;
+    }
     if (r->state == H_BODY && r->frame == F_END && !reset && c->head_seen) {
         r->close = true;
         client_answered(c, false);
@@ -356,7 +394,10 @@ static void client_feed(client *c, const char *p, size_t n) {
     while (n && !c->closed) {
         req *q = c->answers < c->made ? c->list[c->answers] : NULL;
         size_t used;
-        if (r->state == H_TUNNEL) return;
+        if (r->state == H_TUNNEL) {
+            client_echo(c, p, n);
+            return;
+        }
         r->head_only = q && q->head && q->sent; /* before, nobody knows what it will be */
         r->http10_peer = q && q->http10;
         if (c->owes_close && r->state == H_HEAD && c->answers > 0 && late_head(c->list[c->answers - 1]))

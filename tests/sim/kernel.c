@@ -127,6 +127,7 @@ typedef struct kernel {
     uint64_t cost; /* of a turn, microseconds */
     unsigned next_port;
     uint64_t connect_waits; /* when a connect was last not done at once */
+    uint64_t stood_at;      /* when it last went on after getting no processor */
     uint64_t config_read; /* how often the configuration was opened */
     char *config;         /* its text now */
     bool config_missing;
@@ -1257,6 +1258,7 @@ static int sys_poll(struct pollfd *set, nfds_t n, int ms) {
         uint64_t later = S.now + span(1, 2 * SEC);
         while (S.events && S.heap[0].at <= later) happen();
         if (later > S.now) S.now = later;
+        K.stood_at = S.now;
         if (coin()) ready = set_ready(set, n); /* before poll() has looked, or behind it */
     }
     if (K.interrupted) {

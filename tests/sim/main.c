@@ -149,8 +149,7 @@ static void draw_swarm(void) {
     W.grandchild = weight(200, 500);
     W.one_thread = weight(250, 1000);
     W.closes_idle = weight(250, 500);
-    W.upgrade = 0;
-    W.tunnels = 0;
+    W.upgrade = weight(200, 300);
     draw_theme();
 }
 
@@ -168,6 +167,30 @@ static void draw_faults(void) {
     f->forks = weight(120, 200);
     f->memory = weight(100, 20);
     S.lossy = f->files || f->forks || f->memory;
+}
+
+/* --- what a life is shortened by --- */
+
+static const char *const habits[] = {
+#define X(name) #name,
+    SWARM(X) FAULTS(X)
+#undef X
+};
+enum { HABITS = sizeof habits / sizeof *habits };
+
+static struct {
+    bool dropped[HABITS];
+    int clients, acts; /* at most */
+} shorter = {{false}, 1000, 1000};
+
+static unsigned *habit(int i) {
+    int of_actors = (int)(sizeof W / sizeof(unsigned));
+    return i < of_actors ? (unsigned *)(void *)&W + i : (unsigned *)(void *)&S.bad + (i - of_actors);
+}
+
+static void drop(void) {
+    for (int i = 0; i < HABITS; i++)
+        if (shorter.dropped[i]) *habit(i) = 0;
 }
 
 static void draw_kernel(void) {
@@ -217,6 +240,7 @@ static void world_begin(uint64_t seed) {
     S.blind = chance(400);
     draw_swarm();
     draw_faults();
+    drop();
     draw_kernel();
 }
 
@@ -263,10 +287,12 @@ static void plan_life(void) {
     T.end_at = T.heal_at;
     C.most = (int)span(1, 24);
     C.left = (int)span(5, 80);
+    if (C.left > shorter.clients) C.left = shorter.clients;
     C.pause = life / (uint64_t)(C.left + 1) + 1;
     if (coin()) C.pause = span(1 * MS, C.pause);
     next_op = span(50 * MS, life / 2 + 1);
     ops_left = (int)span(2, 60);
+    if (ops_left > shorter.acts) ops_left = shorter.acts;
     in(coin() ? 0 : below(SEC), crowd_next, NULL);
     if (W.reload || W.scale || W.restart || W.pause || W.drain || W.join || W.status)
         in(below(next_op), operators, NULL);
@@ -392,6 +418,7 @@ typedef struct options {
     double seconds;
     int jobs;
     bool one, all; /* one seed; go on after failures and count their kinds */
+    bool shorten;
     const char *repeat;
 } options;
 
@@ -425,6 +452,17 @@ static void count_kind(const report *r, uint64_t runs) {
     }
 }
 
+#ifdef SIM_COVERAGE
+void __gcov_dump(void);
+#else
+static void __gcov_dump(void) {}
+#endif
+
+static void child_exit(int status) {
+    __gcov_dump();
+    _exit(status);
+}
+
 static void search_child(report *r, const options *o, double until, int jobs) {
     watch_for_loops();
     while (o->runs ? r->next < o->base + o->runs : wall_clock() < until) {
@@ -437,9 +475,9 @@ static void search_child(report *r, const options *o, double until, int jobs) {
         if (ok) continue;
         snprintf(r->kind, sizeof r->kind, "%s", S.failure);
         snprintf(r->story, sizeof r->story, "%.399s", S.story);
-        _exit(1);
+        child_exit(1);
     }
-    _exit(0);
+    child_exit(0);
 }
 
 static void search_start(report *r, const options *o, double until, int jobs) {
@@ -479,6 +517,78 @@ static void tell_failure(const options *o, const report *r, uint64_t runs) {
            (unsigned long long)runs, (unsigned long long)r->seed, r->kind, r->story, o->repeat,
            (unsigned long long)r->seed);
     fflush(stdout);
+}
+
+/* --- a failing life, shortened: what can go while it still fails in the same way goes --- */
+
+static bool fails_as(report *r, uint64_t seed, const char *as) {
+    pid_t pid;
+    int status;
+    fflush(stdout);
+    r->kind[0] = 0;
+    if ((pid = fork()) == 0) {
+        S.trace = false;
+        watch_for_loops();
+        if (!run(seed)) snprintf(r->kind, sizeof r->kind, "%s", S.failure);
+        _exit(0);
+    }
+    if (pid < 0 || waitpid(pid, &status, 0) < 0) return false;
+    if (WIFSIGNALED(status)) snprintf(r->kind, sizeof r->kind, "crash");
+    return as[0] ? strcmp(r->kind, as) == 0 : r->kind[0] != 0;
+}
+
+static bool shorten_number(report *r, uint64_t seed, const char *as, int *most) {
+    bool less = false;
+    for (int by = *most; by > 0; by /= 2) {
+        while (*most >= by) {
+            *most -= by;
+            if (fails_as(r, seed, as)) {
+                less = true;
+                continue;
+            }
+            *most += by;
+            break;
+        }
+    }
+    return less;
+}
+
+static int shorten(const options *o, uint64_t seed) {
+    char as[80] = "", left[1000] = "";
+    bool less = true;
+    report *r = (report *)mmap(NULL, sizeof *r, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (r == MAP_FAILED) return 1;
+    if (!fails_as(r, seed, "")) return printf("seed %llu: ok\n", (unsigned long long)seed), 0;
+    snprintf(as, sizeof as, "%s", r->kind);
+    shorter.clients = shorter.acts = 127;
+    for (int round = 0; less && round < 4; round++) {
+        less = false;
+        for (int i = 0; i < HABITS; i++) {
+            if (shorter.dropped[i]) continue;
+            shorter.dropped[i] = true;
+            if (fails_as(r, seed, as)) less = true;
+            else shorter.dropped[i] = false;
+        }
+        if (shorten_number(r, seed, as, &shorter.clients)) less = true;
+        if (shorten_number(r, seed, as, &shorter.acts)) less = true;
+    }
+    for (int i = 0; i < HABITS; i++) {
+        if (!shorter.dropped[i]) continue;
+        snprintf(left + strlen(left), sizeof left - strlen(left), "%s%s", left[0] ? "," : "", habits[i]);
+    }
+    printf("the same, shortened: %s --seed %llu --clients %d --acts %d --without %s --trace\n", o->repeat,
+           (unsigned long long)seed, shorter.clients, shorter.acts, left);
+    S.trace = true;
+    run(seed);
+    return 1;
+}
+
+static void without(const char *names) {
+    for (int i = 0; i < HABITS; i++) {
+        size_t n = strlen(habits[i]);
+        for (const char *p = names; (p = strstr(p, habits[i])) != NULL; p += n)
+            if ((p == names || p[-1] == ',') && (p[n] == ',' || p[n] == 0)) shorter.dropped[i] = true;
+    }
 }
 
 static void tell_kinds(void) {
@@ -521,6 +631,8 @@ static int search(const options *o) {
         if (!o->all && failed) break;
     }
     while (wait(NULL) > 0) continue;
+    for (int i = 0; i < jobs && !o->all; i++)
+        if (r[i].kind[0]) shorten(o, r[i].seed);
     runs = all_runs(r, jobs);
     for (int i = 0; i < jobs; i++) hours += (double)r[i].virtual_time / SEC / 3600;
     took = wall_clock() - begin;
@@ -545,6 +657,10 @@ int main(int argc, char **argv) {
         if (strcmp(argv[i], "--seconds") == 0) o.seconds = strtod(v, NULL);
         if (strcmp(argv[i], "--runs") == 0) o.runs = strtoull(v, NULL, 10);
         if (strcmp(argv[i], "--jobs") == 0) o.jobs = atoi(v);
+        if (strcmp(argv[i], "--shorten") == 0) o.shorten = true;
+        if (strcmp(argv[i], "--clients") == 0) shorter.clients = atoi(v);
+        if (strcmp(argv[i], "--acts") == 0) shorter.acts = atoi(v);
+        if (strcmp(argv[i], "--without") == 0) without(v);
         if (strcmp(argv[i], "--repeat") == 0) o.repeat = v;
     }
     setenv("TZ", "UTC", 1);
@@ -553,6 +669,7 @@ int main(int argc, char **argv) {
     mallopt(M_TRIM_THRESHOLD, 1 << 30);
     pattern_init();
     if (!o.one) return search(&o);
+    if (o.shorten) return shorten(&o, o.seed);
     watch_for_loops();
     if (run(o.seed)) {
         printf("seed %llu: ok, %llu turns, %llu requests, trace %016llx\n",

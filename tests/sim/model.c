@@ -70,17 +70,21 @@ static void server_address(int group, int i, char out[64]) {
 
 /* --- drawn --- */
 
-typedef struct swarm { /* what there is in this run at all, of a thousand each */
-    unsigned limits, lists, ports, fds, health, recycle, timeouts, restart_on_timeout, reload_kinds;
-    unsigned buffers, balances, tunnels, small_queue, globals;
-    /* clients: */
-    unsigned pipelining, stray, leave, slow, garbage, post, chunked, http10, expect, head, big;
-    unsigned early_close, half_close, upgrade;
-    /* workers: */
-    unsigned silent, late, broken, early, quits, interim, odd, crash, ignores_term, never_ready, exits;
-    unsigned sick, closes_idle, grandchild, one_thread, eof_answers, slow_start;
-    /* operators: */
-    unsigned reload, bad_files, scale, pause, drain, restart, join, status, remove;
+/* What there is in this run at all, of a thousand each: groups, clients, workers, operators. */
+#define SWARM(X)                                                                                   \
+    X(limits) X(lists) X(ports) X(fds) X(health) X(recycle) X(timeouts) X(restart_on_timeout)      \
+    X(reload_kinds) X(buffers) X(balances) X(tunnels) X(small_queue) X(globals)                    \
+    X(pipelining) X(stray) X(leave) X(slow) X(garbage) X(post) X(chunked) X(http10) X(expect)      \
+    X(head) X(big) X(upgrade)                                                                      \
+    X(silent) X(late) X(broken) X(early) X(quits) X(interim) X(odd) X(crash) X(ignores_term)       \
+    X(never_ready) X(exits) X(sick) X(closes_idle) X(grandchild) X(one_thread) X(eof_answers)      \
+    X(slow_start)                                                                                  \
+    X(reload) X(bad_files) X(scale) X(pause) X(drain) X(restart) X(join) X(status) X(remove)
+
+typedef struct swarm {
+#define X(name) unsigned name;
+    SWARM(X)
+#undef X
 } swarm;
 
 static swarm W;

@@ -5,6 +5,7 @@ enum { OP_RELOAD, OP_KEEP, OP_STATUS, OP_SCALE, OP_RESTART, OP_RESTART_ONE, OP_P
 
 typedef struct op {
     int kind, group, n;
+    uint64_t at;
 } op;
 
 enum { READYZ = 3 };
@@ -17,6 +18,18 @@ static int admins_open;
 static uint64_t next_op;
 static int ops_left;
 
+/* Drained, and nobody has asked for the opposite: that worker gets nothing more. */
+static void hold(int group, int index, uint64_t asked_at) {
+    proc *it = NULL;
+    if (T.resumes[group][index] || T.resumed[group][index] >= asked_at) return;
+    for (proc *p = procs; p; p = p->next) {
+        if (p->pid == 0 || p->group != group || p->index != index || p->state >= P_ZOMBIE) continue;
+        if (it) return; /* which of the two, is not known */
+        it = p;
+    }
+    if (it && it->ready_at && it->ready_at < asked_at) it->held_at = S.now; /* else it succeeded who was drained */
+}
+
 static void admin_answered(client *c, int status) {
     op *o = (op *)(void *)(uintptr_t)c->stray;
     if (c->dull) return; /* it has had its answer */
@@ -28,7 +41,13 @@ static void admin_answered(client *c, int status) {
     case OP_KEEP: break;
     case OP_SCALE:
         if (status == 200) T.scaled[o->group] = o->n;
+        T.scaled_at[o->group] = status == 200 && !T.scales_crossed[o->group] ? S.now : 0;
+        T.scales[o->group]--;
         break;
+    case OP_DRAIN:
+        if (status == 200) hold(o->group, o->n, o->at);
+        break;
+    case OP_UNDRAIN: T.resumes[o->group][o->n]--; break;
     case OP_PAUSE:
     case OP_RESUME: /* one at a time for a group, so that it is known what holds */
         if (status < 400) T.paused[o->group] = o->kind == OP_PAUSE; /* else it is not known */
@@ -50,6 +69,7 @@ static void admin_ask(int kind, int group, int n, const char *method, const char
     op *o = (op *)take(sizeof *o);
     text t = {0};
     o->kind = kind;
+    o->at = S.now;
     o->group = group;
     o->n = n;
     c->number = clients_made++;
@@ -60,6 +80,13 @@ static void admin_ask(int kind, int group, int n, const char *method, const char
     if (kind == OP_RESTART) { /* a reload of that group alone */
         T.reloads_asked++;
         T.reload_at = S.now;
+    }
+    if (kind == OP_SCALE) T.scales_crossed[group] = T.scales[group]++ > 0;
+    if (kind == OP_UNDRAIN) {
+        T.resumed[group][n] = S.now;
+        T.resumes[group][n]++;
+        for (proc *p = procs; p; p = p->next)
+            if (p->group == group && p->index == n) p->held_at = 0;
     }
     if (kind == OP_PAUSE || kind == OP_RESUME) T.crossed[group] = T.pauses[group]++ > 0;
     c->rd.response = c->rd.any = true;

@@ -71,9 +71,16 @@ static void oracle_sick(const req *q, const proc *p) {
              proc_name(p), (double)(S.now - since) / SEC, q->id);
 }
 
+static void oracle_overrun(void *who);
+
 static void oracle_started(req *q, proc *p) {
     oracle_order(q);
     oracle_sick(q, p);
+    if (p->held_at && q->begun_at > p->held_at)
+        fail("drained worker gets requests", "%s is drained for %.1fs and gets request %u",
+             proc_name(p), (double)(S.now - p->held_at) / SEC, q->id);
+    if (q->seen == 1 && group_now(q->group)->run_timeout != UNSET && !q->upgrade)
+        in((uint64_t)group_now(q->group)->run_timeout * MS + 10 * SEC, oracle_overrun, q);
 }
 
 /* --- answers in time --- */
@@ -85,6 +92,17 @@ static client *client_of(const req *q) {
         }
     }
     return NULL;
+}
+
+/* run_timeout, and more than a standstill, is over: who asked has been told so. */
+static void oracle_overrun(void *who) {
+    const req *q = (const req *)who;
+    const client *c = client_of(q);
+    if (q->answered || q->left || q->finished || q->hurt || q->seen > 1 || T.stopping || T.has_next) return;
+    if (c == NULL || c->closed || c->read_gap || c->list[c->answers] != q || q->slow) return;
+    if (T.reload_at > q->started_at || group_now(q->group)->run_timeout == UNSET) return;
+    fail("run_timeout does not end it", "request %u is inside for %.1fs, run_timeout is %.1fs", q->id,
+         (double)(S.now - q->started_at) / SEC, (double)group_now(q->group)->run_timeout / 1000);
 }
 
 /* How long nothing may be heard of a request: its wait in the queue, a few connects, its gap. */
@@ -170,6 +188,7 @@ static void oracle_504(const req *q) {
     if (excusable() || q->slow || q->plan.early || (q->at && q->at->one_thread)) return;
     if (plan_time(q) + 100 * MS >= a || q->plan.broken || q->plan.crash || W.slow) return;
     if (K.sock_room < 1000 || !q->sent) return; /* the client itself was still at it */
+    if (q->seen == 0 && K.stood_at > q->read_at) return; /* its head was not whole when ldcorn got no processor */
     fail("504 without a cause", "request %u, %u bytes, takes %.3fs by plan; sockets of %u", q->id,
          q->size, (double)plan_time(q) / SEC, (unsigned)K.sock_room);
 }
@@ -207,6 +226,7 @@ static void oracle_cut(const req *q) {
     const client *c = client_of(q);
     if (!q->sent || !q->read_call) return; /* its connection was idle for too long, or refused */
     if (q->hurt || q->plan.broken || q->plan.crash || T.stopping || S.lossy || excusable()) return;
+    if (K.stood_at > q->started_at && K.sock_room < q->plan.size + 1000) return; /* there was no room for it meanwhile */
     if (q->slow || W.slow || (c && (c->owes_close || c->slow_reader || q->plan.early))) return;
     if (troubled(q->group)) return;
     if (T.reload_at && plan_time(q) > least_of(model_drain(group_now(q->group)),
@@ -242,6 +262,27 @@ static void oracle_answered(req *q) {
              (unsigned long long)c->rd.body, q->plan.size);
 }
 
+/* --- tunnels --- */
+
+static void oracle_tunnel(const proc *p) {
+    int64_t now = group_now(p->group)->tunnels, next = group_next(p->group)->tunnels;
+    int n = 0;
+    if (now == UNSET || next == UNSET || S.lossy) return;
+    if (T.reload_at && S.now - T.reload_at < 60 * SEC) return; /* there were more before */
+    for (const wconn *w = p->conns; w; w = w->next) n += w->tunnel && !w->e->peer->closed;
+    if (n > (now > next ? now : next)) fail("too many tunnels", "%s has %d", proc_name(p), n);
+}
+
+/* Both sides wanted to go on. */
+static void oracle_tunnel_ended(const client *c, const req *q) {
+    const group_model *g = group_now(q->group);
+    if (T.stopping || S.lossy || excusable() || troubled(q->group) || T.touched || T.reload_at) return;
+    if (g->tunnel_timeout != UNSET || g->recycle_requests > 0 || g->recycle_after > 0 || g->health ||
+        g->on_timeout != UNSET || c->leave_at <= S.now)
+        return;
+    fail("tunnel lost", "request %u, after %.3fs", q->id, (double)(S.now - c->tunnel_from) / SEC);
+}
+
 /* --- a worker is asked to end --- */
 
 static void oracle_asked(const proc *p) {
@@ -262,6 +303,15 @@ static void oracle_asked(const proc *p) {
 
 static uint64_t free_since[GROUPS];
 
+/* What came back to the line may stand there beside what fills it; else it holds what was written. */
+static void oracle_queue(int g, int queued) {
+    int64_t most = group_now(g)->queue;
+    if (most == UNSET || T.has_next || troubled(g) || excusable() || W.broken || W.quits) return;
+    if (T.reload_at && S.now - T.reload_at < 120 * SEC) return;
+    if (queued > most)
+        fail("more wait than may", "g%d: %d, queue = %d", g, queued, (int)most);
+}
+
 static void oracle_sample(void *who) {
     ldcorn_group_info info;
     bool waits[GROUPS] = {false};
@@ -275,6 +325,7 @@ static void oracle_sample(void *who) {
         if ((T.paused[g] || T.pausing[g] || T.crossed[g]) && present) continue;
         if (T.stopping) continue;
         waits[g] = waits[g] || info.slots == 0 || info.slots > info.inside;
+        oracle_queue(g, info.queued);
     }
     for (int g = 0; g < GROUPS; g++) {
         if (!waits[g]) {
@@ -295,7 +346,7 @@ static void oracle_idle_clients(void) {
     int64_t keep = or_else(T.now.keepalive_timeout, 75000), head = or_else(T.now.header_timeout, 10000);
     for (client *c = clients; c; c = c->next) {
         if (c->closed || c->e == NULL || c->admin || c->answers < c->made || c->made < c->n) continue;
-        if (c->out_at < c->out_n || (c->garbage && c->moved_at == 0)) continue;
+        if (c->out_at < c->out_n || c->tunnel || (c->garbage && c->moved_at == 0)) continue;
         if (T.has_next || (T.reload_at && S.now - T.reload_at < 200 * SEC)) continue;
         if (c->read_gap > SEC) continue;
         uint64_t from = c->moved_at > c->idle_from ? c->moved_at : c->idle_from;
@@ -324,8 +375,13 @@ static const char *rest_groups(char *why, size_t n) {
             return "workers are not ready";
         }
         if (!model_own(&T.now.g[g])) continue;
+        if (T.scaled[g] && T.scaled_at[g] > T.reload_at && info.workers != T.scaled[g]) {
+            snprintf(why, n, "%d workers, not %d", info.workers, T.scaled[g]);
+            return "not as many as it was scaled to";
+        }
         for (proc *p = procs; p; p = p->next) {
             if (p->pid == 0 || p->group != g || p->state >= P_ZOMBIE) continue;
+            if (p->asked && T.now.g[g].recycle_after > 0) continue; /* there is always one on its way out */
             if (p->index > 15 || p->index >= info.workers) return "a worker too many";
             if (++alive[p->index] > 1) return "two workers of one index";
         }

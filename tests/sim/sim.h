@@ -78,8 +78,13 @@ typedef struct event {
 } event;
 
 /* What can go wrong in this run, of a thousand calls each; 0: it does not exist in it. */
+#define FAULTS(X)                                                                                  \
+    X(eintr) X(shorts) X(full) X(spurious) X(aborted) X(files) X(memory) X(forks) X(late_turn)
+
 typedef struct faults {
-    unsigned eintr, shorts, full, spurious, aborted, files, memory, forks, stall, late_turn;
+#define X(name) unsigned name;
+    FAULTS(X)
+#undef X
 } faults;
 
 typedef struct sim {

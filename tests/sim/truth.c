@@ -61,8 +61,13 @@ typedef struct truth {
     int pauses[GROUPS];   /* requests to pause or resume that have no answer yet */
     bool crossed[GROUPS]; /* of two at once nobody knows which was the last, until one is alone */
     int scaled[GROUPS]; /* by admin, 0: not */
+    int scales[GROUPS]; /* requests for that without an answer yet */
+    bool scales_crossed[GROUPS]; /* two of them were there at once: who came last is not known */
+    uint64_t scaled_at[GROUPS]; /* when it became known */
     uint64_t trouble[GROUPS]; /* until then a worker of it may be missing for a good reason */
-    uint64_t drained[GROUPS]; /* the same, by drains */
+    uint64_t drained[GROUPS]; /* the same, by drains: when the last was asked for */
+    uint64_t resumed[GROUPS][8]; /* when that worker was to be resumed last */
+    int resumes[GROUPS][8];      /* requests for that without an answer yet */
     bool joined[GROUPS][SERVERS]; /* what admin made of the list: set when it differs */
     bool members_known[GROUPS];
     uint64_t heal_at, end_at;

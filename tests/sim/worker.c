@@ -22,6 +22,7 @@ struct proc {
     /* what it is like: */
     uint64_t start_delay, term_delay, idle_close, accept_delay, crash_at;
     bool never_ready, exits_early, ignores_term, grandchild, one_thread, sick;
+    uint64_t held_at; /* drained since then, 0: not */
     int backlog;
     proc *next;
 };
@@ -205,9 +206,15 @@ static void worker_quits(req *q) {
     }
 }
 
+static void wconn_echoes(wconn *w);
+
 static void wconn_left(void *who) { /* ldcorn has ended its side, and the worker sees it */
     wconn *w = (wconn *)who;
     if (w->dead) return;
+    if (w->tunnel) {
+        wconn_echoes(w);
+        return;
+    }
     if (!w->inside) {
         wconn_close(w, false);
         return;
@@ -230,6 +237,8 @@ static void wconn_notify(end *e, int what) {
         w->ended = w->ended || gone;
         if (w->accepted) at_if(S.now + below(2000), wconn_left, w, &w->alive);
     }
+    if ((what & GOT_ROOM) && w->tunnel && w->accepted)
+        at_if(S.now + below(300), wconn_take, w, &w->alive);
     if ((what & GOT_ROOM) && w->answering && w->out_at < w->out_n)
         wconn_writes(w, S.now + below(200));
 }
@@ -384,9 +393,10 @@ static void wconn_written(wconn *w) {
     req *q = w->q;
     bool cut = q && (q->plan.broken == B_SHORT || q->plan.broken == B_RESET);
     if (q && q->plan.broken == B_NONE) q->finished = true;
-    if (q && q->upgrade && q->plan.status == 101) {
+    if (q && q->upgrade && q->plan.status == 101 && !w->ended) {
         w->tunnel = true;
         wconn_finish(w);
+        oracle_tunnel(w->p);
         return;
     }
     if (!w->close_after && !cut && w->whole && !w->ended) {
@@ -480,6 +490,24 @@ static void wconn_answer(void *who) {
     wconn_write(w);
 }
 
+/* What came goes back, as far as there is room; the rest waits where it is. */
+static void wconn_echoes(wconn *w) {
+    char block[3000];
+    size_t room = w->e->peer ? ring_room(&w->e->peer->in) : 0;
+    ssize_t n;
+    if (room == 0 && w->e->in.n && !w->ended && !w->e->peer->closed) {
+        at_if(S.now + SEC, wconn_take, w, &w->alive);
+        return;
+    }
+    n = end_read(w->e, block, room < sizeof block && room ? room : sizeof block, false);
+    if (n < 0 && errno == EAGAIN) return;
+    if (n <= 0 || end_write(w->e, block, (size_t)n) != n) {
+        wconn_close(w, false);
+        return;
+    }
+    at_if(S.now + below(300), wconn_take, w, &w->alive);
+}
+
 /* The worker reads what is there, and when the request is whole it begins to work. */
 static void wconn_take(void *who) {
     wconn *w = (wconn *)who;
@@ -487,11 +515,12 @@ static void wconn_take(void *who) {
     ssize_t n;
     bool head_in;
     if (w->dead || !w->accepted) return;
-    do n = end_read(w->e, block, sizeof block, false);
-    while (n > 0);
-    if (w->tunnel) { /* an echo */
+    if (w->tunnel) {
+        wconn_echoes(w);
         return;
     }
+    do n = end_read(w->e, block, sizeof block, false);
+    while (n > 0);
     head_in = w->q || w->check;
     if (!head_in || w->done_reading) return;
     if (w->q && w->q->expect && w->rd.expect && !w->whole && !w->q->plan.early && !w->answering) {
