@@ -6,6 +6,7 @@ enum { OP_RELOAD, OP_KEEP, OP_STATUS, OP_SCALE, OP_RESTART, OP_RESTART_ONE, OP_P
 typedef struct op {
     int kind, group, n;
     uint64_t at;
+    bool crossed; /* the opposite has been asked for and has no answer yet: which is first, is not known */
 } op;
 
 enum { READYZ = 3 };
@@ -45,7 +46,7 @@ static void admin_answered(client *c, int status) {
         T.scales[o->group]--;
         break;
     case OP_DRAIN:
-        if (status == 200) hold(o->group, o->n, o->at);
+        if (status == 200 && !o->crossed) hold(o->group, o->n, o->at);
         break;
     case OP_UNDRAIN: T.resumes[o->group][o->n]--; break;
     case OP_PAUSE:
@@ -70,6 +71,7 @@ static void admin_ask(int kind, int group, int n, const char *method, const char
     text t = {0};
     o->kind = kind;
     o->at = S.now;
+    o->crossed = kind == OP_DRAIN && T.resumes[group][n] > 0;
     o->group = group;
     o->n = n;
     c->number = clients_made++;

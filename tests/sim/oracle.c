@@ -157,6 +157,7 @@ static void oracle_head(req *q, int status) {
 static void oracle_502(const req *q) {
     if (q->hurt || q->plan.broken || q->plan.crash || troubled(q->group) || excusable()) return;
     if (T.stopping || q->plan.closes || W.closes_idle) return;
+    if (q->seen == 0 && K.connect_waits >= q->read_at) return; /* a full backlog, for longer than connect_timeout */
     if (q->seen == 0 && W.broken) return; /* sent behind an answer that had more bytes than it said */
     if (T.reloads_asked > 2 && q->started_at < T.reload_at) return; /* a third old generation is ended at once */
     if (T.reload_at && plan_time(q) > least_of(model_drain(group_now(q->group)),
@@ -188,7 +189,8 @@ static void oracle_504(const req *q) {
     if (excusable() || q->slow || q->plan.early || (q->at && q->at->one_thread)) return;
     if (plan_time(q) + 100 * MS >= a || q->plan.broken || q->plan.crash || W.slow) return;
     if (K.sock_room < 1000 || !q->sent) return; /* the client itself was still at it */
-    if (q->seen == 0 && K.stood_at > q->read_at) return; /* its head was not whole when ldcorn got no processor */
+    /* ldcorn got no processor before its head was whole in the worker, or before its body was */
+    if (K.stood_at > q->started_at && (q->seen == 0 || q->sent_at > q->started_at)) return;
     fail("504 without a cause", "request %u, %u bytes, takes %.3fs by plan; sockets of %u", q->id,
          q->size, (double)plan_time(q) / SEC, (unsigned)K.sock_room);
 }
@@ -381,7 +383,8 @@ static const char *rest_groups(char *why, size_t n) {
         }
         for (proc *p = procs; p; p = p->next) {
             if (p->pid == 0 || p->group != g || p->state >= P_ZOMBIE) continue;
-            if (p->asked && T.now.g[g].recycle_after > 0) continue; /* there is always one on its way out */
+            if (T.now.g[g].recycle_after > 0 && (p->asked || p->ready_at == 0))
+                continue; /* there is always one on its way in or out */
             if (p->index > 15 || p->index >= info.workers) return "a worker too many";
             if (++alive[p->index] > 1) return "two workers of one index";
         }
