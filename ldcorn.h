@@ -16044,10 +16044,10 @@ static void ldc_turn_stopping(ldcorn *l) {
                     (double)lame / 1000);
     else
         ldc_log_say(&l->log, LDCORN_LOG_INFO, "stopping");
-    for (ldc_client *c = l->clients, *next; c; c = next) { /* who waits for the reload after this */
+    /* who waits for the reload after this; a report is written all the same */
+    for (ldc_client *c = l->clients, *next; c; c = next) {
         next = c->next;
-        if (c->state == LDC_CLIENT_WAIT &&
-            !c->exchange->asks) /* a report is written all the same */
+        if (c->state == LDC_CLIENT_WAIT && !c->exchange->asks)
             ldc_client_refuse(l, c->exchange, LDC_WHY_STOPPING);
     }
     l->reload.again = false;

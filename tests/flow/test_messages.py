@@ -600,6 +600,18 @@ def test_an_end_that_comes_between_two_pieces_of_a_request_is_seen(group, cut):
             assert p.client.read_response().status == 200
 
 
+def test_bytes_behind_the_last_answer_are_not_answered_by_a_reset():
+    """It is the proxy that does not go on, and a client that sends ahead cannot know: a reset might reach it before it has
+    read its answer (RFC 9112 9.6)."""
+    with FakeWorker() as w, Proxy(upstream_config(w.address, 'keepalive_timeout = 0\n')) as p, p.connect() as c:
+        c.send(head('GET', '/'))
+        w.one(OK)
+        assert c.read_response().body == b'ok' and c.eof()
+        for _ in range(3):                              # behind a reset the second one is a broken pipe
+            c.sock.sendall(head('GET', '/behind'))
+        assert w.no_connection(0.1)
+
+
 CHUNKS = head('POST', '/x', [('Transfer-Encoding', 'chunked')]) + b'5\r\nhello\r\n5\r\nworld\r\n0\r\n\r\n'
 
 

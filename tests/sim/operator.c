@@ -235,7 +235,6 @@ static void one_op(void) {
     case 5:
     case 6: ask_pause(g, which == 5); break;
     case 7:
-        T.drained[g] = S.now;
         trouble(g, 3600 * (uint64_t)SEC); /* all of its workers may be drained */
         snprintf(what, sizeof what, "workers/%d/drain", i);
         ask_group(OP_DRAIN, g, i, what);

@@ -65,7 +65,6 @@ typedef struct truth {
     bool scales_crossed[GROUPS]; /* two of them were there at once: who came last is not known */
     uint64_t scaled_at[GROUPS]; /* when it became known */
     uint64_t trouble[GROUPS]; /* until then a worker of it may be missing for a good reason */
-    uint64_t drained[GROUPS]; /* the same, by drains: when the last was asked for */
     uint64_t resumed[GROUPS][8]; /* when that worker was to be resumed last */
     int resumes[GROUPS][8];      /* requests for that without an answer yet */
     bool joined[GROUPS][SERVERS]; /* what admin made of the list: set when it differs */
